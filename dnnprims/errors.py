@@ -1,0 +1,93 @@
+"""The errors this library raises, and no others.
+
+Every message reads ``<function>: <argument> <what is wrong>: got <value>, expected <rule>[; <what to do>]`` and its
+parts stay readable as attributes, so that a framework can build its own message from them.
+"""
+
+from __future__ import annotations
+
+
+class DnnprimsError(Exception):
+    """Base of every error of this library.
+
+    Attributes
+    ----------
+    op : str
+        Public function that refused or failed.
+    param : str
+        Argument at fault, or an empty string where no single one is.
+    got, expected : str
+        What was seen, and the rule that it breaks.
+    hint : str
+        What to do about it; may be empty.
+    """
+
+    def __init__(
+        self,
+        op: str,
+        problem: str,
+        *,
+        param: str = "",
+        got: object = None,
+        expected: object = None,
+        hint: str = "",
+    ) -> None:
+        self.op = op
+        self.param = param
+        self.got = "" if got is None else str(got)
+        self.expected = "" if expected is None else str(expected)
+        self.hint = hint
+        super().__init__(self._sentence(problem))
+
+    def _sentence(self, problem: str) -> str:
+        text = f"{self.op}: {self.param} {problem}" if self.param else f"{self.op}: {problem}"
+        facts = [f"got {self.got}"] if self.got else []
+        facts += [f"expected {self.expected}"] if self.expected else []
+        text = f"{text}: {', '.join(facts)}" if facts else text
+        return f"{text}; {self.hint}" if self.hint else text
+
+
+class BadParamError(DnnprimsError, ValueError):
+    """The call breaks the contract: an argument has the wrong shape, dtype, device or value."""
+
+
+class NotSupportedError(DnnprimsError, NotImplementedError):
+    """The call is legal, but no variant takes it.
+
+    Attributes
+    ----------
+    considered : tuple of (variant, reason)
+        Each variant that was looked at and why it declined.
+    """
+
+    def __init__(self, op: str, problem: str, *, considered: tuple[tuple[str, str], ...] = (), **facts: str) -> None:
+        self.considered = considered
+        if considered:
+            reasons = ", ".join(f"{variant}: {reason}" for variant, reason in considered)
+            problem = f"{problem} ({reasons})"
+        super().__init__(op, problem, **facts)
+
+
+class ExecutionError(DnnprimsError, RuntimeError):
+    """A launch or a library call failed; the message names kernel, instantiation and launch shape."""
+
+
+class AllocationError(ExecutionError, MemoryError):
+    """Memory for a result or for the workspace could not be had."""
+
+
+class CompileError(DnnprimsError, RuntimeError):
+    """A kernel did not compile.
+
+    Attributes
+    ----------
+    log : str
+        The compiler's own words.
+    source : str
+        The flattened source, with line numbers.
+    """
+
+    def __init__(self, op: str, problem: str, *, log: str, source: str, hint: str = "") -> None:
+        self.log = log
+        self.source = "\n".join(f"{n:5d}  {line}" for n, line in enumerate(source.splitlines(), 1))
+        super().__init__(op, f"{problem}\n{log}", hint=hint)

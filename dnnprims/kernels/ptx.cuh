@@ -1,0 +1,85 @@
+// Every inline PTX instruction of this library, one function each, with its twin for the emulator.
+#pragma once
+
+#define DEVICE __device__ __forceinline__
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef long long i64;
+typedef unsigned long long u64;
+
+DEVICE float bits_to_float(u32 bits) { return __uint_as_float(bits); }
+DEVICE u32 float_to_bits(float v) { return __float_as_uint(v); }
+DEVICE double bits_to_double(u64 bits) { return __longlong_as_double((i64)bits); }
+DEVICE u64 double_to_bits(double v) { return (u64)__double_as_longlong(v); }
+
+// Rounding of a float to bfloat16 in integer arithmetic, to nearest even, with every NaN made quiet. The only path
+// below sm_80 and on the emulator.
+DEVICE u32 bfloat16_bits_by_integers(float v) {
+  u32 bits = float_to_bits(v);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffu;
+  return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+
+#if defined(DNNPRIMS_EMULATOR)
+
+DEVICE float half_bits_to_float(u16 h) { return emulator::half_bits_to_float(h); }
+DEVICE u16 float_to_half_bits(float v) { return emulator::float_to_half_bits(v); }
+DEVICE u16 float_to_bfloat16_bits(float v) { return (u16)bfloat16_bits_by_integers(v); }
+// The approximate functions: the emulator has the exact ones, so their error is measured on a GPU alone.
+DEVICE float exp2_approx(float v) { return exp2f(v); }
+DEVICE float log2_approx(float v) { return log2f(v); }
+DEVICE float reciprocal_approx(float v) { return 1.0f / v; }
+DEVICE float rsqrt_approx(float v) { return 1.0f / sqrtf(v); }
+
+#else
+
+// Dynamic shared memory as an array of T; bytes underneath, so that instantiations may differ in T.
+#define DYNAMIC_SHARED(T, name)                               \
+  extern __shared__ __align__(16) unsigned char name##_raw[]; \
+  T* name = reinterpret_cast<T*>(name##_raw)
+
+DEVICE float half_bits_to_float(u16 h) {
+  float v;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(h));
+  return v;
+}
+DEVICE u16 float_to_half_bits(float v) {
+  u16 h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(v));
+  return h;
+}
+DEVICE u16 float_to_bfloat16_bits(float v) {
+#if __CUDA_ARCH__ >= 800
+  u16 h;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(v));
+  return h;
+#else
+  return (u16)bfloat16_bits_by_integers(v);
+#endif
+}
+// Without .ftz these keep subnormals. Largest errors by the PTX manual: exp2 2 ulp, log2 absolute 2^-22 near 1 and
+// 2 ulp elsewhere, reciprocal 1 ulp, reciprocal square root relative 2^-22.9.
+DEVICE float exp2_approx(float v) {
+  float r;
+  asm("ex2.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
+DEVICE float log2_approx(float v) {
+  float r;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
+DEVICE float reciprocal_approx(float v) {
+  float r;
+  asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
+DEVICE float rsqrt_approx(float v) {
+  float r;
+  asm("rsqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
+
+#endif

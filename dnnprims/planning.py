@@ -1,0 +1,238 @@
+"""Plans as objects, and questions about a call that need no device: `prepare`, `supports`, `workspace_size`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import checks
+from .descriptors import TensorDescriptor
+from .errors import BadParamError, NotSupportedError
+from .handle import Handle
+from .operands import flatten, map_operands, op_name, operand_names
+from .runtime.compiler import read_source
+from .runtime.host import FOREIGN
+from .runtime.launch import KernelStep, PlanSpec, Profile
+from .runtime.plan import Overlap
+
+
+class _Captured(Exception):
+    """Unwinds a front end that was called only to learn what it would ask of the handle."""
+
+
+class _Listener:
+    """Stands in for a handle: keeps what the front end asks of it and stops the call there."""
+
+    backend = "planning"
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.request: tuple[Any, tuple[Any, ...], tuple[Any, ...], Sequence[Any]] | None = None
+
+    def run(self, build: Any, options: tuple[Any, ...], operands: tuple[Any, ...], live: Sequence[Any] = ()) -> Any:
+        self.request = (build, options, operands, live)
+        raise _Captured
+
+
+def _capture(op: Callable[..., Any], profile: Profile, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    listener = _Listener(profile)
+    try:
+        op(listener, *arguments, **options)
+    except _Captured:
+        return listener.request
+    raise BadParamError("prepare", "is no primitive", param="op", got=op, expected="a primitive of this library")
+
+
+def _specify(op: Callable[..., Any], profile: Profile, arguments: tuple[Any, ...], options: dict[str, Any]) -> PlanSpec:
+    build, plan_options, operands, _ = _capture(op, profile, arguments, options)
+    described = map_operands(_describe, operands)
+    spec: PlanSpec = build(profile, *plan_options, *described)
+    return spec
+
+
+def _describe(a: Any) -> TensorDescriptor | None:
+    return a if a is None or isinstance(a, TensorDescriptor) else TensorDescriptor.from_array(a)
+
+
+@dataclass(frozen=True)
+class Support:
+    """Answer of `supports`: whether a call would be taken, by which variant, and if not, why."""
+
+    ok: bool
+    reason: str
+    variant: str
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+def supports(op: Callable[..., Any], *arguments: Any, profile: Profile | None = None, **options: Any) -> Support:
+    """Tell whether a call would be taken; needs no device.
+
+    Parameters
+    ----------
+    op : function
+        A primitive of this library, such as `softmax_forward`.
+    *arguments, **options
+        Its arguments without the handle; a `TensorDescriptor` stands for each array.
+    profile : Profile, optional
+        The device in question, such as ``handle.profile``; an NVIDIA H200 with cuBLASLt where left out.
+
+    Returns
+    -------
+    Support
+        Truthy when the call would be taken.
+
+    Examples
+    --------
+    >>> supports(softmax_forward, TensorDescriptor((8, 128), "bfloat16")).ok
+    True
+    """
+    try:
+        spec = _specify(op, profile or Profile("cuda", blaslt=True), arguments, options)
+    except (BadParamError, NotSupportedError) as error:
+        return Support(False, str(error), "")
+    return Support(True, "", spec.variant)
+
+
+def workspace_size(op: Callable[..., Any], *arguments: Any, profile: Profile | None = None, **options: Any) -> int:
+    """Return the bytes of workspace that a call would take; arguments as for `supports`."""
+    return _specify(op, profile or Profile("cuda", blaslt=True), arguments, options).workspace_bytes
+
+
+def output_descriptors(op: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[TensorDescriptor, ...]:
+    """Return the descriptors of the results that a call would make; arguments as for `supports`."""
+    spec = _specify(op, Profile("cuda", blaslt=True), arguments, options)
+    return tuple(TensorDescriptor(result.shape, result.dtype) for result in spec.results)
+
+
+class PreparedPlan:
+    """One call, checked and planned once, to be repeated on other arrays of the same descriptors. See `prepare`.
+
+    Attributes
+    ----------
+    variant : str
+        The way chosen.
+    refused : tuple of (variant, reason)
+        Variants that come before it and why they declined.
+    workspace_bytes : int
+        Scratch memory taken from the handle.
+    source : str
+        The CUDA text that the plan runs, flattened; empty when it runs none.
+    """
+
+    def __init__(
+        self, handle: Handle, op: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        build, plan_options, operands, live = _capture(op, handle.profile, arguments, options)
+        self._handle, self._op, self._live = handle, op_name(build), tuple(live)
+        adopted, _, _ = handle._adopt(build, plan_options, operands)
+        self._labels = operand_names(build, operands)
+        self._counts = [len(a) if isinstance(a, list | tuple) else 1 for a in operands]
+        self._given = [label for label, a in zip(self._labels, operands, strict=True) if a is not None]
+        self.spec, descriptors = handle._specify(build, plan_options, adopted)
+        self._build, self._operands = build, operands
+        self._plan = None if handle.backend == "numpy" else handle._realise(self.spec, descriptors)
+        self._call = (op, arguments, options)
+
+    variant = property(lambda self: self.spec.variant)
+    refused = property(lambda self: self.spec.refused)
+    workspace_bytes = property(lambda self: self.spec.workspace_bytes)
+
+    @property
+    def source(self) -> str:
+        """The CUDA text that the plan runs."""
+        names = dict.fromkeys(step.kernel.family for step in self.spec.steps if isinstance(step, KernelStep))
+        return "\n".join(read_source(name) for name in names)
+
+    def __call__(self, *arrays: Any, **named: Any) -> Any:
+        """Enqueue on these arrays.
+
+        Parameters
+        ----------
+        *arrays
+            The arrays that were described, in the order of the primitive's arguments; an `int` is taken as an address.
+        **named
+            The same by name, such as ``out=y``.
+
+        Notes
+        -----
+        Only that nothing overlaps is checked again. Shapes and dtypes are taken on trust: that is what the plan saves.
+        """
+        given = dict(zip(self._given, arrays, strict=False)) | named
+        operands = [given.get(label) for label in self._labels]
+        if len(given) < len(self._given) or len(arrays) > len(self._given):
+            raise BadParamError(
+                self._op,
+                "has the wrong number of arrays",
+                param="plan",
+                got=len(given),
+                expected=", ".join(self._given),
+            )
+        handle = self._handle
+        if self._plan is None:
+            return self._call_reference(given)
+        if not handle._lock.acquire(False):
+            raise checks.refuse_concurrency()
+        try:
+            flat = flatten(operands)
+            seen, addresses = handle._look(flat)
+            if FOREIGN in seen:
+                flat, addresses = self._take_over(flat)
+            return self._plan.enqueue(flat, addresses, handle.stream, self._live)
+        except Overlap as overlap:
+            raise handle._word_overlap(self._build, tuple(operands), overlap) from None
+        finally:
+            handle._lock.release()
+
+    def _take_over(self, flat: list[Any]) -> tuple[list[Any], list[int]]:
+        """Arrays of other libraries, and bare addresses, in the place of the handle's own arrays."""
+        pointers = {i: a for i, a in enumerate(flat) if isinstance(a, int)}
+        arrays = [
+            None if i in pointers else self._handle._adopt_one(self._build, f"operand {i}", a)
+            for i, a in enumerate(flat)
+        ]
+        _, addresses = self._handle._look(arrays)
+        for i, pointer in pointers.items():
+            addresses[i] = pointer
+        return [pointers.get(i, a) for i, a in enumerate(arrays)], addresses
+
+    def _call_reference(self, given: dict[str, Any]) -> Any:
+        """On NumPy the call itself, with arrays in the place of their descriptors."""
+        op, arguments, options = self._call
+        bound = inspect.signature(op).bind(self._handle, *arguments, **options)
+        bound.arguments.update(given)
+        return op(*bound.args, **bound.kwargs)
+
+
+def prepare(op: Callable[..., Any], handle: Handle, *arguments: Any, **options: Any) -> PreparedPlan:
+    """Check and plan a call once, and return it as an object to be repeated.
+
+    Parameters
+    ----------
+    op : function
+        A primitive, such as `activation_forward`.
+    handle : Handle
+        What to run on.
+    *arguments, **options
+        The primitive's arguments without the handle. A `TensorDescriptor` or an array stands for each tensor; describe
+        ``out`` too when it will be given.
+
+    Returns
+    -------
+    PreparedPlan
+        Call it with the arrays: ``plan(x, out=y)``.
+
+    Raises
+    ------
+    BadParamError, NotSupportedError
+        As the primitive itself.
+
+    Examples
+    --------
+    >>> x = TensorDescriptor((1024,), "float32")
+    >>> plan = prepare(activation_forward, handle, "relu", x, out=x)
+    """
+    return PreparedPlan(handle, op, arguments, options)

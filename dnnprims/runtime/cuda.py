@@ -1,0 +1,285 @@
+"""The executor on CuPy: arrays, streams and launches on one NVIDIA GPU.
+
+CuPy is imported when the executor is made, never with the package.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+from ..descriptors import BoundTensor, TensorDescriptor
+from ..dtypes import DType
+from ..errors import AllocationError, ExecutionError
+from .compiler import compile_group, nvrtc_target
+from .gemm import GemmStep, realise_gemm
+from .host import address_alignment, look_aside
+from .launch import Family, FillStep, KernelStep, Live, Profile
+from .plan import Run
+
+#: What `adopt` takes, in words.
+ACCEPTED = "a CuPy array, a BoundTensor, or a GPU array that speaks DLPack or __cuda_array_interface__"
+
+#: Shared memory that a block may have without asking for more.
+DEFAULT_SHARED_BYTES = 48 * 1024
+
+_DLPACK_CUDA = (2, 13)
+
+
+class CudaExecutor:
+    """Runs plans on one GPU through CuPy.
+
+    Parameters
+    ----------
+    device : int
+        Number of the GPU.
+    families : mapping
+        Kernel families by name.
+
+    Raises
+    ------
+    ExecutionError
+        CuPy is missing or the GPU cannot be used; the message names the layer.
+    """
+
+    accepted = ACCEPTED
+
+    def __init__(self, device: int, families: Mapping[str, Family]) -> None:
+        cupy = load_cupy()
+        self._cupy, self._families, self.device = cupy, families, device
+        self.array_type = cupy.ndarray
+        self._driver, self._runtime = cupy.cuda.driver, cupy.cuda.runtime
+        self._get_stream = cupy.cuda.get_current_stream
+        with cupy.cuda.Device(device) as current:
+            facts = current.attributes
+            capability = int(current.compute_capability)
+            self._target = nvrtc_target(capability)
+            self.profile = Profile(
+                "cuda",
+                arch=capability,
+                sm_count=facts["MultiProcessorCount"],
+                shared_bytes=facts["MaxSharedMemoryPerBlockOptin"],
+                blaslt=_has_blaslt(),
+            )
+        self._functions: dict[tuple[str, str, str], dict[str, int]] = {}
+        self._modules: list[Any] = []
+
+    # -- arrays ------------------------------------------------------------------------------------------------
+
+    def look(self, operands: Sequence[Any]) -> tuple[list[Any], list[int]]:
+        """Return what a plan may depend on (shape, dtype, strides, alignment, device of each) and the addresses.
+
+        One pass and no helper calls: with the launch itself, this is most of what a planned call costs.
+        """
+        seen: list[Any] = []
+        addresses: list[int] = []
+        array_type = self.array_type
+        for a in operands:
+            if type(a) is array_type:
+                memory = a.data
+                pointer = memory.ptr
+                seen += (a.shape, a.dtype, None if a._c_contiguous else a.strides, pointer & 15, memory.device_id)
+                addresses.append(pointer)
+            else:
+                look_aside(self.look, a, seen, addresses)
+        return seen, addresses
+
+    def describe(self, a: Any) -> TensorDescriptor:
+        """Return the descriptor of a CuPy array."""
+        plain = TensorDescriptor.from_array(a)
+        return TensorDescriptor(plain.shape, plain.dtype, plain.strides, address_alignment(a.data.ptr))
+
+    def adopt(self, a: Any) -> Any:
+        """Return a CuPy array over the same memory, without a copy.
+
+        Raises
+        ------
+        TypeError
+            It is no array in GPU memory.
+        """
+        if isinstance(a, self.array_type):
+            return a.view(self.array_type) if type(a) is not self.array_type else a
+        if isinstance(a, BoundTensor):
+            return self._from_address(a)
+        # A torch tensor in a graph must be detached; DLPack goes first, as only it can name bfloat16.
+        a = a.detach() if getattr(a, "requires_grad", False) else a
+        if hasattr(a, "__dlpack_device__") and a.__dlpack_device__()[0] in _DLPACK_CUDA:
+            return self._cupy.from_dlpack(a)
+        if hasattr(a, "__cuda_array_interface__"):
+            return self._cupy.asarray(a)
+        raise TypeError(self.accepted)
+
+    def _from_address(self, a: BoundTensor) -> Any:
+        d = a.descriptor
+        last = sum((extent - 1) * step for extent, step in zip(d.shape, d.strides, strict=True)) if d.size else -1
+        memory = self._cupy.cuda.UnownedMemory(a.pointer, (last + 1) * d.dtype.itemsize, a, self.device)
+        steps = tuple(step * d.dtype.itemsize for step in d.strides)
+        return self._cupy.ndarray(d.shape, d.dtype.numpy, self._cupy.cuda.MemoryPointer(memory, 0), strides=steps)
+
+    def writeable(self, a: Any) -> bool:
+        """CuPy arrays always may be written."""
+        return True
+
+    def empty(self, shape: tuple[int, ...], dtype: DType) -> tuple[Any, int]:
+        """Return an uninitialised array from CuPy's pool and its address; `cupy.empty` would cost four times as much."""
+        nbytes = dtype.itemsize
+        for extent in shape:
+            nbytes *= extent
+        memory = self._allocate(nbytes)
+        return self._cupy.ndarray(shape, dtype.numpy, memory), memory.ptr
+
+    def _allocate(self, nbytes: int) -> Any:
+        try:
+            return self._cupy.cuda.alloc(nbytes)
+        except self._cupy.cuda.memory.OutOfMemoryError as error:
+            raise AllocationError("allocate", f"the GPU has no {nbytes} bytes left: {error}") from error
+
+    def from_numpy(self, a: Any) -> Any:
+        """Return a copy in GPU memory."""
+        return self._cupy.asarray(a)
+
+    def to_numpy(self, a: Any) -> Any:
+        """Return a copy in host memory."""
+        return self._cupy.asnumpy(a)
+
+    # -- memory and streams ------------------------------------------------------------------------------------
+
+    def buffer(self, nbytes: int) -> tuple[object, int]:
+        """Return device memory, 256-byte aligned, with the object that keeps it alive."""
+        memory = self._allocate(nbytes)
+        return memory, memory.ptr
+
+    def upload(self, pointer: int, data: bytes, stream: int) -> object:
+        """Copy host bytes to the device in stream order; what is returned must outlive the copy and any graph of it."""
+        pinned = self._cupy.cuda.alloc_pinned_memory(max(len(data), 1))
+        ctypes.memmove(pinned.ptr, data, len(data))
+        self._runtime.memcpyAsync(pointer, pinned.ptr, len(data), 1, stream)
+        return pinned
+
+    def download(self, pointer: int, nbytes: int, stream: int) -> bytes:
+        """Copy device bytes to the host once the stream is done."""
+        room = ctypes.create_string_buffer(nbytes)
+        self._runtime.memcpyAsync(ctypes.addressof(room), pointer, nbytes, 2, stream)
+        self._runtime.streamSynchronize(stream)
+        return room.raw
+
+    def current_stream(self) -> int:
+        """Return CuPy's current stream."""
+        return int(self._get_stream().ptr)
+
+    def synchronize(self, stream: int) -> None:
+        """Wait until the stream is done."""
+        try:
+            self._runtime.streamSynchronize(stream)
+        except self._runtime.CUDARuntimeError as error:
+            raise ExecutionError("handle.synchronize", f"the GPU reports {error}") from error
+
+    # -- steps -------------------------------------------------------------------------------------------------
+
+    def realise(self, step: Any, slots: tuple[int, ...]) -> Run:
+        """Return the callable that enqueues the step."""
+        if isinstance(step, GemmStep):
+            return realise_gemm(step, slots, self)
+        if isinstance(step, FillStep):
+            return self._realise_fill(step, slots[0])
+        return self._realise_kernel(step, slots)
+
+    def _realise_fill(self, step: FillStep, slot: int) -> Run:
+        memset, nbytes = self._runtime.memsetAsync, step.nbytes
+
+        def run(addresses: Sequence[int], stream: int, live: Sequence[Any]) -> None:
+            memset(addresses[slot], 0, nbytes, stream)
+
+        return run
+
+    def _realise_kernel(self, step: KernelStep, slots: tuple[int, ...]) -> Run:
+        function = self._function(step)
+        codes = step.kernel.struct.codes(step.dtype)
+        block = ctypes.create_string_buffer(struct.calcsize(codes))
+        fixed = [0 if isinstance(s, Live) else s for s in step.scalars]
+        struct.pack_into(codes, block, 0, *[0] * len(slots), *fixed)
+        given = [
+            (
+                struct.Struct("@" + codes[1 + len(slots) + k]).pack_into,
+                step.kernel.struct.offset(step.dtype, k),
+                s.index,
+            )
+            for k, s in enumerate(step.scalars)
+            if isinstance(s, Live)
+        ]
+        pack, pick = struct.Struct("@" + "P" * len(slots)).pack_into, _picker(slots)
+        parameters = (ctypes.c_void_p * 1)(ctypes.addressof(block))
+        launch, where = self._driver.launchKernel, ctypes.addressof(parameters)
+        (x, y, z), threads, shared = step.grid, step.block, step.shared_bytes
+        # The defaults keep the block and the argument list alive with the plan.
+        keep = (block, parameters)
+
+        def run(addresses: Sequence[int], stream: int, live: Sequence[Any], _keep: object = keep) -> None:
+            pack(block, 0, *pick(addresses))
+            for put, offset, index in given:
+                put(block, offset, live[index])
+            try:
+                launch(function, x, y, z, threads, 1, 1, shared, stream, where, 0)
+            except Exception as error:
+                raise _launch_error(step, error) from error
+
+        return run
+
+    def _function(self, step: KernelStep) -> int:
+        key = (step.kernel.family, step.dtype.name, step.group)
+        if key not in self._functions:
+            binary = compile_group(self._families[step.kernel.family], step.dtype, step.group, self._target)
+            module = self._cupy.cuda.Module()
+            module.load(binary.code)
+            self._modules.append(module)
+            self._functions[key] = {e: module.get_function(name).ptr for e, name in binary.lowered.items()}
+        function = self._functions[key][step.expression]
+        if step.shared_bytes > DEFAULT_SHARED_BYTES:
+            # The limit belongs to the function, not to the plan: the whole of it, so that no plan lowers another's.
+            attribute = self._driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._driver.funcSetAttribute(function, attribute, self.profile.shared_bytes)
+        return function
+
+
+def _picker(slots: tuple[int, ...]) -> Any:
+    if len(slots) == 1:
+        only = slots[0]
+        return lambda addresses: (addresses[only],)
+    return itemgetter(*slots) if slots else lambda addresses: ()
+
+
+def _launch_error(step: KernelStep, error: Exception) -> ExecutionError:
+    shape = f"grid {step.grid}, block {step.block}, {step.shared_bytes} bytes of shared memory"
+    return ExecutionError("launch", f"{step.expression} ({step.dtype.name}, {shape}) failed: {error}")
+
+
+def _has_blaslt() -> bool:
+    from . import blaslt
+
+    return blaslt.available()
+
+
+def load_cupy() -> Any:
+    """Return CuPy, or say what is missing."""
+    try:
+        import cupy
+    except Exception as error:
+        raise ExecutionError(
+            "create_handle",
+            f"CuPy cannot be imported: {error}",
+            hint="install dnnprims[cuda12x] or dnnprims[cuda13x], or use the numpy backend",
+        ) from error
+    return cupy
+
+
+def gpu_works() -> bool:
+    """Whether CuPy is there and finds a GPU; never raises."""
+    try:
+        import cupy
+
+        return bool(cupy.cuda.runtime.getDeviceCount() > 0)
+    except Exception:
+        return False

@@ -1,0 +1,213 @@
+"""A plan that can run: the steps of a `PlanSpec` realised by an executor, and what each call checks and fills in.
+
+This is the hot path. What can be settled once is settled in `Plan.__init__`; a call collects addresses, checks that
+nothing overlaps when an address has changed, and enqueues.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..descriptors import TensorDescriptor
+from ..dtypes import DType
+from .launch import Constant, FillStep, KernelStep, Named, PlanSpec, Pointer, Profile, Scratch
+
+#: Enqueue one step: addresses by slot, stream, live scalars.
+Run = Callable[[Sequence[int], int, Sequence[Any]], None]
+
+
+class Executor(Protocol):
+    """What the CUDA and the emulator executor offer to plans and handles."""
+
+    profile: Profile
+    array_type: type
+    accepted: str
+
+    def look(self, operands: Sequence[Any]) -> tuple[list[Any], list[int]]: ...
+    def describe(self, a: Any) -> TensorDescriptor: ...
+    def adopt(self, a: Any) -> Any: ...
+    def writeable(self, a: Any) -> bool: ...
+    def empty(self, shape: tuple[int, ...], dtype: DType) -> tuple[Any, int]: ...
+    def from_numpy(self, a: Any) -> Any: ...
+    def to_numpy(self, a: Any) -> Any: ...
+    def buffer(self, nbytes: int) -> tuple[object, int]: ...
+    def upload(self, pointer: int, data: bytes, stream: int) -> object: ...
+    def download(self, pointer: int, nbytes: int, stream: int) -> bytes: ...
+    def realise(self, step: Any, slots: tuple[int, ...]) -> Run: ...
+    def current_stream(self) -> int: ...
+    def synchronize(self, stream: int) -> None: ...
+
+
+class Overlap(Exception):
+    """Operands `written` and `other` share memory; `same` where it is exactly the same."""
+
+    def __init__(self, written: int, other: int, same: bool) -> None:
+        self.written, self.other, self.same = written, other, same
+
+
+class Plan:
+    """A realised `PlanSpec`.
+
+    Parameters
+    ----------
+    spec : PlanSpec
+        What to do.
+    executor : Executor
+        Who does it.
+    operands : sequence of TensorDescriptor or None
+        What the plan is for, lists flattened.
+    flag : int
+        Address of the handle's error flag.
+    workspace : callable
+        (bytes, stream) -> address of scratch memory.
+    """
+
+    def __init__(
+        self,
+        spec: PlanSpec,
+        executor: Executor,
+        operands: Sequence[TensorDescriptor | None],
+        flag: int,
+        workspace: Callable[[int, int], int],
+    ) -> None:
+        self.spec = spec
+        self.operands = tuple(operands)
+        self._executor, self._workspace = executor, workspace
+        self._workspace_bytes = spec.workspace_bytes
+        self._scratch_offsets = spec.scratch_offsets()
+        self._made = [r for r in spec.results if operands[r.operand] is None]
+        self._pairs = _overlap_pairs(spec, operands)
+        self._written = [i for i in spec.writes if operands[i] is not None]
+        self._checked: list[int] | None = None
+        self.owners: list[object] = []
+        self._tail = [flag, 0, 0]
+        self._has_table = any(Named("table") in _pointers(step) for step in spec.steps)
+        for data in spec.constants:
+            owner, pointer = executor.buffer(max(len(data), 1))
+            self.owners += [owner, executor.upload(pointer, data, executor.current_stream())]
+            self._tail.append(pointer)
+        if self._has_table:
+            owner, self._tail[2] = executor.buffer(8 * max(len(operands), 1))
+            self.owners.append(owner)
+            self._table: list[int] | None = None
+        slots = [self._slots(step) for step in spec.steps]
+        self._runs = [executor.realise(step, own) for step, own in zip(spec.steps, slots, strict=True)]
+        self._operands_only = all(slot < len(operands) for own in slots for slot in own)
+        #: Whether operands come as lists, to be written out before `enqueue`; set by the handle.
+        self.has_lists = False
+        self._single_return = spec.returns[0] if len(spec.returns) == 1 else None
+
+    def _slots(self, step: Any) -> tuple[int, ...]:
+        return tuple(self._slot(pointer) for pointer in _pointers(step))
+
+    def _slot(self, pointer: Pointer) -> int:
+        """Index of a pointer in the address list: operands, then flag, null, table, constants, then scratch."""
+        named = len(self.operands)
+        if isinstance(pointer, Named):
+            return named + ("flag", "null", "table").index(pointer.name)
+        if isinstance(pointer, Constant):
+            return named + 3 + pointer.index
+        if isinstance(pointer, Scratch):
+            return named + 3 + len(self.spec.constants) + pointer.index
+        return pointer
+
+    def enqueue(self, operands: Sequence[Any], addresses: list[int], stream: int, live: Sequence[Any]) -> Any:
+        """Enqueue the call on the stream and return what the public function returns.
+
+        `operands` and their `addresses` come with lists written out.
+        """
+        if self._made:
+            operands = self._make_results(operands, addresses)
+        if addresses != self._checked:
+            self.check(addresses)
+        if not self._operands_only:
+            addresses = self._complete(addresses, stream)
+        for run in self._runs:
+            run(addresses, stream, live)
+        if self._single_return is not None:
+            return operands[self._single_return]
+        returns = self.spec.returns
+        return tuple(operands[i] for i in returns) if returns else None
+
+    def _make_results(self, operands: Sequence[Any], addresses: list[int]) -> list[Any]:
+        filled = list(operands)
+        for result in self._made:
+            i = result.operand
+            filled[i], addresses[i] = self._executor.empty(result.shape, result.dtype)
+        return filled
+
+    def _complete(self, addresses: list[int], stream: int) -> list[int]:
+        """Append what is no operand, in the order of `_slot`."""
+        if self._has_table and addresses != self._table:
+            self._upload_table(addresses, stream)
+        complete = addresses + self._tail
+        if self._workspace_bytes:
+            base = self._workspace(self._workspace_bytes, stream)
+            complete += [base + offset for offset in self._scratch_offsets]
+        return complete
+
+    def check(self, addresses: list[int]) -> None:
+        """Raise `Overlap` when a written operand overlaps another; the handle words it."""
+        if addresses == self._checked:
+            return
+        if len(self._written) > 8:
+            self._check_sorted(addresses)
+        else:
+            for i, j, low_i, high_i, low_j, high_j, in_place in self._pairs:
+                a, b = addresses[i], addresses[j]
+                if a + low_i < b + high_j and b + low_j < a + high_i and not (in_place and a == b):
+                    raise Overlap(i, j, a == b)
+        self._checked = addresses
+
+    def _check_sorted(self, addresses: list[int]) -> None:
+        """The same for long lists: neighbours in address order suffice to find an overlap with a written operand."""
+        spans = sorted((addresses[i], i) for i, d in enumerate(self.operands) if d is not None and d.size)
+        written, allowed = set(self._written), set(self.spec.in_place)
+        reach, holder, written_reach, written_holder = -1, -1, -1, -1
+        for start, i in spans:
+            end = start + self.operands[i].nbytes  # type: ignore[union-attr]
+            other = holder if i in written else written_holder
+            limit = reach if i in written else written_reach
+            same = other >= 0 and addresses[other] == start
+            if start < limit and not (same and ((i, other) in allowed or (other, i) in allowed)):
+                raise Overlap(*((i, other) if i in written else (other, i)), same)
+            if end > reach:
+                reach, holder = end, i
+            if i in written and end > written_reach:
+                written_reach, written_holder = end, i
+
+    def _upload_table(self, addresses: list[int], stream: int) -> None:
+        data = struct.pack(f"={len(addresses)}Q", *addresses)
+        owner, pointer = self._executor.buffer(len(data))
+        # A fresh buffer each time: work already enqueued, or a captured graph, may still read the old one.
+        self.owners += [owner, self._executor.upload(pointer, data, stream)]
+        self._tail[2] = pointer
+        self._table = list(addresses)
+
+
+def _pointers(step: Any) -> tuple[Pointer, ...]:
+    return (step.pointer,) if isinstance(step, FillStep) else tuple(step.pointers)
+
+
+def _extent(d: TensorDescriptor) -> tuple[int, int]:
+    """Bytes from the address to the lowest and past the highest element."""
+    reach = [(extent - 1) * step for extent, step in zip(d.shape, d.strides, strict=True)]
+    low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
+    return low * d.dtype.itemsize, (high + 1) * d.dtype.itemsize
+
+
+def _overlap_pairs(spec: PlanSpec, operands: Sequence[TensorDescriptor | None]) -> list[tuple[Any, ...]]:
+    pairs = []
+    for i in spec.writes if len(spec.writes) <= 8 else ():
+        for j, other in enumerate(operands):
+            mine = operands[i]
+            if mine is None or other is None or i == j or not (mine.size and other.size):
+                continue
+            alike = mine.shape == other.shape and mine.strides == other.strides and mine.dtype is other.dtype
+            pairs.append((i, j, *_extent(mine), *_extent(other), (i, j) in spec.in_place and alike))
+    return pairs
+
+
+__all__ = ["Executor", "KernelStep", "Overlap", "Plan", "Run"]

@@ -1,0 +1,55 @@
+"""Fixtures shared by all tests: a handle on each backend."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+import dnnprims
+from dnnprims.runtime.cuda import gpu_works
+
+HAS_GPU = gpu_works()
+HAS_COMPILER = shutil.which("g++") is not None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_environment() -> Iterator[None]:
+    """The developer's own switches must not change what is tested."""
+    for name in ("DNNPRIMS_VERBOSE", "DNNPRIMS_CHECK", "DNNPRIMS_BACKEND"):
+        os.environ.pop(name, None)
+    yield
+
+
+def backend_parameters() -> list[object]:
+    """Every backend, those that cannot run here skipped with the reason."""
+    return [
+        "numpy",
+        pytest.param("emulator", marks=pytest.mark.skipif(not HAS_COMPILER, reason="the emulator needs g++")),
+        pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU here")]),
+    ]
+
+
+@pytest.fixture(params=backend_parameters())
+def handle(request: pytest.FixtureRequest) -> Iterator[dnnprims.Handle]:
+    """A handle on each backend."""
+    with dnnprims.create_handle(request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def numpy_handle() -> Iterator[dnnprims.Handle]:
+    """A handle on the NumPy backend."""
+    with dnnprims.create_handle("numpy") as made:
+        yield made
+
+
+@pytest.fixture
+def emulator_handle() -> Iterator[dnnprims.Handle]:
+    """A handle on the emulator."""
+    if not HAS_COMPILER:
+        pytest.skip("the emulator needs g++")
+    with dnnprims.create_handle("emulator") as made:
+        yield made

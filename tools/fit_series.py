@@ -1,0 +1,258 @@
+"""Write ``dnnprims/kernels/series.cuh``: the polynomials and constants behind the elementary functions.
+
+Each polynomial interpolates its function at Chebyshev nodes in 50-digit arithmetic; its degree is the least
+whose relative error over the interval is below the target. Needs mpmath. Usage: ``python tools/fit_series.py``.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mpmath as mp
+import numpy as np
+
+mp.mp.dps = 50
+TARGET = pathlib.Path(__file__).parents[1] / "dnnprims" / "kernels" / "series.cuh"
+
+HEAD = """\
+// Polynomials and constants of the elementary functions, for float and double. Written by tools/fit_series.py:
+// each polynomial interpolates its function at Chebyshev nodes; its comment gives interval and relative error.
+#pragma once
+#include "dtypes.cuh"
+
+// fma for either accumulator; the build never contracts by itself, so what is fused is what says so.
+DEVICE float fma_(float a, float b, float c) { return fmaf(a, b, c); }
+DEVICE double fma_(double a, double b, double c) { return fma(a, b, c); }
+
+// c0 + x * (c1 + x * (...)), by Horner.
+template <class A> DEVICE A polynomial(A, A c) { return c; }
+template <class A, class... C> DEVICE A polynomial(A x, A c, A next, C... rest) {
+  return fma_(x, polynomial(x, next, rest...), c);
+}
+
+// For storage of 16 bits there is a shorter set, under the tag Quick.
+struct Quick;
+template <class A> struct series;
+"""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A function to fit on [low, high]."""
+
+    name: str
+    comment: str
+    value: Callable[[mp.mpf], mp.mpf]
+    low: mp.mpf
+    high: mp.mpf
+    slack: int = 0  # bits that the rest of the algorithm does not need
+
+
+def chebyshev(f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, degree: int) -> list[mp.mpf]:
+    """Monomial coefficients of the interpolant at the Chebyshev nodes of [low, high]."""
+    n = degree + 1
+    angles = [mp.pi * (2 * k + 1) / (2 * n) for k in range(n)]
+    values = [f((low + high) / 2 + (high - low) / 2 * mp.cos(t)) for t in angles]
+    weights = [2 * mp.fsum(v * mp.cos(j * t) for v, t in zip(values, angles, strict=True)) / n for j in range(n)]
+    weights[0] /= 2
+    scale, shift = 2 / (high - low), -(low + high) / (high - low)
+    previous, current = [mp.mpf(1)] + [mp.mpf(0)] * degree, [shift, scale] + [mp.mpf(0)] * degree
+    total = [weights[0] * p for p in previous]
+    for j in range(1, n):
+        total = [t + weights[j] * c for t, c in zip(total, current, strict=False)]
+        shifted = [mp.mpf(0), *current[:-1]]
+        following = [2 * (shift * c + scale * s) for c, s in zip(current, shifted, strict=True)]
+        previous, current = current[:n], [x - p for x, p in zip(following, previous, strict=False)]
+    return total
+
+
+def error_bits(series: Series, coefficients: list[mp.mpf]) -> float:
+    """Binary logarithm of the largest relative error, over 200 points off the nodes."""
+    worst = mp.mpf(0)
+    for i in range(201):
+        angle = mp.pi * (i + mp.mpf("0.013")) / mp.mpf("200.02")
+        x = series.low + (series.high - series.low) * (1 - mp.cos(angle)) / 2
+        worst = max(worst, abs(mp.polyval(coefficients[::-1], x) / series.value(x) - 1))
+    return float(mp.log(worst, 2))
+
+
+def fit(series: Series, bits: int) -> tuple[list[mp.mpf], float]:
+    """The shortest polynomial whose relative error is below 2^-bits."""
+    for degree in range(2, 32):
+        coefficients = chebyshev(series.value, series.low, series.high, degree)
+        error = error_bits(series, coefficients)
+        if error <= -bits:
+            return coefficients, error
+    raise SystemExit(f"{series.name}: no polynomial up to degree 31 reaches 2^-{bits}")
+
+
+def erfcx(z: mp.mpf) -> mp.mpf:
+    return mp.exp(z * z) * mp.erfc(z)
+
+
+def sigmoid(x: mp.mpf) -> mp.mpf:
+    return 1 / (1 + mp.exp(-x))
+
+
+def gelu_slope(x: mp.mpf) -> mp.mpf:
+    return mp.ncdf(x) + x * mp.npdf(x)
+
+
+def gelu_tanh_slope(x: mp.mpf) -> mp.mpf:
+    k, cubic = mp.sqrt(2 / mp.pi), mp.mpf("0.044715")
+    s = sigmoid(2 * k * (x + cubic * x**3))
+    return s + x * s * (1 - s) * 2 * k * (1 + 3 * cubic * x * x)
+
+
+def swish_slope(x: mp.mpf) -> mp.mpf:
+    s = sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+def mish_slope(x: mp.mpf) -> mp.mpf:
+    t = mp.tanh(mp.log1p(mp.exp(x)))
+    return t + x * (1 - t * t) * sigmoid(x)
+
+
+SLOPES = {
+    "gelu": (gelu_slope, -0.75, -0.65, 0.45),
+    "gelu_tanh": (gelu_tanh_slope, -0.75, -0.65, 0.45),
+    "swish": (swish_slope, -1.28, -1.0, 0.75),
+    "mish": (mish_slope, -1.19, -1.1, 0.7),
+}
+
+
+def common_series() -> list[Series]:
+    """What every set has. The intervals are not quite symmetric, which keeps the nodes off the removable 0 / 0."""
+    half, zero, one = mp.log(2) / 2 * mp.mpf("1.001"), mp.mpf(0), mp.mpf("1.001")
+    third, third_below = mp.mpf("0.3338"), mp.mpf("-0.3336")
+    return [
+        Series("exp_tail", "(e^r - 1 - r) / r^2", lambda r: (mp.expm1(r) - r) / r**2, -half, half + one / 4096, 1),
+        Series("log1p_tail", "(log1p(e) / e - 1) / e", lambda e: (mp.log1p(e) / e - 1) / e, zero, one, 1),
+        Series("log_tail", "(log1p(f) - f + f^2 / 2) / f^3", log_tail, third_below, third, 3),
+        Series("tanhshrink", "(x - tanh x) / x^3 of w = x^2", tanhshrink, zero, one),
+    ]
+
+
+def log_tail(f: mp.mpf) -> mp.mpf:
+    return (mp.log1p(f) - f + f * f / 2) / f**3
+
+
+def tanhshrink(w: mp.mpf) -> mp.mpf:
+    x = mp.sqrt(w)
+    return (x - mp.tanh(x)) / x**3
+
+
+class Writer:
+    """Text of the specialisation for one accumulator."""
+
+    def __init__(self, tag: str, cuda: str, scalar: type[np.floating], bits: int) -> None:
+        self.cuda, self.scalar, self.bits = cuda, scalar, bits
+        self.lines = [f"template <> struct series<{tag}> {{"]
+
+    def number(self, value: mp.mpf) -> str:
+        if self.scalar is np.float64:
+            return repr(float(value))
+        plain = 1e-3 < abs(value) < 1e3
+        write = np.format_float_positional if plain else np.format_float_scientific
+        return write(np.float32(value), unique=True, trim="0") + "f"
+
+    def nearest(self, value: mp.mpf) -> mp.mpf:
+        return mp.mpf(float(self.scalar(float(value)))) if self.scalar is np.float32 else mp.mpf(float(value))
+
+    def constant(self, name: str, value: mp.mpf) -> None:
+        self.lines.append(f"  static DEVICE {self.cuda} {name}() {{ return {self.number(value)}; }}")
+
+    def split(self, name: str, value: mp.mpf) -> None:
+        high = self.nearest(value)
+        self.constant(f"{name}_hi", high)
+        self.constant(f"{name}_lo", value - high)
+
+    def polynomial(self, name: str, curve: Series, error: float, coefficients: list[mp.mpf]) -> None:
+        interval = f"[{mp.nstr(curve.low, 4)}, {mp.nstr(curve.high, 4)}]"
+        self.lines.append(f"  // {curve.comment} on {interval}, 2^{error:.1f}")
+        self.lines.append(f"  static DEVICE {self.cuda} {name}({self.cuda} x) {{")
+        line = "    return polynomial(x"
+        for c in coefficients:
+            piece = f", {self.number(c)}"
+            if len(line) + len(piece) > 108:
+                self.lines.append(line + ",")
+                line, piece = " " * 22, piece[1:]
+            line += piece
+        self.lines += [line + ");", "  }"]
+
+    def series(self, series: Series) -> None:
+        coefficients, error = fit(series, self.bits - series.slack)
+        self.polynomial(series.name, series, error, coefficients)
+
+    def slope(self, name: str) -> None:
+        f, start, below, above = SLOPES[name]
+        root = mp.findroot(f, start)
+        text = f"derivative of {name} over d, d from its root,"
+        curve = Series(name, text, lambda d: f(root + d) / d, mp.mpf(below), mp.mpf(above))
+        coefficients, error = fit(curve, self.bits)
+        self.split(f"{name}_root", root)
+        self.polynomial(f"{name}_slope", curve, error, coefficients)
+
+    def erfcx(self, offset: int, largest: int) -> None:
+        k = mp.mpf(offset)
+
+        def scaled(q: mp.mpf) -> mp.mpf:
+            a = k * (1 + q) / (1 - q)
+            return (a + k) * erfcx(a / mp.sqrt(2)) / 2
+
+        text = f"((a + {offset}) erfcx(a / sqrt 2) / 2 - first) / q of q = (a - {offset}) / (a + {offset})"
+        curve = Series("half_erfcx", text, scaled, mp.mpf(-1), (largest - k) / (largest + k))
+        coefficients, error = fit(curve, self.bits)
+        self.constant("half_erfcx_offset", k)
+        self.split("half_erfcx_first", coefficients[0])
+        self.polynomial("half_erfcx_tail", curve, error, coefficients[1:])
+
+    def constants(self, trim: int) -> None:
+        ln2 = mp.log(2)
+        high = mp.mpf(int(ln2 * 2**trim)) / 2**trim
+        self.constant("log2e", 1 / ln2)
+        self.constant("ln2_hi", high)
+        self.constant("ln2_lo", ln2 - high)
+        self.split("gelu_tanh_linear", 2 * mp.sqrt(2 / mp.pi))
+        self.split("gelu_tanh_cubic", 2 * mp.sqrt(2 / mp.pi) * mp.mpf("0.044715"))
+        self.constant("normal_density_0", 1 / mp.sqrt(2 * mp.pi))
+
+    def text(self) -> str:
+        return "\n".join([*self.lines, "};", ""])
+
+
+def full(cuda: str, scalar: type[np.floating], bits: int, trim: int, offset: int, largest: int) -> str:
+    """Series of an accumulator: errors well below its rounding, ln 2 split so that n * ln2_hi is exact."""
+    writer = Writer(cuda, cuda, scalar, bits)
+    writer.constants(trim)
+    for series in common_series():
+        writer.series(series)
+    writer.erfcx(offset, largest)
+    for name in SLOPES:
+        writer.slope(name)
+    return writer.text()
+
+
+def quick() -> str:
+    """Series in float for results of 11 bits."""
+    writer = Writer("Quick", "float", np.float32, 20)
+    for series in common_series():
+        if series.name != "log_tail":
+            writer.series(series)
+    writer.erfcx(3, 15)
+    return writer.text()
+
+
+def main() -> None:
+    """Fit and write."""
+    single = full("float", np.float32, bits=28, trim=24, offset=3, largest=15)
+    double = full("double", np.float64, bits=57, trim=51, offset=4, largest=39)
+    TARGET.write_text("\n".join([HEAD, quick(), single, double]))
+    print(f"wrote {TARGET}")
+
+
+if __name__ == "__main__":
+    main()
