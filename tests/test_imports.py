@@ -1,0 +1,135 @@
+"""Who may import whom, and what importing the package costs and touches."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "dnnprims"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+#: What a part of the package may import of the package; a name stands for itself and what is below it.
+ALLOWED = {
+    "reference": {"reference"},
+    "runtime": {"runtime", "dtypes", "errors", "descriptors"},
+    "ops": {"checks", "descriptors", "dtypes", "errors", "handle", "runtime", "reference"},
+    "conformance": {"conformance", "reference", "dtypes", "errors", "descriptors", ""},
+    "demo": {"", "demo_network"},
+    "demo_network": {""},
+}
+
+#: What a part may import from outside the package besides the standard library.
+OUTSIDE = {"reference": {"numpy", "ml_dtypes"}, "ops": {"numpy", "ml_dtypes"}}
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Modules that a file imports: (dotted name, whether it is one of the package's own). Type-only imports are left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    package = list(path.relative_to(PACKAGE.parent).with_suffix("").parts[:-1])
+    found = []
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found += [(alias.name, alias.name.split(".")[0] == "dnnprims") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.append((node.module or "", (node.module or "").split(".")[0] == "dnnprims"))
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1]
+            whole = ".".join([*base, *([node.module] if node.module else [])])
+            found += [(f"{whole}.{a.name}" if not node.module else whole, True) for a in node.names]
+    return found
+
+
+def part_of(path: Path) -> str:
+    """Folder, or top-level module, of the package that a file belongs to."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    """The arrows of the design: ops to runtime and reference, reference to NumPy alone, nothing to plug-ins or tests."""
+    part = part_of(path)
+    folder = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
+    for name, own in imports(path):
+        if folder.startswith("dnnprims.ops.") and name.startswith(folder):
+            continue  # a family that has outgrown a file
+        target = name.removeprefix("dnnprims").lstrip(".").split(".")[0] if own else name.split(".")[0]
+        if own and part in ALLOWED:
+            assert target in ALLOWED[part], f"{path.name} imports {name}"
+            if part == "ops":
+                deeper = name.removeprefix("dnnprims.")
+                assert not deeper.startswith("ops") or path.name == "__init__.py", f"an op imports an op: {name}"
+        if own:
+            assert target not in {"plugins", "tests", "tools"} or part in {"plugins"}, f"{path.name} imports {name}"
+        elif part in OUTSIDE and target not in sys.stdlib_module_names:
+            assert target in OUTSIDE[part], f"{path.name} imports {name}"
+
+
+def test_kernels_include_only_own_headers() -> None:
+    """The CUDA text needs no header of the toolkit."""
+    for path in sorted((PACKAGE / "kernels").glob("*.cu*")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.strip().startswith("#include"):
+                header = line.split(None, 1)[1].strip()
+                assert header.startswith('"'), f"{path.name}: {line}"
+                assert (PACKAGE / "kernels" / header.strip('"')).is_file(), f"{path.name}: {line}"
+                assert header.endswith('.cuh"'), f"{path.name}: {line}"
+
+
+def run_python(code: str, *, block: tuple[str, ...] = ()) -> str:
+    """Run code in a fresh interpreter in which some modules cannot be imported."""
+    blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in block)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{blocked}{code}"], capture_output=True, text=True, cwd=PACKAGE.parent
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_needs_numpy_alone() -> None:
+    """The package imports and computes without CuPy, and loads no framework."""
+    out = run_python(
+        "import dnnprims as dp\n"
+        "h = dp.create_handle()\n"
+        "print(h.backend)\n"
+        "print([m for m in ('cupy', 'torch', 'jax', 'sklearn', 'matplotlib', 'rich') if sys.modules.get(m)])",
+        block=("cupy", "cupy_backends"),
+    )
+    assert out.split() == ["numpy", "[]"]
+
+
+def test_import_touches_no_gpu() -> None:
+    """Importing does not even import CuPy."""
+    out = run_python("import dnnprims\nprint('cupy' in sys.modules)")
+    assert out.strip() == "False"
+
+
+def test_import_is_quick() -> None:
+    """At most 0.15 s beyond NumPy's own import, best of five fresh interpreters."""
+    code = "import numpy, ml_dtypes, time\nt = time.perf_counter()\nimport dnnprims\nprint(time.perf_counter() - t)"
+    assert min(float(run_python(code)) for _ in range(5)) <= 0.15
+
+
+def test_no_code_from_data() -> None:
+    """Nothing evaluates text as code or unpickles."""
+    banned = {"eval", "exec", "compile"}
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in banned, f"{path.name}: {node.func.id}"
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert ast.unparse(node.value) == "False", path.name
+        for name, _ in imports(path):
+            assert name.split(".")[0] not in {"pickle", "marshal", "shelve"}, path.name
