@@ -151,14 +151,23 @@ class Handle:
         self._lock = threading.Lock()
         self._look: Callable[[Sequence[Any]], tuple[list[Any], list[int]]] = self._arrays.look
         self._spaces: dict[int, list[tuple[object, int, int]]] = {}
-        self._flag_owner: object = None
-        self._flag = 0
         self._log = verbose.Log.from_environment()
         self._check_at_once = os.environ.get("DNNPRIMS_CHECK", "") not in ("", "0")
         self._watched = self._check_at_once or self._log is not None
         self._evicted: list[Any] = []
         self._get_device = _device_getter(executor)
         self.set_stream(stream)
+        self._flag_owner, self._flag = self._make_flag()
+
+    def _make_flag(self) -> tuple[object, int]:
+        """Four bytes that kernels write to when they meet bad data."""
+        if self._executor is None:
+            return None, 0
+        owner, pointer = self._executor.buffer(4)
+        staged = self._executor.upload(pointer, bytes(4), self.stream)
+        self._executor.synchronize(self.stream)
+        del staged
+        return owner, pointer
 
     # -- options -----------------------------------------------------------------------------------------------
 
@@ -299,7 +308,13 @@ class Handle:
         return result
 
     def _keep(self, key: Any, plan: Plan) -> Plan:
-        """Remember a plan. The oldest makes room, but what a captured graph may hold of it lives on with the handle."""
+        """Remember a plan, unless only a graph makes it whole.
+
+        The oldest makes room, but what a captured graph may hold of it lives on with the handle.
+        """
+        if plan.recorded:
+            self._evicted.append(plan)
+            return plan
         if len(self._plans) >= MOST_PLANS:
             oldest = self._plans.pop(next(iter(self._plans)))
             self._evicted.append(oldest.owners)
@@ -314,10 +329,7 @@ class Handle:
 
     def _realise(self, spec: PlanSpec, descriptors: list[TensorDescriptor | None]) -> Plan:
         assert self._executor is not None
-        if not self._flag:
-            self._flag_owner, self._flag = self._executor.buffer(256)
-            self._executor.upload(self._flag, bytes(256), self.stream)
-        return Plan(spec, self._executor, descriptors, self._flag, self._workspace)
+        return Plan(spec, self._executor, descriptors, self._flag, self._workspace, self.stream)
 
     def _specify(
         self, build: Build, options: tuple[Any, ...], adopted: tuple[Any, ...]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import checks
-from .descriptors import TensorDescriptor
+from .descriptors import BoundTensor, TensorDescriptor
 from .errors import BadParamError, NotSupportedError
 from .handle import Handle
 from .operands import flatten, map_operands, op_name, operand_names
@@ -53,7 +53,9 @@ def _specify(op: Callable[..., Any], profile: Profile, arguments: tuple[Any, ...
 
 
 def _describe(a: Any) -> TensorDescriptor | None:
-    return a if a is None or isinstance(a, TensorDescriptor) else TensorDescriptor.from_array(a)
+    if a is None or isinstance(a, TensorDescriptor):
+        return a
+    return a.descriptor if isinstance(a, BoundTensor) else TensorDescriptor.from_array(a)
 
 
 @dataclass(frozen=True)

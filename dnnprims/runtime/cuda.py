@@ -26,6 +26,9 @@ ACCEPTED = "a CuPy array, a BoundTensor, or a GPU array that speaks DLPack or __
 #: Shared memory that a block may have without asking for more.
 DEFAULT_SHARED_BYTES = 48 * 1024
 
+#: Page-locked copies of a table in flight before the host waits for the oldest.
+TABLE_RING = 8
+
 _DLPACK_CUDA = (2, 13)
 
 
@@ -159,6 +162,14 @@ class CudaExecutor:
         self._runtime.memcpyAsync(pointer, pinned.ptr, len(data), 1, stream)
         return pinned
 
+    def table(self, nbytes: int) -> PinnedTable:
+        """Return a table whose contents may change between calls."""
+        return PinnedTable(self, nbytes)
+
+    def capturing(self, stream: int) -> bool:
+        """Whether work on the stream is being recorded for a graph instead of done."""
+        return bool(self._runtime.streamIsCapturing(stream))
+
     def download(self, pointer: int, nbytes: int, stream: int) -> bytes:
         """Copy device bytes to the host once the stream is done."""
         room = ctypes.create_string_buffer(nbytes)
@@ -242,6 +253,39 @@ class CudaExecutor:
             attribute = self._driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             self._driver.funcSetAttribute(function, attribute, self.profile.shared_bytes)
         return function
+
+
+class PinnedTable:
+    """Small data of the host that kernels read, rewritten now and then without waiting for the device.
+
+    Copies go through a ring of page-locked buffers, each free again once its copy is done. A copy that a graph records
+    is repeated at every replay, so its buffers are kept for good.
+    """
+
+    def __init__(self, executor: CudaExecutor, nbytes: int) -> None:
+        self._executor, self._nbytes = executor, nbytes
+        self._ring: list[list[Any]] = []
+        self._recorded: list[object] = []
+        self._next = 0
+
+    def write(self, data: bytes, stream: int) -> int:
+        """Enqueue the copy; return the address at which the stream's later work finds the data."""
+        executor = self._executor
+        if executor.capturing(stream):
+            owner, pointer = executor.buffer(self._nbytes)
+            self._recorded += [owner, executor.upload(pointer, data, stream)]
+            return pointer
+        if len(self._ring) < TABLE_RING:
+            owner, pointer = executor.buffer(self._nbytes)
+            event = executor._cupy.cuda.Event(disable_timing=True)
+            self._ring.append([owner, pointer, executor._cupy.cuda.alloc_pinned_memory(self._nbytes), event])
+        _, pointer, pinned, event = self._ring[self._next % TABLE_RING]
+        self._next += 1
+        event.synchronize()
+        ctypes.memmove(pinned.ptr, data, len(data))
+        executor._runtime.memcpyAsync(pointer, pinned.ptr, len(data), 1, stream)
+        executor._runtime.eventRecord(event.ptr, stream)
+        return int(pointer)
 
 
 def _picker(slots: tuple[int, ...]) -> Any:

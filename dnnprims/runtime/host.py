@@ -74,9 +74,8 @@ class HostArrays:
             return a.view(np.ndarray)
         if isinstance(a, BoundTensor):
             return _from_address(a)
-        if str(getattr(a, "dtype", "")) == "torch.bfloat16" and a.device.type == "cpu":
-            # NumPy's DLPack import knows no bfloat16: the bits travel as int16.
-            return np.from_dlpack(a.detach().view(_torch_int16(a))).view(ml_dtypes.bfloat16)
+        if type(a).__module__ == "torch" and a.device.type == "cpu":
+            return _from_torch(a.detach())
         if hasattr(a, "__dlpack__") and hasattr(a, "__dlpack_device__") and a.__dlpack_device__()[0] == 1:
             return np.from_dlpack(a)
         if hasattr(a, "__array_interface__") and not isinstance(a, np.generic):
@@ -123,7 +122,9 @@ def _from_address(a: BoundTensor) -> np.ndarray[Any, Any]:
     return array
 
 
-def _torch_int16(a: Any) -> Any:
+def _from_torch(a: Any) -> np.ndarray[Any, Any]:
+    # NumPy's own DLPack import gives a read-only array and knows no bfloat16: its bits travel as int16.
     import torch
 
-    return torch.int16
+    array: np.ndarray[Any, Any] = a.view(torch.int16).numpy() if a.dtype is torch.bfloat16 else a.numpy()
+    return array.view(ml_dtypes.bfloat16) if a.dtype is torch.bfloat16 else array

@@ -36,6 +36,8 @@ class Executor(Protocol):
     def upload(self, pointer: int, data: bytes, stream: int) -> object: ...
     def download(self, pointer: int, nbytes: int, stream: int) -> bytes: ...
     def realise(self, step: Any, slots: tuple[int, ...]) -> Run: ...
+    def table(self, nbytes: int) -> Any: ...
+    def capturing(self, stream: int) -> bool: ...
     def current_stream(self) -> int: ...
     def synchronize(self, stream: int) -> None: ...
 
@@ -62,6 +64,8 @@ class Plan:
         Address of the handle's error flag.
     workspace : callable
         (bytes, stream) -> address of scratch memory.
+    stream : int
+        Where the plan's constants are copied.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Plan:
         operands: Sequence[TensorDescriptor | None],
         flag: int,
         workspace: Callable[[int, int], int],
+        stream: int = 0,
     ) -> None:
         self.spec = spec
         self.operands = tuple(operands)
@@ -86,12 +91,16 @@ class Plan:
         self._has_table = any(Named("table") in _pointers(step) for step in spec.steps)
         for data in spec.constants:
             owner, pointer = executor.buffer(max(len(data), 1))
-            self.owners += [owner, executor.upload(pointer, data, executor.current_stream())]
+            self.owners += [owner, executor.upload(pointer, data, stream)]
             self._tail.append(pointer)
+        # Made while a graph is recorded, the constants are copied when it is replayed and not before.
+        self.recorded = bool(spec.constants) and executor.capturing(stream)
+        if spec.constants and not self.recorded:
+            executor.synchronize(stream)
         if self._has_table:
-            owner, self._tail[2] = executor.buffer(8 * max(len(operands), 1))
-            self.owners.append(owner)
-            self._table: list[int] | None = None
+            self._table = executor.table(8 * max(len(operands), 1))
+            self._tabled: list[int] | None = None
+            self.owners.append(self._table)
         slots = [self._slots(step) for step in spec.steps]
         self._runs = [executor.realise(step, own) for step, own in zip(spec.steps, slots, strict=True)]
         self._operands_only = all(slot < len(operands) for own in slots for slot in own)
@@ -140,8 +149,9 @@ class Plan:
 
     def _complete(self, addresses: list[int], stream: int) -> list[int]:
         """Append what is no operand, in the order of `_slot`."""
-        if self._has_table and addresses != self._table:
-            self._upload_table(addresses, stream)
+        if self._has_table and addresses != self._tabled:
+            self._tail[2] = self._table.write(struct.pack(f"={len(addresses)}Q", *addresses), stream)
+            self._tabled = None if self._executor.capturing(stream) else list(addresses)
         complete = addresses + self._tail
         if self._workspace_bytes:
             base = self._workspace(self._workspace_bytes, stream)
@@ -177,14 +187,6 @@ class Plan:
                 reach, holder = end, i
             if i in written and end > written_reach:
                 written_reach, written_holder = end, i
-
-    def _upload_table(self, addresses: list[int], stream: int) -> None:
-        data = struct.pack(f"={len(addresses)}Q", *addresses)
-        owner, pointer = self._executor.buffer(len(data))
-        # A fresh buffer each time: work already enqueued, or a captured graph, may still read the old one.
-        self.owners += [owner, self._executor.upload(pointer, data, stream)]
-        self._tail[2] = pointer
-        self._table = list(addresses)
 
 
 def _pointers(step: Any) -> tuple[Pointer, ...]:
