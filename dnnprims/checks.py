@@ -14,7 +14,7 @@ import numpy as np
 
 from .descriptors import TensorDescriptor
 from .dtypes import FLOATS, LABELS, DType
-from .errors import BadParamError, ExecutionError
+from .errors import BadParamError, ExecutionError, NotSupportedError
 
 #: What a kernel writes to the handle's flag when it meets data that the host could not check:
 #: code -> (function, argument, what is wrong, rule).
@@ -34,6 +34,12 @@ def require_present(op: str, param: str, x: TensorDescriptor | None, why: str = 
     if x is None:
         raise BadParamError(op, "is missing", param=param, got=None, expected=why)
     return x
+
+
+def require_absent(op: str, param: str, x: TensorDescriptor | None, why: str) -> None:
+    """`x` was not given."""
+    if x is not None:
+        raise BadParamError(op, "is not taken", param=param, got=f"shape {x.shape}", expected=why)
 
 
 def require_float(op: str, param: str, x: TensorDescriptor) -> None:
@@ -89,6 +95,19 @@ def require_shape(op: str, param: str, x: TensorDescriptor, shape: tuple[int, ..
         raise BadParamError(op, "has the wrong shape", param=param, got=x.shape, expected=expected)
 
 
+def require_broadcast(op: str, param: str, x: TensorDescriptor, shape: tuple[int, ...], rule: str) -> None:
+    """`x` can be repeated along leading axes and axes of extent 1 until it has this shape."""
+    missing = len(shape) - x.ndim
+    if missing < 0 or any(mine not in (1, other) for mine, other in zip(x.shape, shape[missing:], strict=True)):
+        raise BadParamError(
+            op,
+            "cannot be broadcast",
+            param=param,
+            got=x.shape,
+            expected=f"{shape} = {rule}, or 1 or nothing in place of extents of it",
+        )
+
+
 def require_contiguous(op: str, **tensors: TensorDescriptor | None) -> None:
     """All tensors given are row-major without gaps."""
     for param, x in tensors.items():
@@ -127,7 +146,7 @@ def require_out(
         )
     if contiguous:
         require_contiguous(op, **{param: out})
-    elif any(step == 0 and extent > 1 for step, extent in zip(out.strides, out.shape, strict=True)):
+    elif out.size and any(step == 0 and extent > 1 for step, extent in zip(out.strides, out.shape, strict=True)):
         raise BadParamError(
             op,
             "repeats elements",
@@ -135,6 +154,14 @@ def require_out(
             got=f"strides {out.strides}",
             expected="a different place for each element",
         )
+
+
+def require_number(op: str, param: str, value: object) -> float:
+    """`value` is a number of the host, NaN and infinities included; it is returned as a float."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise BadParamError(op, "is not a number", param=param, got=repr(value), expected="a number") from None
 
 
 def require_finite(op: str, param: str, value: object) -> float:
@@ -177,7 +204,7 @@ def require_axis(op: str, axis: object, ndim: int, param: str = "axis") -> int:
 
 
 def require_axes(op: str, axis: object, ndim: int, param: str = "axis") -> tuple[int, ...]:
-    """`axis` names an axis, several different ones as a tuple, or all as None; they are returned sorted, from the front."""
+    """`axis` names an axis, different ones as a tuple, or all as None; they are returned sorted, from the front."""
     if axis is None:
         return tuple(range(ndim))
     given = axis if isinstance(axis, tuple) else (axis,)
@@ -189,12 +216,31 @@ def require_axes(op: str, axis: object, ndim: int, param: str = "axis") -> tuple
 
 def require_neighbours(op: str, axis: object, ndim: int, param: str = "axis") -> tuple[int, int]:
     """`axis` names an axis, or neighbouring ones as a tuple; the first and the last are returned."""
-    axes = require_axes(op, axis, ndim, param)
+    axes = require_axes(op, axis, ndim, param) if isinstance(axis, tuple) else (require_axis(op, axis, ndim, param),)
     if not axes or axes[-1] - axes[0] + 1 != len(axes):
         raise BadParamError(
             op, "is not one run of axes", param=param, got=axis, expected="an axis, or neighbouring axes"
         )
     return axes[0], axes[-1]
+
+
+def require_elements(op: str, param: str, x: TensorDescriptor, count: int, rule: str) -> None:
+    """There is at least one of the `count` elements that `rule` speaks of."""
+    if count == 0:
+        raise BadParamError(op, "has no elements", param=param, got=f"shape {x.shape}", expected=rule)
+
+
+def require_few_axes(op: str, param: str, x: TensorDescriptor, axes: int, most: int) -> None:
+    """`x` has at most as many axes that cannot be walked as one as kernels have room for."""
+    if axes > most:
+        raise BadParamError(
+            op,
+            "has too many axes",
+            param=param,
+            got=f"{axes} axes that cannot be joined, strides {x.strides}",
+            expected=f"at most {most}",
+            hint=f"pass a contiguous copy, such as xp.ascontiguousarray({param})",
+        )
 
 
 def require_choice(op: str, param: str, value: object, allowed: Sequence[str]) -> str:
@@ -227,6 +273,19 @@ def require_multiple(op: str, param: str, value: int, of: int, rule: str) -> Non
         raise BadParamError(op, "has the wrong extent", param=param, got=value, expected=f"a multiple of {rule} = {of}")
 
 
+def require_workspace(op: str, limit: int, nbytes: int, what: str) -> None:
+    """`nbytes` of workspace for `what` fit into the handle's limit, -1 being none."""
+    if 0 <= limit < nbytes:
+        raise NotSupportedError(
+            op,
+            f"needs workspace for {what}",
+            param="workspace_limit",
+            got=str(limit),
+            expected=f">= {nbytes} bytes",
+            hint="create the handle with a larger workspace_limit",
+        )
+
+
 def require_lists(op: str, **lists: Sequence[object] | None) -> None:
     """All lists given are as long as the first."""
     (rule, first), *others = [(param, items) for param, items in lists.items() if items is not None]
@@ -252,6 +311,28 @@ def require_tensors(op: str, param: str, tensors: Sequence[TensorDescriptor | No
         x = require_present(op, f"{param}[{i}]", item)
         require_float(op, f"{param}[{i}]", x)
         require_contiguous(op, **{f"{param}[{i}]": x})
+
+
+def require_matching_tensors(
+    op: str,
+    param: str,
+    tensors: Sequence[TensorDescriptor | None] | None,
+    weights: Sequence[TensorDescriptor],
+    state: bool,
+) -> None:
+    """`tensors` are as many as the weights, of their shapes and their dtypes (`state`: the accumulators of these)."""
+    if tensors is None:
+        rule = f"{len(weights)} arrays, one for each weight"
+        raise BadParamError(op, "is missing", param=param, got=None, expected=rule)
+    require_lists(op, **{"weights": weights, param: tensors})
+    require_tensors(op, param, tensors)
+    for i, (item, weight) in enumerate(zip(tensors, weights, strict=True)):
+        x = require_present(op, f"{param}[{i}]", item)
+        require_shape(op, f"{param}[{i}]", x, weight.shape, f"weights[{i}].shape")
+        dtype = weight.dtype.acc if state else weight.dtype
+        if x.dtype is not dtype:
+            rule = f"{dtype.name} = " + ("the accumulator of " if state else "") + f"weights[{i}].dtype"
+            raise BadParamError(op, "has the wrong dtype", param=f"{param}[{i}]", got=x.dtype.name, expected=rule)
 
 
 def require_labels(op: str, target: Any, classes: int, ignore_index: int) -> None:

@@ -318,6 +318,16 @@ LOSS_KINDS = (
 REDUCTIONS = ("none", "sum", "mean_elements", "mean_samples")
 
 
+#: Option -> the kinds that have it, and what it is for the others.
+_LOSS_OPTIONS: dict[str, tuple[tuple[str, ...], object]] = {
+    "delta": (("huber", "smooth_l1"), 1.0),
+    "ignore_index": (("cross_entropy", "nll"), -100),
+    "label_smoothing": (("cross_entropy",), 0.0),
+    "margin": (("hinge",), 1.0),
+    "log_target": (("kl_div",), False),
+}
+
+
 @dataclass(frozen=True)
 class LossDescriptor:
     """A loss, how it is reduced and its options.
@@ -333,18 +343,18 @@ class LossDescriptor:
     delta : float
         Where huber and smooth_l1 turn linear.
     ignore_index : int
-        Label that contributes neither loss nor gradient.
+        Label that contributes neither loss nor gradient (cross_entropy, nll).
     label_smoothing : float
         In [0, 1]; the share of the target spread evenly over the classes (cross_entropy).
     margin : float
-        Of hinge: max(0, margin - target * prediction); of cosine, for target -1: max(0, cos - margin).
+        Of hinge: max(0, margin - target * prediction).
     log_target : bool
         Whether the target of kl_div is in log space.
 
     Raises
     ------
     BadParamError
-        A value is not one of those above.
+        A value is not one of those above, or an option is given that the kind does not have.
     """
 
     kind: str
@@ -352,7 +362,7 @@ class LossDescriptor:
     delta: float = 1.0
     ignore_index: int = -100
     label_smoothing: float = 0.0
-    margin: float | None = None
+    margin: float = 1.0
     log_target: bool = False
 
     def __post_init__(self) -> None:
@@ -369,8 +379,7 @@ class LossDescriptor:
                 got=repr(self.reduction),
                 expected="one of " + ", ".join(REDUCTIONS),
             )
-        margin = self.margin if self.margin is not None else (1.0 if self.kind == "hinge" else 0.0)
-        object.__setattr__(self, "margin", _finite(op, "margin", margin))
+        object.__setattr__(self, "margin", _finite(op, "margin", self.margin))
         object.__setattr__(self, "delta", _finite(op, "delta", self.delta))
         object.__setattr__(self, "label_smoothing", _finite(op, "label_smoothing", self.label_smoothing))
         if self.delta <= 0:
@@ -379,10 +388,15 @@ class LossDescriptor:
             raise BadParamError(
                 op, "is out of range", param="label_smoothing", got=self.label_smoothing, expected="in [0, 1]"
             )
-        if not isinstance(self.ignore_index, int):
+        if isinstance(self.ignore_index, bool) or not isinstance(self.ignore_index, int) or abs(self.ignore_index) >> 63:
             raise BadParamError(
-                op, "is no integer", param="ignore_index", got=repr(self.ignore_index), expected="an int"
+                op, "is no integer", param="ignore_index", got=repr(self.ignore_index), expected="an int of 64 bits"
             )
+        for option, (kinds, default) in _LOSS_OPTIONS.items():
+            if self.kind not in kinds and getattr(self, option) != default:
+                raise BadParamError(
+                    op, f"is no option of {self.kind}", param=option, got=getattr(self, option), expected=f"{default}, its default"
+                )
 
 
 def as_loss(loss: str | LossDescriptor, op: str) -> LossDescriptor:

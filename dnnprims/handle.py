@@ -260,7 +260,10 @@ class Handle:
             raise checks.refuse_concurrency()
         try:
             adopted, key, addresses = self._adopt(build, options, operands)
-            plan = self._plans.get(key)
+            try:
+                plan = self._plans.get(key)
+            except TypeError:
+                raise checks.refuse_options(op_name(build), options) from None
             if plan is None:
                 # The reference makes its own results and launches nothing, so that only the contract is kept.
                 spec, descriptors = self._specify(build, options, adopted)

@@ -37,12 +37,14 @@ class _Listener:
 
 
 def _capture(op: Callable[..., Any], profile: Profile, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    if next(iter(getattr(op, "__annotations__", ())), "") != "handle":
+        raise BadParamError("prepare", "is no primitive", param="op", got=op, expected="a primitive of this library")
     listener = _Listener(profile)
     try:
         op(listener, *arguments, **options)
     except _Captured:
         return listener.request
-    raise BadParamError("prepare", "is no primitive", param="op", got=op, expected="a primitive of this library")
+    raise AssertionError(f"{op.__name__} asked nothing of its handle")
 
 
 def _specify(op: Callable[..., Any], profile: Profile, arguments: tuple[Any, ...], options: dict[str, Any]) -> PlanSpec:

@@ -65,11 +65,12 @@ def test_imports_point_one_way(path: Path) -> None:
         if folder.startswith("dnnprims.ops.") and name.startswith(folder):
             continue  # a family that has outgrown a file
         target = name.removeprefix("dnnprims").lstrip(".").split(".")[0] if own else name.split(".")[0]
-        if own and part in ALLOWED:
+        stem = path.relative_to(PACKAGE).with_suffix("").parts[:2]
+        if own and part == "ops" and target == "ops":
+            # The list of families may, and a family that is a folder within itself.
+            assert stem == ("ops", "__init__") or name.split(".")[1:3] == list(stem), f"an op imports an op: {name}"
+        elif own and part in ALLOWED:
             assert target in ALLOWED[part], f"{path.name} imports {name}"
-            if part == "ops":
-                deeper = name.removeprefix("dnnprims.")
-                assert not deeper.startswith("ops") or path.name == "__init__.py", f"an op imports an op: {name}"
         if own:
             assert target not in {"plugins", "tests", "tools"} or part in {"plugins"}, f"{path.name} imports {name}"
         elif part in OUTSIDE and target not in sys.stdlib_module_names:
@@ -116,8 +117,8 @@ def test_import_touches_no_gpu() -> None:
 
 
 def test_import_is_quick() -> None:
-    """At most 0.15 s beyond NumPy's own import, best of five fresh interpreters."""
-    code = "import numpy, ml_dtypes, time\nt = time.perf_counter()\nimport dnnprims\nprint(time.perf_counter() - t)"
+    """At most 0.15 s of processor time beyond NumPy's own import, best of five fresh interpreters."""
+    code = "import numpy, ml_dtypes, time\nt = time.process_time()\nimport dnnprims\nprint(time.process_time() - t)"
     assert min(float(run_python(code)) for _ in range(5)) <= 0.15
 
 

@@ -116,24 +116,32 @@ def mish_slope(x: mp.mpf) -> mp.mpf:
     return t + x * (1 - t * t) * sigmoid(x)
 
 
+# Klambauer et al., "Self-normalizing neural networks", 2017: the fixed point of mean 0 and variance 1.
+SELU_SCALE = mp.mpf("1.0507009873554804934193349852946")
+SELU_ALPHA = mp.mpf("1.6732632423543772848170429916717")
+
 SLOPES = {
     "gelu": (gelu_slope, -0.75, -0.65, 0.45),
-    "gelu_tanh": (gelu_tanh_slope, -0.75, -0.65, 0.45),
+    "gelu_tanh": (gelu_tanh_slope, -0.75, -0.75, 0.45),
     "swish": (swish_slope, -1.28, -1.0, 0.75),
-    "mish": (mish_slope, -1.19, -1.1, 0.7),
+    "mish": (mish_slope, -1.19, -0.9, 0.7),
 }
 
 
 def common_series() -> list[Series]:
     """What every set has. The intervals are not quite symmetric, which keeps the nodes off the removable 0 / 0."""
-    half, zero, one = mp.log(2) / 2 * mp.mpf("1.001"), mp.mpf(0), mp.mpf("1.001")
+    half, one = mp.log(2) / 2 * mp.mpf("1.001"), mp.mpf("1.001")
     third, third_below = mp.mpf("0.3338"), mp.mpf("-0.3336")
     return [
         Series("exp_tail", "(e^r - 1 - r) / r^2", lambda r: (mp.expm1(r) - r) / r**2, -half, half + one / 4096, 1),
-        Series("log1p_tail", "(log1p(e) / e - 1) / e", lambda e: (mp.log1p(e) / e - 1) / e, zero, one, 1),
+        Series("log1p_tail", "(log1p(e) / e - 1) / e of s = e - 1 / 2", log1p_tail, -one / 2, one / 2, 1),
         Series("log_tail", "(log1p(f) - f + f^2 / 2) / f^3", log_tail, third_below, third, 3),
-        Series("tanhshrink", "(x - tanh x) / x^3 of w = x^2", tanhshrink, zero, one),
     ]
+
+
+def log1p_tail(s: mp.mpf) -> mp.mpf:
+    e = s + mp.mpf("0.5")
+    return (mp.log1p(e) / e - 1) / e
 
 
 def log_tail(f: mp.mpf) -> mp.mpf:
@@ -143,6 +151,11 @@ def log_tail(f: mp.mpf) -> mp.mpf:
 def tanhshrink(w: mp.mpf) -> mp.mpf:
     x = mp.sqrt(w)
     return (x - mp.tanh(x)) / x**3
+
+
+TANHSHRINK = Series(
+    "tanhshrink", "((x - tanh x) / x^3 - first) / w of w = x^2", tanhshrink, mp.mpf(0), mp.mpf("1.001")
+)
 
 
 class Writer:
@@ -196,19 +209,22 @@ class Writer:
         self.split(f"{name}_root", root)
         self.polynomial(f"{name}_slope", curve, error, coefficients)
 
-    def erfcx(self, offset: int, largest: int) -> None:
-        k = mp.mpf(offset)
+    def erfcx(self, largest: int) -> None:
+        k = mp.mpf(4)
 
         def scaled(q: mp.mpf) -> mp.mpf:
             a = k * (1 + q) / (1 - q)
             return (a + k) * erfcx(a / mp.sqrt(2)) / 2
 
-        text = f"((a + {offset}) erfcx(a / sqrt 2) / 2 - first) / q of q = (a - {offset}) / (a + {offset})"
+        text = "((a + 4) erfcx(a / sqrt 2) / 2 - first) / q, q = (a - 4) / (a + 4),"
         curve = Series("half_erfcx", text, scaled, mp.mpf(-1), (largest - k) / (largest + k))
+        self.leading(curve)
+
+    def leading(self, curve: Series) -> None:
+        """The first coefficient apart, with its rounding error, and the rest as `<name>_tail`."""
         coefficients, error = fit(curve, self.bits)
-        self.constant("half_erfcx_offset", k)
-        self.split("half_erfcx_first", coefficients[0])
-        self.polynomial("half_erfcx_tail", curve, error, coefficients[1:])
+        self.split(f"{curve.name}_first", coefficients[0])
+        self.polynomial(f"{curve.name}_tail", curve, error, coefficients[1:])
 
     def constants(self, trim: int) -> None:
         ln2 = mp.log(2)
@@ -219,18 +235,21 @@ class Writer:
         self.split("gelu_tanh_linear", 2 * mp.sqrt(2 / mp.pi))
         self.split("gelu_tanh_cubic", 2 * mp.sqrt(2 / mp.pi) * mp.mpf("0.044715"))
         self.constant("normal_density_0", 1 / mp.sqrt(2 * mp.pi))
+        self.split("selu_scale", SELU_SCALE)
+        self.split("selu_scaled_alpha", SELU_SCALE * SELU_ALPHA)
 
     def text(self) -> str:
         return "\n".join([*self.lines, "};", ""])
 
 
-def full(cuda: str, scalar: type[np.floating], bits: int, trim: int, offset: int, largest: int) -> str:
+def full(cuda: str, scalar: type[np.floating], bits: int, trim: int, largest: int) -> str:
     """Series of an accumulator: errors well below its rounding, ln 2 split so that n * ln2_hi is exact."""
     writer = Writer(cuda, cuda, scalar, bits)
     writer.constants(trim)
     for series in common_series():
         writer.series(series)
-    writer.erfcx(offset, largest)
+    writer.leading(TANHSHRINK)
+    writer.erfcx(largest)
     for name in SLOPES:
         writer.slope(name)
     return writer.text()
@@ -242,14 +261,16 @@ def quick() -> str:
     for series in common_series():
         if series.name != "log_tail":
             writer.series(series)
-    writer.erfcx(3, 15)
+    writer.leading(TANHSHRINK)
+    writer.bits = 22  # its error weighs most where the derivative of gelu changes sign
+    writer.erfcx(15)
     return writer.text()
 
 
 def main() -> None:
     """Fit and write."""
-    single = full("float", np.float32, bits=28, trim=24, offset=3, largest=15)
-    double = full("double", np.float64, bits=57, trim=51, offset=4, largest=39)
+    single = full("float", np.float32, bits=28, trim=24, largest=15)
+    double = full("double", np.float64, bits=57, trim=51, largest=39)
     TARGET.write_text("\n".join([HEAD, quick(), single, double]))
     print(f"wrote {TARGET}")
 

@@ -32,6 +32,7 @@ DEVICE float exp2_approx(float v) { return exp2f(v); }
 DEVICE float log2_approx(float v) { return log2f(v); }
 DEVICE float reciprocal_approx(float v) { return 1.0f / v; }
 DEVICE float rsqrt_approx(float v) { return 1.0f / sqrtf(v); }
+DEVICE float reciprocal_normal(float v) { return 1.0f / v; }
 
 #else
 
@@ -74,6 +75,12 @@ DEVICE float log2_approx(float v) {
 DEVICE float reciprocal_approx(float v) {
   float r;
   asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
+// The bare instruction, right to 1 ulp where v and its reciprocal are normal numbers; others count as 0.
+DEVICE float reciprocal_normal(float v) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
   return r;
 }
 DEVICE float rsqrt_approx(float v) {

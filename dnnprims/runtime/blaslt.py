@@ -7,6 +7,7 @@ located when the first CUDA handle asks for it.
 from __future__ import annotations
 
 import ctypes
+import importlib
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,7 @@ COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
 SCALE_32F, SCALE_64F = 0, 1
 # cublasLtMatmulDescAttributes_t
 DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER = 3, 4, 7, 8
-DESC_AUX_POINTER, DESC_AUX_LD, DESC_AUX_TYPE, DESC_BIAS_TYPE = 11, 12, 22, 26
+DESC_AUX_POINTER, DESC_AUX_LD = 11, 12
 # cublasLtMatmulPreferenceAttributes_t; the alignments are those of A, B, C and D
 PREF_WORKSPACE_BYTES, PREF_REDUCTION_SCHEMES, PREF_ALIGNMENTS = 1, 3, (5, 6, 7, 8)
 # cublasLtEpilogue_t
@@ -108,11 +109,11 @@ _SIGNATURES: dict[str, list[Any]] = {
 def library() -> tuple[Any, str]:
     """Return the loaded library and an empty string, or None and the reason why it is not there."""
     try:
-        from cuda.pathfinder import load_nvidia_dynamic_lib
+        pathfinder = importlib.import_module("cuda.pathfinder")
     except ImportError:
         return None, "cuda-pathfinder is not installed"
     try:
-        lib = ctypes.CDLL(load_nvidia_dynamic_lib("cublasLt").abs_path)
+        lib = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path)
         for name, argtypes in _SIGNATURES.items():
             function = getattr(lib, name)
             function.argtypes, function.restype = argtypes, _int
@@ -188,7 +189,7 @@ class MatmulProblem:
     Attributes
     ----------
     input_type, output_type : int
-        ``cudaDataType_t`` of A and B, and of D. Bias and AUX have D's: the library takes no other.
+        ``cudaDataType_t`` of A and B, and of D. Bias and AUX have D's, which is the default: nothing else is taken.
     compute_type, scale_type : int
         What products are computed in; type of alpha and beta.
     epilogue : int
@@ -284,11 +285,8 @@ class MatmulPlan:
         self._set("TRANSA", DESC_TRANSA, _int(p.trans_a))
         self._set("TRANSB", DESC_TRANSB, _int(p.trans_b))
         self._set("EPILOGUE", DESC_EPILOGUE, ctypes.c_uint32(p.epilogue))
-        if p.has_bias:
-            self._set("BIAS_DATA_TYPE", DESC_BIAS_TYPE, _int(p.output_type))
         if p.ld_aux:
             self._set("AUX_LD", DESC_AUX_LD, ctypes.c_int64(p.ld_aux))
-            self._set("AUX_DATA_TYPE", DESC_AUX_TYPE, _int(p.output_type))
         return self.descriptor
 
     def _layout(self, owned: ExitStack, kind: int, rows: int, columns: int, transposed: bool, ld: int) -> int:

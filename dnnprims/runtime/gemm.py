@@ -214,7 +214,7 @@ def lower(profile: Profile, step: GemmStep, after: tuple[KernelStep, ...] = ()) 
     tiled = tiled_gemm(step)
     if lt_reason(profile, step.m, step.n, step.k):
         return (tiled, *after)
-    step = replace(step, math=profile.math)
+    step = replace(step, math=profile.math, workspace=step.workspace if step.workspace_bytes else NULL)
     if step.epilogue in ("none", "bias"):
         return (replace(step, fallback=(tiled,)), *after)
     return (replace(step, fallback=(tiled, *after)),)

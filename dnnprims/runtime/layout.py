@@ -29,7 +29,7 @@ def merge_axes(shape: Sequence[int], *strides: Sequence[int]) -> Axes:
 
 
 def sort_axes(shape: Sequence[int], first: Sequence[int], *strides: Sequence[int]) -> Axes:
-    """Order the axes by the steps of the first tensor, widest first, for elementwise work in the order of its memory."""
+    """Order the axes by the steps of the first tensor, widest first: the order of its memory, for elementwise work."""
     order = sorted(range(len(shape)), key=lambda axis: -abs(first[axis]))
     return tuple(tuple(column[axis] for axis in order) for column in (shape, first, *strides))
 
@@ -40,7 +40,7 @@ def pad_axes(values: Sequence[int], fill: int) -> tuple[int, ...]:
 
 
 def broadcast_strides(shape: Sequence[int], strides: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
-    """Steps of a tensor of `shape` seen as one of the shape `target`: 0 along the axes that it lacks or has only once."""
+    """Steps of a tensor of `shape` seen as one of the shape `target`: 0 along axes that it lacks or has only once."""
     missing = len(target) - len(shape)
     own = (0 if extent == 1 else step for extent, step in zip(shape, strides, strict=True))
     return (0,) * missing + tuple(own)

@@ -153,8 +153,8 @@ class Plan:
             self._tail[2] = self._table.write(struct.pack(f"={len(addresses)}Q", *addresses), stream)
             self._tabled = None if self._executor.capturing(stream) else list(addresses)
         complete = addresses + self._tail
-        if self._workspace_bytes:
-            base = self._workspace(self._workspace_bytes, stream)
+        if self._scratch_offsets:
+            base = self._workspace(self._workspace_bytes, stream) if self._workspace_bytes else 0
             complete += [base + offset for offset in self._scratch_offsets]
         return complete
 

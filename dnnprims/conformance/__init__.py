@@ -1,0 +1,13 @@
+"""Cases, derived error bounds and their runner: what ``python -m dnnprims verify`` and the tests run.
+
+A family of cases is one module: how the data of each primitive are drawn and its error bounded, the corner cases, and a
+generator of random ones.
+"""
+
+from __future__ import annotations
+
+from . import activation, adam, fc, glu, gradient, loss, maxout, prelu, reduction, sgd, softmax, tensor
+from .cases import CaseFamily
+
+#: Every family of cases, by name.
+FAMILIES: dict[str, CaseFamily] = {module.FAMILY.name: module.FAMILY for module in (activation, fc, prelu, maxout, glu, softmax, loss, reduction, tensor, gradient, sgd, adam)}

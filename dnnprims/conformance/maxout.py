@@ -1,0 +1,97 @@
+"""Cases of maxout. It moves data, so that nothing but a blend may err."""
+
+from __future__ import annotations
+
+from ..reference import maxout as reference
+from .bounds import exact
+from .cases import (
+    Array,
+    Call,
+    CaseFamily,
+    Destination,
+    Generator,
+    Problem,
+    blended,
+    destination,
+    draw_placing,
+    draw_shape,
+    pick,
+    sample,
+    show,
+)
+
+
+def _index_dtype(pool: int) -> str:
+    return "uint8" if pool <= 256 else "int32"
+
+
+def make_forward(problem: Problem, rng: Generator) -> Call:
+    """`shape` is that of y; small integers make ties, of which the first must win."""
+    units, axis, pool = problem.extents(), problem.integer("axis", -1), problem.integer("pool", 2)
+    x = sample(problem, rng, _grown(units, axis, pool))
+    return Call(
+        {"x": x, "pool_size": pool, "axis": axis},
+        lambda expected: [exact(y) for y in expected],
+        {"out": Destination(units, problem.dtype), "which": Destination(units, _index_dtype(pool))},
+    )
+
+
+def make_backward(problem: Problem, rng: Generator) -> Call:
+    """`shape` is that of dy."""
+    units, axis, pool = problem.extents(), problem.integer("axis", -1), problem.integer("pool", 2)
+    dy, which = sample(problem, rng, units), rng.integers(0, pool, units).astype(_index_dtype(pool))
+    target = destination(problem, rng, _grown(units, axis, pool))
+
+    def bound(expected: list[Array]) -> list[Array]:
+        if not problem.scaling():
+            return [exact(expected[0])]
+        return [blended(problem, target, expected[0])]
+
+    arguments = {"dy": dy, "which": which, "pool_size": pool, "axis": axis, **problem.scaling()}
+    return Call(arguments, bound, {"out": target})
+
+
+def _grown(units: tuple[int, ...], axis: int, pool: int) -> tuple[int, ...]:
+    axis %= len(units)
+    return (*units[:axis], units[axis] * pool, *units[axis + 1 :])
+
+
+def draw(rng: Generator) -> str:
+    """A random problem."""
+    shape, pool = draw_shape(rng, (1, 3), most=800), int(rng.choice([1, 2, 2, 3, 3, 4, 5, 8, 9]))
+    axis = pick(rng, "-1", str(int(rng.integers(len(shape)))))
+    words = f"shape={show(shape)} pool={pool} axis={axis}"
+    if rng.random() < 0.5:
+        data = pick(rng, "normal", "integers", "special")
+        return f"maxout_forward {words} data={data} {draw_placing(rng, in_place=False, blend=False)}"
+    return f"maxout_backward {words} {draw_placing(rng, in_place=False)}"
+
+
+CORNERS = (
+    "maxout_forward shape=0x3",
+    "maxout_forward shape=1 pool=1 into=out",
+    "maxout_forward shape=1 pool=3",
+    "maxout_forward shape=33x7 pool=2 into=out",  # groups in registers, and a tail of groups
+    "maxout_forward shape=16x16 pool=3 data=integers into=out",
+    "maxout_forward shape=16x16 pool=4 data=special",
+    "maxout_forward shape=31x9 pool=8 data=integers",
+    "maxout_forward shape=33x7 pool=2 place=offset into=out",
+    "maxout_forward shape=33x7 pool=5 data=integers",  # a pool without a kernel of its own
+    "maxout_forward shape=3x4x16 pool=2 axis=1 into=out",  # neighbours behind the axis, in packs
+    "maxout_forward shape=3x4x7 pool=3 axis=1 data=special",
+    "maxout_forward shape=5x2 pool=256",  # the last index that uint8 holds
+    "maxout_forward shape=5x2 pool=257 into=out",  # and the first that it does not
+    "maxout_backward shape=0x3",
+    "maxout_backward shape=1 pool=1 into=out",
+    "maxout_backward shape=33x7 pool=2 into=out",
+    "maxout_backward shape=33x7 pool=3 place=offset into=out",
+    "maxout_backward shape=3x4x7 pool=3 axis=1",
+    "maxout_backward shape=3x4x16 pool=2 axis=0 alpha=0.5 beta=2.0 into=out",
+    "maxout_backward shape=5x2 pool=257 alpha=-1.25",
+    "maxout_backward shape=16x16 pool=4 data=special",
+)
+
+FAMILY = CaseFamily(
+    "maxout", reference, {"maxout_forward": make_forward, "maxout_backward": make_backward}, CORNERS, draw
+)
+

@@ -1,0 +1,130 @@
+// What a fully connected layer needs around its matrix products: y = act(x w^T + b) and its gradients.
+//
+//   fc_activation_forward   y = alpha * act(z) + beta * y, for activations that the product's epilogue cannot apply
+//   fc_gradient             dz = act'(z) dy, and the sums of its columns: db[j] = sum_i dz[i, j]
+//   fc_fold                 adds the partial sums of fc_gradient
+//
+// z, y, dy, dz, saved are (rows, columns), row-major, of type T; db (columns) of T; partial (chunks, columns) of acc_t<T>.
+// `saved` is what the activation is differentiated from: its input z, its output y (Act is FromOutput<...>), or null for
+// the identity.
+//
+// Plan: fc_activation_forward gives each thread VEC neighbours. fc_gradient cuts the columns into strips of 32 * VEC and
+// the rows into chunks; a block of 256 threads owns one strip of one chunk, 32 threads side by side, 8 rows deep, and
+// each thread has the loads of 2 or 4 rows in flight. Its 8 sums per column meet in shared memory. With a single chunk they are db, else
+// fc_fold adds the chunks. Either output may be null and is then left out. Every array is passed over once.
+// Numerics: computed and summed in acc_t<T>; the sums take dz before it is rounded to T. The order of summation depends
+// on the shape alone, so results are the same bits on every run. A NaN in dy or saved reaches dz and db.
+// Cost: forward reads z, writes y; gradient reads dy and saved, writes dz: bound by memory.
+// Limits: VEC > 1 wants 16-byte aligned arrays and, in fc_gradient, columns divisible by VEC.
+#include "activation.cuh"
+#include "vec.cuh"
+
+template <class T> struct FcActivationParams {
+  T* y;
+  const T* z;
+  acc_t<T> alpha, beta, c0, c1;
+  i64 count;
+};
+
+template <class T, class Act, int VEC>
+__global__ void __launch_bounds__(256) fc_activation_forward(const FcActivationParams<T> p) {
+  typedef acc_t<T> A;
+  const Act act{p.c0, p.c1};
+  i64 i = global_thread(), first = i * VEC;
+  if (first + VEC <= p.count) {
+    pack<T, VEC> z = load<VEC>(p.z, i), y;
+    if (p.beta != A(0)) y = load<VEC>(p.y, i);
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) y.lane[j] = blend(p.alpha, act.forward(to_acc(z.lane[j])), p.beta, &y.lane[j]);
+    store<VEC>(p.y, i, y);
+  } else {
+    for (i64 at = first; at < p.count; ++at) p.y[at] = blend(p.alpha, act.forward(to_acc(p.z[at])), p.beta, p.y + at);
+  }
+}
+
+template <class T> struct FcGradientParams {
+  T* dz;
+  T* db;
+  acc_t<T>* partial;
+  const T* dy;
+  const T* saved;
+  acc_t<T> alpha, beta, c0, c1;
+  i64 rows, columns, rows_per_chunk;
+};
+
+constexpr int LANES = 32, DEPTH = 8;
+
+// One row's worth of this thread: the gradients of VEC columns, added to `sum`.
+template <class T, class Act, int VEC>
+DEVICE void fc_gradient_of_pack(const FcGradientParams<T>& p, i64 at, pack<T, VEC> dy, pack<T, VEC> saved, acc_t<T>* sum) {
+  const Act act{p.c0, p.c1};
+  pack<T, VEC> dz;
+#pragma unroll
+  for (int j = 0; j < VEC; ++j) {
+    acc_t<T> gradient = act.backward(to_acc(dy.lane[j]), to_acc(saved.lane[j]));
+    sum[j] += gradient;
+    dz.lane[j] = from_acc<T>(gradient);
+  }
+  if (p.dz) store<VEC>(p.dz, at, dz);
+}
+
+template <class T, class Act, int VEC>
+__global__ void __launch_bounds__(256) fc_gradient(const FcGradientParams<T> p) {
+  typedef acc_t<T> A;
+  constexpr int IN_FLIGHT = VEC > 4 ? 2 : 4;  // more would only unroll heavy activations past the instruction cache
+  __shared__ A sums[DEPTH][LANES * VEC];
+  int lane = threadIdx.x % LANES, depth = threadIdx.x / LANES;
+  i64 packs = p.columns / VEC, column = (i64)blockIdx.x * LANES + lane;
+  i64 first = (i64)blockIdx.y * p.rows_per_chunk, last = first + p.rows_per_chunk;
+  if (last > p.rows) last = p.rows;
+  A sum[VEC] = {};
+  if (column < packs)
+    for (i64 row = first + depth; row < last; row += DEPTH * IN_FLIGHT) {
+      pack<T, VEC> dy[IN_FLIGHT], saved[IN_FLIGHT];
+#pragma unroll
+      for (int u = 0; u < IN_FLIGHT; ++u)
+        if (row + u * DEPTH < last) {
+          i64 at = (row + u * DEPTH) * packs + column;
+          dy[u] = load<VEC>(p.dy, at);
+          saved[u] = p.saved ? load<VEC>(p.saved, at) : dy[u];
+        }
+#pragma unroll
+      for (int u = 0; u < IN_FLIGHT; ++u)
+        if (row + u * DEPTH < last)
+          fc_gradient_of_pack<T, Act, VEC>(p, (row + u * DEPTH) * packs + column, dy[u], saved[u], sum);
+    }
+  if (!p.db && !p.partial) return;
+#pragma unroll
+  for (int j = 0; j < VEC; ++j) sums[depth][lane * VEC + j] = sum[j];
+  __syncthreads();
+  i64 own = (i64)blockIdx.x * LANES * VEC + threadIdx.x;
+  if (threadIdx.x >= LANES * VEC || own >= p.columns) return;
+  A total = sums[0][threadIdx.x];
+#pragma unroll
+  for (int d = 1; d < DEPTH; ++d) total += sums[d][threadIdx.x];
+  if (p.partial) p.partial[blockIdx.y * p.columns + own] = total;
+  else p.db[own] = blend(p.alpha, total, p.beta, p.db + own);
+}
+
+template <class T> struct FcFoldParams {
+  T* db;
+  const acc_t<T>* partial;
+  acc_t<T> alpha, beta;
+  i64 chunks, columns;
+};
+
+template <class T> __global__ void __launch_bounds__(256) fc_fold(const FcFoldParams<T> p) {
+  typedef acc_t<T> A;
+  __shared__ A sums[DEPTH][LANES];
+  int lane = threadIdx.x % LANES, depth = threadIdx.x / LANES;
+  i64 column = (i64)blockIdx.x * LANES + lane;
+  A sum = A(0);
+  if (column < p.columns)
+    for (i64 chunk = depth; chunk < p.chunks; chunk += DEPTH) sum += p.partial[chunk * p.columns + column];
+  sums[depth][lane] = sum;
+  __syncthreads();
+  if (depth != 0 || column >= p.columns) return;
+#pragma unroll
+  for (int d = 1; d < DEPTH; ++d) sum += sums[d][lane];
+  p.db[column] = blend(p.alpha, sum, p.beta, p.db + column);
+}

@@ -1,0 +1,103 @@
+// Norm, clipping and scaling of lists of gradients.
+//
+//   norm = sqrt(sum of x^2 over all elements of all tensors)
+//   clipping: x *= min(1, max_norm / (norm + epsilon)) (Pascanu, Mikolov and Bengio 2013)
+//   scaling: x *= scale, and a flag when an element stored is infinite or NaN (loss scaling, Micikevicius et al. 2018)
+//
+// Pointers: table, i64: address of every operand; rows, i32 (blocks, 4): the chunks (tensor_lists.cuh); partials, float64, one
+//   per chunk; norm, A: 0-d, A float64 where one of the arrays is, else float32; scalar: null or a float32 or float64
+//   scalar; flag: null or an i32 scalar. The arrays in the table are T.
+// Plan: the norm in two launches, one partial sum per chunk, then one block folds them. Scaling is one launch and one
+//   pass; every thread derives the coefficient from the norm, so the host never waits. A block that would multiply by 1
+//   leaves without touching its chunk, unless it has to look for infinities.
+// Numerics: squares and sums in float64, in an order fixed by the shapes. The square of a float32, float16 or bfloat16 is
+//   exact there and cannot overflow; for float64 the norm is infinite from about 1.3e154 on. A NaN element makes the norm
+//   NaN, and that makes every clipped element NaN; an infinite norm makes the finite ones 0.
+// Cost, bytes per element: norm sizeof(T), scaling 2 sizeof(T).
+#include "tensor_lists.cuh"
+#include "reduce.cuh"
+
+template <class T> struct NormPartialsParams {
+  double* partials;
+  const i64* table;
+  const int* rows;
+  i64 first_partial;
+  int arrays, elements;
+};
+
+template <class T> struct NormFoldParams {
+  acc_t<T>* norm;
+  const double* partials;
+  i64 count;
+};
+
+template <class T> struct ScaleArraysParams {
+  int* flag;
+  const i64* table;
+  const int* rows;
+  const void* scalar_address;
+  double scale, max_norm, epsilon;
+  int scalar_wide, clip, arrays, elements;
+};
+
+template <int VEC, class T> DEVICE double sum_of_squares(const T* x, int groups, double sum) {
+  for (int i = threadIdx.x; i < groups; i += blockDim.x) {
+    pack<T, VEC> v = load<VEC>(x, i);
+#pragma unroll
+    for (int lane = 0; lane < VEC; ++lane) {
+      double wide = to_acc(v.lane[lane]);
+      sum = fma(wide, wide, sum);
+    }
+  }
+  return sum;
+}
+
+template <class T> __global__ void __launch_bounds__(256) norm_partials(const NormPartialsParams<T> p) {
+  constexpr int VEC = 16 / (int)sizeof(T);
+  Chunk chunk = chunk_of_block(p.rows, p.elements);
+  const T* x = array_at<const T>(p.table, p.arrays, chunk);
+  int groups = chunk.packs ? chunk.count / VEC : 0, done = groups * VEC;
+  double sum = sum_of_squares<VEC>(x, groups, 0.0);
+  sum = sum_of_squares<1>(x + done, chunk.count - done, sum);
+  sum = block_reduce<256>(sum, Sum(), 0.0);
+  if (threadIdx.x == 0) p.partials[p.first_partial + blockIdx.x] = sum;
+}
+
+template <class T> __global__ void __launch_bounds__(256) norm_fold(const NormFoldParams<T> p) {
+  double sum = 0.0;
+  for (i64 i = threadIdx.x; i < p.count; i += blockDim.x) sum += p.partials[i];
+  sum = block_reduce<256>(sum, Sum(), 0.0);
+  if (threadIdx.x == 0) *p.norm = (acc_t<T>)sqrt(sum);
+}
+
+// A difference with itself is 0 for finite values alone.
+template <class A> DEVICE bool finite(A v) { return v - v == A(0); }
+
+template <int VEC, class T> DEVICE bool scale_groups(T* x, int groups, acc_t<T> coefficient) {
+  bool all_finite = true;
+  for (int i = threadIdx.x; i < groups; i += blockDim.x) {
+    pack<T, VEC> v = load<VEC>(x, i);
+#pragma unroll
+    for (int lane = 0; lane < VEC; ++lane) {
+      v.lane[lane] = from_acc<T>(coefficient * to_acc(v.lane[lane]));
+      all_finite = all_finite && finite(to_acc(v.lane[lane]));
+    }
+    store<VEC>(x, i, v);
+  }
+  return all_finite;
+}
+
+template <class T> __global__ void __launch_bounds__(256) scale_arrays(const ScaleArraysParams<T> p) {
+  constexpr int VEC = 16 / (int)sizeof(T);
+  double scale = scalar_or(p.scalar_address, p.scalar_wide, p.scale);
+  if (p.clip) {
+    scale = p.max_norm / (scale + p.epsilon);
+    if (scale >= 1.0) return;
+  }
+  Chunk chunk = chunk_of_block(p.rows, p.elements);
+  T* x = array_at<T>(p.table, p.arrays, chunk);
+  int groups = chunk.packs ? chunk.count / VEC : 0, done = groups * VEC;
+  bool all_finite = scale_groups<VEC>(x, groups, (acc_t<T>)scale);
+  all_finite = scale_groups<1>(x + done, chunk.count - done, (acc_t<T>)scale) && all_finite;
+  if (p.flag && !all_finite) *p.flag = 1;
+}

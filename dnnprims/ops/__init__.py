@@ -1,0 +1,27 @@
+"""Front ends: one module a family, each with its checks, its plans and its kernels' instantiations."""
+
+from __future__ import annotations
+
+from ..runtime.gemm import GEMM_FAMILY
+from ..runtime.launch import Family
+from . import activation, adam, fc, glu, gradient, loss, maxout, prelu, reduction, sgd, softmax, tensor
+
+#: Every family of kernels by name.
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        activation.FAMILY,
+        adam.FAMILY,
+        fc.FC_FAMILY,
+        GEMM_FAMILY,
+        glu.FAMILY,
+        gradient.FAMILY,
+        loss.FAMILY,
+        maxout.FAMILY,
+        prelu.FAMILY,
+        reduction.FAMILY,
+        sgd.FAMILY,
+        softmax.FAMILY,
+        tensor.FAMILY,
+    )
+}

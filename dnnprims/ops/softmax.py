@@ -1,0 +1,333 @@
+"""Softmax and log-softmax along any axis, forward and backward."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from .. import checks
+from ..descriptors import TensorDescriptor
+from ..dtypes import DType
+from ..reference import softmax as reference
+from ..runtime.launch import (
+    Family,
+    Kernel,
+    KernelStep,
+    PlanSpec,
+    Pointer,
+    Profile,
+    Result,
+    Struct,
+    blocks_for,
+    choose,
+    unaligned,
+)
+
+if TYPE_CHECKING:
+    from ..handle import Handle
+
+#: An axis, neighbouring axes taken as one, or cuDNN's names for two such choices.
+Axis = int | tuple[int, ...] | str
+
+#: In the order of the constants in the CUDA text.
+ALGORITHMS = ("accurate", "fast", "log")
+
+_SCALARS = (
+    ("alpha", "A"),
+    ("beta", "A"),
+    ("rows", "i64"),
+    ("cols", "i64"),
+    ("inner", "i64"),
+    ("algorithm", "i32"),
+    ("lanes", "i32"),
+)
+_STRUCTS = {
+    "forward": Struct("SoftmaxForwardParams", ("y", "x"), _SCALARS),
+    "backward": Struct("SoftmaxBackwardParams", ("dx", "dy", "y"), _SCALARS),
+}
+_KERNELS = {
+    (way, kind): Kernel("softmax", f"softmax_{way}_{kind}", struct)
+    for way, struct in _STRUCTS.items()
+    for kind in ("row", "online", "strided", "plain")
+}
+
+#: Rows in registers: (threads of a row, elements of a thread), the first that holds the row is taken. Threads work
+#: best with 8 to 32 elements in flight; the backward pass holds two rows, so half as many each where there is a choice.
+#: A double takes the room of two.
+_ROW_SHAPES = {
+    "forward": ((8, 4), (32, 8), (32, 32), (256, 16), (512, 16), (1024, 16)),
+    "backward": ((8, 4), (32, 8), (32, 16), (256, 16), (512, 16), (1024, 16)),
+}
+#: Rows of up to this many threads share blocks of this many.
+_SHARED_BLOCK = 128
+_ONLINE_BLOCK = 1024
+_STRIDED_BLOCK = 256
+#: Elements that a thread of the strided kernel should have before the axis is split further.
+_STRIDED_LEAST = 8
+#: Neighbouring elements that fill the memory's transactions.
+_STRIDED_LANES = 32
+
+
+def softmax_forward(
+    handle: Handle,
+    x: Any,
+    *,
+    axis: Axis = -1,
+    algorithm: str = "accurate",
+    out: Any = None,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+) -> Any:
+    """Softmax: ``y = exp(x) / sum(exp(x))`` along `axis`; ``out = alpha * y + beta * out``.
+
+    Parameters
+    ----------
+    handle : Handle
+        Where to run.
+    x : array
+        Contiguous, at least one axis, any shape; float32, float64, float16 or bfloat16.
+    axis : int, tuple of int, "instance" or "channel"
+        The axis, or neighbouring axes taken as one. ``"instance"`` is all but axis 0, ``"channel"`` is axis 1.
+    algorithm : {"accurate", "fast", "log"}
+        ``accurate`` subtracts the row's maximum first; ``fast`` does not and needs the sum of exponentials to stay
+        within the accumulator's range (x within about -87 and 88, float64: 708); ``log`` gives log(y).
+    out : array, optional
+        Destination, of x's shape and dtype, contiguous. May be x itself.
+    alpha, beta : float
+        With beta 0 the old `out` is never read.
+
+    Returns
+    -------
+    array
+        `out`, or a new array of x's shape and dtype.
+
+    Raises
+    ------
+    BadParamError
+        A dtype, layout, axis or option is not one of those above, or `out` overlaps x in part.
+
+    Notes
+    -----
+    For the backward pass keep y. A row with a NaN or +inf, and a row of -inf alone (masked throughout), is NaN; other
+    rows are not touched by it. -inf elsewhere gives exactly 0 (-inf for log). With `fast`, a sum out of range makes
+    its row NaN; the NumPy backend computes in float64 and subtracts the maximum, so that it stays in range. Sums are
+    kept in float32 (float64 for float64), in an order that depends on the row's length, step and alignment alone: the
+    same bits each time and for each batch size.
+
+    References
+    ----------
+    Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
+    """
+    options, operands = (axis, algorithm, alpha, beta), (x, out)
+    if handle.backend == "numpy":
+        with handle.checked(plan_softmax_forward, options, operands) as (x, out):
+            return reference.softmax_forward(x, axis=axis, algorithm=algorithm, out=out, alpha=alpha, beta=beta)
+    return handle.run(plan_softmax_forward, options, operands)
+
+
+def softmax_backward(
+    handle: Handle,
+    dy: Any,
+    y: Any,
+    *,
+    axis: Axis = -1,
+    algorithm: str = "accurate",
+    out: Any = None,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+) -> Any:
+    """Gradient of `softmax_forward`: ``dx = y * (dy - sum(dy * y))``, for log ``dx = dy - exp(y) * sum(dy)``.
+
+    Parameters
+    ----------
+    handle : Handle
+        Where to run.
+    dy, y : array
+        Upstream gradient and the result of the forward pass (for ``log``, the logarithms): contiguous, of one shape and
+        dtype.
+    axis, algorithm
+        As in the forward pass; ``accurate`` and ``fast`` are the same here.
+    out : array, optional
+        Destination, of y's shape and dtype, contiguous. May be dy or y itself.
+    alpha, beta : float
+        ``out = alpha * dx + beta * out``; with beta 0 the old `out` is never read.
+
+    Returns
+    -------
+    array
+        `out`, or a new array of y's shape and dtype.
+
+    Raises
+    ------
+    BadParamError
+        A shape, dtype, layout, axis or option is not one of those above, or `out` overlaps an input in part.
+
+    Notes
+    -----
+    A NaN or infinity in dy or y makes what the formula says of its row, and of no other. Determinism as in the
+    forward pass.
+    """
+    options, operands = (axis, algorithm, alpha, beta), (dy, y, out)
+    if handle.backend == "numpy":
+        with handle.checked(plan_softmax_backward, options, operands) as (dy, y, out):
+            return reference.softmax_backward(dy, y, axis=axis, algorithm=algorithm, out=out, alpha=alpha, beta=beta)
+    return handle.run(plan_softmax_backward, options, operands)
+
+
+def plan_softmax_forward(
+    profile: Profile,
+    axis: Axis,
+    algorithm: str,
+    alpha: float,
+    beta: float,
+    x: TensorDescriptor,
+    out: TensorDescriptor | None,
+) -> PlanSpec:
+    """Plan of `softmax_forward`."""
+    op = "softmax_forward"
+    checks.require_float(op, "x", x)
+    checks.require_contiguous(op, x=x)
+    view = _require_options(op, axis, algorithm, alpha, beta, x, out)
+    variant, step, refused = _choose("forward", view, x.dtype, unaligned(x=x, out=out), (1, 0), alpha, beta, algorithm)
+    return PlanSpec(
+        op,
+        variant,
+        (step,) if x.size else (),
+        results=(Result(1, x.shape, x.dtype),),
+        returns=(1,),
+        writes=(1,),
+        in_place=((1, 0),),
+        refused=refused,
+    )
+
+
+def plan_softmax_backward(
+    profile: Profile,
+    axis: Axis,
+    algorithm: str,
+    alpha: float,
+    beta: float,
+    dy: TensorDescriptor,
+    y: TensorDescriptor,
+    out: TensorDescriptor | None,
+) -> PlanSpec:
+    """Plan of `softmax_backward`."""
+    op = "softmax_backward"
+    checks.require_float(op, "y", y)
+    checks.require_shape(op, "dy", dy, y.shape, "y.shape")
+    checks.require_same_dtype(op, y=y, dy=dy)
+    checks.require_contiguous(op, dy=dy, y=y)
+    view = _require_options(op, axis, algorithm, alpha, beta, y, out, "y.shape")
+    alignment = unaligned(dy=dy, y=y, out=out)
+    variant, step, refused = _choose("backward", view, y.dtype, alignment, (2, 0, 1), alpha, beta, algorithm)
+    return PlanSpec(
+        op,
+        variant,
+        (step,) if y.size else (),
+        results=(Result(2, y.shape, y.dtype),),
+        returns=(2,),
+        writes=(2,),
+        in_place=((2, 0), (2, 1)),
+        refused=refused,
+    )
+
+
+def _require_options(
+    op: str,
+    axis: Axis,
+    algorithm: str,
+    alpha: float,
+    beta: float,
+    x: TensorDescriptor,
+    out: TensorDescriptor | None,
+    rule: str = "x.shape",
+) -> tuple[int, int, int]:
+    """Check what both directions share; return the extents as (outer, cols, inner)."""
+    first, last = _require_axes(op, axis, x.ndim)
+    checks.require_choice(op, "algorithm", algorithm, ALGORITHMS)
+    checks.require_out(op, out, x.shape, x.dtype, rule=rule)
+    checks.require_blend(op, alpha, beta, out)
+    return prod(x.shape[:first]), prod(x.shape[first : last + 1]), prod(x.shape[last + 1 :])
+
+
+def _require_axes(op: str, axis: Axis, ndim: int) -> tuple[int, int]:
+    """First and last of the axes meant."""
+    if isinstance(axis, str):
+        checks.require_choice(op, "axis", axis, ("instance", "channel"))
+        first = checks.require_axis(op, 1, ndim)
+        return (first, ndim - 1) if axis == "instance" else (first, first)
+    return checks.require_neighbours(op, axis, ndim)
+
+
+def _choose(
+    way: str,
+    view: tuple[int, int, int],
+    dtype: DType,
+    alignment: str | None,
+    pointers: tuple[Pointer, ...],
+    alpha: float,
+    beta: float,
+    algorithm: str,
+) -> tuple[str, KernelStep, tuple[tuple[str, str], ...]]:
+    """Pick the kernel, and its launch."""
+    outer, cols, inner = view
+    vec = dtype.lanes if alignment is None and cols % dtype.lanes == 0 else 1
+    shape = next((s for s in _row_shapes(way, dtype, vec) if s[0] * s[1] * vec >= cols), None)
+    adjacent = None if inner == 1 else f"the axis has step {inner}"
+    variant, refused = choose(
+        (
+            ("row_in_registers", adjacent or (None if shape else f"a row has {cols} elements")),
+            ("row_online", adjacent),
+            ("strided_axis", None),
+            ("plain", None),
+        )
+    )
+    lanes = _strided_lanes(cols, inner)
+    rows = outer * inner
+    scalars = (float(alpha), float(beta), rows, cols, inner, ALGORITHMS.index(algorithm), lanes)
+    kind, template, grid, block = "plain", (), blocks_for(rows, 256), 256  # type: str, tuple[int, ...], Any, int
+    if variant == "row_in_registers":
+        width, packs = shape or (0, 0)
+        kind, block = "row", max(width, _SHARED_BLOCK)
+        template, grid = (vec, packs, width), blocks_for(rows, block // width)
+    elif variant == "row_online":
+        kind, template, grid, block = "online", (vec, _ONLINE_BLOCK), (rows, 1, 1), _ONLINE_BLOCK
+    elif variant == "strided_axis":
+        kind, grid, block = "strided", blocks_for(rows, lanes), _STRIDED_BLOCK
+    arguments = (dtype.cuda, *map(str, template))
+    step = KernelStep(_KERNELS[way, kind], dtype, arguments, _group(way, kind, vec), grid, block, pointers, scalars)
+    return str(variant), step, refused
+
+
+def _row_shapes(way: str, dtype: DType, vec: int) -> list[tuple[int, int]]:
+    """(threads of a row, packs of a thread), shortest row first."""
+    share = 2 if dtype.itemsize == 8 else 1
+    return [(width, max(1, elements // (share * vec))) for width, elements in _ROW_SHAPES[way]]
+
+
+def _strided_lanes(cols: int, inner: int) -> int:
+    """Neighbouring rows of a block of the strided kernel: few where rows are long, but enough to fill transactions."""
+    wanted = min(1 << max(inner - 1, 0).bit_length(), _STRIDED_LANES)
+    along = 1 << max(cols // _STRIDED_LEAST, 1).bit_length() - 1
+    return max(wanted, _STRIDED_BLOCK // min(along, _STRIDED_BLOCK))
+
+
+def _group(way: str, kind: str, vec: int) -> str:
+    if kind in ("strided", "plain"):
+        return f"{way}_any"
+    return f"{way}_{'scalars' if vec == 1 else 'vectors'}"
+
+
+def _instances(dtype: DType) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for way in _STRUCTS:
+        for vec in (1, dtype.lanes):
+            shapes = dict.fromkeys(_row_shapes(way, dtype, vec))
+            rows = [f"softmax_{way}_row<{dtype.cuda}, {vec}, {packs}, {width}>" for width, packs in shapes]
+            online = f"softmax_{way}_online<{dtype.cuda}, {vec}, {_ONLINE_BLOCK}>"
+            groups[_group(way, "row", vec)] = [*rows, online]
+        groups[_group(way, "plain", 1)] = [f"softmax_{way}_{kind}<{dtype.cuda}>" for kind in ("strided", "plain")]
+    return groups
+
+
+FAMILY = Family("softmax", tuple(_KERNELS.values()), _instances)

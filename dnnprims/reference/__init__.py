@@ -1,0 +1,18 @@
+"""NumPy references: pure functions, float64 inside, rounded once at the end. Also the backend without a GPU."""
+
+from . import activation, adam, fc, glu, gradient, loss, maxout, prelu, reduction, sgd, softmax, tensor
+
+__all__ = [
+    "activation",
+    "adam",
+    "fc",
+    "glu",
+    "gradient",
+    "loss",
+    "maxout",
+    "prelu",
+    "reduction",
+    "sgd",
+    "softmax",
+    "tensor",
+]
