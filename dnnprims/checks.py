@@ -394,6 +394,18 @@ def refuse_foreign(op: str, param: str, value: object, expected: str, hint: str 
     )
 
 
+def refuse_alignment(op: str, param: str, address: int, alignment: int) -> BadParamError:
+    """An array lies at an address that a prepared plan was not made for."""
+    return BadParamError(
+        op,
+        "is not aligned as the plan was prepared for",
+        param=param,
+        got=f"address {address:#x}",
+        expected=f"a multiple of {alignment} bytes",
+        hint="describe it with TensorDescriptor(..., alignment=...) or prepare with such an array",
+    )
+
+
 def refuse_device(op: str, param: str, got: int, expected: int) -> BadParamError:
     """An operand lives on another GPU than the handle."""
     return BadParamError(

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,6 +164,16 @@ def backend_words(handle: dp.Handle) -> str:
     return f"backend: cuda ({name})"
 
 
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Keep NumPy's products on one thread: these are so small that a second one costs more than it does."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
+    limits: AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
+    return limits
+
+
 @contextmanager
 def own_stream(handle: dp.Handle) -> Iterator[None]:
     """On CUDA, work on a stream of its own, CuPy's current one meanwhile: the default stream cannot be captured."""
@@ -185,7 +195,7 @@ def run(options: argparse.Namespace) -> int:
     recipe = Recipe(options.activation, options.loss, options.dtype, options.lr, options.batch)
     options.output.mkdir(parents=True, exist_ok=True)
     weights_file = options.output / "weights.npz"
-    with dp.create_handle(options.backend) as handle, own_stream(handle):
+    with one_blas_thread(), dp.create_handle(options.backend) as handle, own_stream(handle):
         print(backend_words(handle), flush=True)
         if options.graph and handle.backend != "cuda":
             raise DemoError(f"--graph needs the cuda backend, this is {handle.backend}")

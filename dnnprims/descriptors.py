@@ -110,7 +110,7 @@ class TensorDescriptor:
     def bind(self, pointer: int, owner: object = None) -> BoundTensor:
         """Name memory that is no array: an address on the handle's device, with this layout.
 
-        `owner` is kept alive as long as the bound tensor is. Nothing can check that the memory is as large as described.
+        `owner` is kept alive as long as the bound tensor is. That the memory is as large as described is not checked.
         """
         return BoundTensor(self, int(pointer), owner)
 
@@ -388,14 +388,22 @@ class LossDescriptor:
             raise BadParamError(
                 op, "is out of range", param="label_smoothing", got=self.label_smoothing, expected="in [0, 1]"
             )
-        if isinstance(self.ignore_index, bool) or not isinstance(self.ignore_index, int) or abs(self.ignore_index) >> 63:
+        if (
+            isinstance(self.ignore_index, bool)
+            or not isinstance(self.ignore_index, int)
+            or abs(self.ignore_index) >> 63
+        ):
             raise BadParamError(
                 op, "is no integer", param="ignore_index", got=repr(self.ignore_index), expected="an int of 64 bits"
             )
         for option, (kinds, default) in _LOSS_OPTIONS.items():
             if self.kind not in kinds and getattr(self, option) != default:
                 raise BadParamError(
-                    op, f"is no option of {self.kind}", param=option, got=getattr(self, option), expected=f"{default}, its default"
+                    op,
+                    f"is no option of {self.kind}",
+                    param=option,
+                    got=getattr(self, option),
+                    expected=f"{default}, its default",
                 )
 
 

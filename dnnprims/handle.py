@@ -40,8 +40,8 @@ def create_handle(
     Parameters
     ----------
     backend : {"auto", "cuda", "emulator", "numpy"}
-        ``auto`` is CUDA where CuPy finds a GPU, else NumPy; ``DNNPRIMS_BACKEND`` overrides it. ``emulator`` runs the CUDA
-        sources on the CPU through g++, for tests.
+        ``auto`` is CUDA where CuPy finds a GPU, else NumPy; ``DNNPRIMS_BACKEND`` overrides it. ``emulator`` runs the
+        CUDA sources on the CPU through g++, for tests.
     device : int, optional
         Number of the GPU; CuPy's current one where left out.
     stream : cupy.cuda.Stream, int or None
@@ -236,7 +236,7 @@ class Handle:
             except TypeError:
                 raise checks.refuse_options(op_name(build), options) from None
             if self._get_device is not None and self._get_device() != self.device:
-                return self._run_elsewhere(build, options, operands, live)
+                return self.there(self._run_slowly, build, options, operands, live)
             if plan is None or self._watched:
                 return self._run_slowly(build, options, operands, live)
             if plan.has_lists:
@@ -281,12 +281,16 @@ class Handle:
         finally:
             self._lock.release()
 
-    def _run_elsewhere(self, *call: Any) -> Any:
-        """The same on a thread whose current GPU is another one."""
+    def elsewhere(self) -> bool:
+        """Whether the thread's current GPU is not the handle's."""
+        return self._get_device is not None and self._get_device() != self.device
+
+    def there(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Call with the handle's GPU as the current one."""
         from .runtime.cuda import load_cupy
 
         with load_cupy().cuda.Device(self.device):
-            return self._run_slowly(*call)
+            return call(*arguments)
 
     def _run_slowly(
         self, build: Build, options: tuple[Any, ...], operands: tuple[Any, ...], live: Sequence[Any]
@@ -419,9 +423,14 @@ class Handle:
             self._executor.synchronize(self.stream)
             self.check()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the handle was closed."""
+        return self._look is _closed
+
     def close(self) -> None:
         """Give back plans, kernels and workspace; any later call is refused. Captured graphs must not be replayed after."""
-        if self._executor is not None and self._look is not _closed:
+        if self._executor is not None and not self.closed:
             self._executor.synchronize(self.stream)
         self._plans.clear()
         self._spaces.clear()

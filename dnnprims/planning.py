@@ -13,7 +13,6 @@ from .errors import BadParamError, NotSupportedError
 from .handle import Handle
 from .operands import flatten, map_operands, op_name, operand_names
 from .runtime.compiler import read_source
-from .runtime.host import FOREIGN
 from .runtime.launch import KernelStep, PlanSpec, Profile
 from .runtime.plan import Overlap
 
@@ -134,10 +133,13 @@ class PreparedPlan:
         self._handle, self._op, self._live = handle, op_name(build), tuple(live)
         adopted, _, _ = handle._adopt(build, plan_options, operands)
         self._labels = operand_names(build, operands)
-        self._counts = [len(a) if isinstance(a, list | tuple) else 1 for a in operands]
-        self._given = [label for label, a in zip(self._labels, operands, strict=True) if a is not None]
+        self._has_lists = any(isinstance(a, list | tuple) for a in operands)
+        self._positions = [i for i, a in enumerate(operands) if a is not None]
+        self._places = {self._labels[i]: i for i in self._positions}
+        self._addresses = handle._arrays.addresses
         self.spec, descriptors = handle._specify(build, plan_options, adopted)
-        self._build, self._operands = build, operands
+        self._descriptors, self._aligned = descriptors, [-1]
+        self._build = build
         self._plan = None if handle.backend == "numpy" else handle._realise(self.spec, descriptors)
         self._call = (op, arguments, options)
 
@@ -163,35 +165,56 @@ class PreparedPlan:
 
         Notes
         -----
-        Only that nothing overlaps is checked again. Shapes and dtypes are taken on trust: that is what the plan saves.
+        Only overlaps and alignment are checked again. Shapes and dtypes are taken on trust: that is what the plan saves.
         """
-        given = dict(zip(self._given, arrays, strict=False)) | named
-        operands = [given.get(label) for label in self._labels]
-        if len(given) < len(self._given) or len(arrays) > len(self._given):
-            raise BadParamError(
-                self._op,
-                "has the wrong number of arrays",
-                param="plan",
-                got=len(given),
-                expected=", ".join(self._given),
-            )
+        operands = self._arrange(arrays, named)
         handle = self._handle
         if self._plan is None:
-            return self._call_reference(given)
+            return self._call_reference(operands)
         if not handle._lock.acquire(False):
             raise checks.refuse_concurrency()
         try:
-            flat = flatten(operands)
-            seen, addresses = handle._look(flat)
-            if FOREIGN in seen:
+            if handle.closed:
+                raise checks.refuse_closed()
+            flat: Sequence[Any] = flatten(operands) if self._has_lists else operands
+            addresses = self._addresses(flat)
+            if addresses is None:
                 flat, addresses = self._take_over(flat)
+            if addresses != self._aligned:
+                self._check_alignment(addresses)
+            if handle.elsewhere():
+                return handle.there(self._plan.enqueue, flat, addresses, handle.stream, self._live)
             return self._plan.enqueue(flat, addresses, handle.stream, self._live)
         except Overlap as overlap:
             raise handle._word_overlap(self._build, tuple(operands), overlap) from None
         finally:
             handle._lock.release()
 
-    def _take_over(self, flat: list[Any]) -> tuple[list[Any], list[int]]:
+    def _check_alignment(self, addresses: list[int]) -> None:
+        """A plan for aligned arrays would fault on others, and a fault ends the process's use of the GPU."""
+        for i, (address, d) in enumerate(zip(addresses, self._descriptors, strict=True)):
+            if d is not None and d.size and address % d.alignment:
+                label = self._labels[i] if not self._has_lists else f"operand {i}"
+                raise checks.refuse_alignment(self._op, label, address, d.alignment)
+        self._aligned = list(addresses)
+
+    def _arrange(self, arrays: tuple[Any, ...], named: dict[str, Any]) -> list[Any]:
+        """Put each array in the place of the operand that it stands for."""
+        operands: list[Any] = [None] * len(self._labels)
+        for place, a in zip(self._positions, arrays, strict=False):
+            operands[place] = a
+        for name, a in named.items():
+            if name not in self._places:
+                raise self._refuse(f"takes no {name}", name)
+            operands[self._places[name]] = a
+        if len(arrays) + len(named) != len(self._positions):
+            raise self._refuse("has the wrong number of arrays", len(arrays) + len(named))
+        return operands
+
+    def _refuse(self, problem: str, got: object) -> BadParamError:
+        return BadParamError(self._op, problem, param="plan", got=got, expected=", ".join(self._places))
+
+    def _take_over(self, flat: Sequence[Any]) -> tuple[list[Any], list[int]]:
         """Arrays of other libraries, and bare addresses, in the place of the handle's own arrays."""
         pointers = {i: a for i, a in enumerate(flat) if isinstance(a, int)}
         arrays = [
@@ -203,11 +226,11 @@ class PreparedPlan:
             addresses[i] = pointer
         return [pointers.get(i, a) for i, a in enumerate(arrays)], addresses
 
-    def _call_reference(self, given: dict[str, Any]) -> Any:
+    def _call_reference(self, operands: list[Any]) -> Any:
         """On NumPy the call itself, with arrays in the place of their descriptors."""
         op, arguments, options = self._call
         bound = inspect.signature(op).bind(self._handle, *arguments, **options)
-        bound.arguments.update(given)
+        bound.arguments.update({name: operands[i] for name, i in self._places.items()})
         return op(*bound.args, **bound.kwargs)
 
 

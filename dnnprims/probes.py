@@ -188,9 +188,7 @@ def probe_nvrtc(answers: Answers) -> Probe:
         nvrtc = compiler.load_nvrtc()
         version = ".".join(map(str, nvrtc.getVersion()))
         source = "template <class T> __global__ void probe(T* y) { *y = T(1); }"
-        compiler.compile_source(
-            source, ["probe<float>"], compiler.nvrtc_target(OLDEST_CAPABILITY), what="probe"
-        )
+        compiler.compile_source(source, ["probe<float>"], compiler.nvrtc_target(OLDEST_CAPABILITY), what="probe")
     except Exception as error:
         remedy = f"pip install 'dnnprims[{_extra(answers['driver'])}]', which brings NVRTC"
         return Probe("NVRTC", FAIL if has_driver else WARN, _words(error), remedy)
@@ -328,9 +326,7 @@ def version_tuple(version: str) -> tuple[int, ...]:
 
 
 def _needs(name: str, answers: Answers, *layers: str) -> Probe | None:
-    absent = [
-        layer for layer in layers if answers[layer].status not in (PASS, WARN) or _is_missing(answers[layer])
-    ]
+    absent = [layer for layer in layers if answers[layer].status not in (PASS, WARN) or _is_missing(answers[layer])]
     return Probe(name, SKIP, f"needs {' and '.join(absent)}") if absent else None
 
 

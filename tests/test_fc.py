@@ -110,11 +110,14 @@ def _check_layer(handle: Any, mode: str, dtype: str, m: int, k: int, n: int, shi
     z = wide(x) @ wide(w).T + wide(b)
     size = np.abs(wide(x)) @ np.abs(wide(w)).T + np.abs(wide(b))
     error = bounds.sum_error(k + 1, size, dtype) + bounds.unit_roundoff(dtype) * np.abs(z)
+    error = error + bounds.early_rounding(z - wide(b), dtype)
     if handle.math == "tf32" and dtype == "float32":
         error = error + bounds.tf32_error(size)
     exact = reference.fc_forward(wide(x), wide(w), wide(b), activation=of(mode))
-    bound = bounds.rounded(exact, dtype, SLOPE[mode] * error + bounds.accumulator_error(exact, dtype, 4.0))
-    _check(handle.to_numpy(y), exact, bound, "y")
+    function = (
+        bounds.library_gelu_error(z, dtype) if mode == "gelu_tanh" else bounds.accumulator_error(exact, dtype, 4.0)
+    )
+    _check(handle.to_numpy(y), exact, bounds.rounded(exact, dtype, SLOPE[mode] * error + function), "y")
 
     saved = {"y": y} if fc_backward_needs(mode) == ("y",) else {"aux": aux} if aux is not None else {}
     known = {name: wide(handle.to_numpy(a)) for name, a in saved.items()}

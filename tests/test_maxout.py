@@ -100,7 +100,7 @@ def test_forward_refusals(handle: Any, change: dict[str, Any], param: str) -> No
     """Each names the function and the argument."""
     call: dict[str, Any] = {"x": np.ones((2, 6), np.float32), "pool_size": 3, **change}
     arrays = {k: handle.asarray(v) for k, v in call.items() if hasattr(v, "shape")}
-    with pytest.raises(BadParamError, match="^maxout_forward: ") as caught:
+    with pytest.raises(BadParamError, match=r"^maxout_forward: ") as caught:
         maxout_forward(handle, **{**call, **arrays})
     assert caught.value.param == param
 

@@ -74,3 +74,23 @@ def test_prepare_refuses_as_the_call_does(handle: dp.Handle) -> None:
         dp.prepare(dp.softmax_forward, handle, X, axis=7)
     with pytest.raises(BadParamError, match="no primitive"):
         dp.prepare(np.add, handle, 1, 2)
+
+
+def test_prepared_plan_refuses_an_address_it_was_not_made_for(handle: dp.Handle) -> None:
+    if handle.backend == "numpy":
+        pytest.skip("NumPy takes any address")
+    plan = dp.prepare(dp.activation_forward, handle, "relu", X, out=X)
+    room, out = handle.asarray(np.zeros(801, np.float32)), handle.asarray(np.zeros(X.shape, np.float32))
+    with pytest.raises(BadParamError, match=r"x is not aligned .*multiple of 16"):
+        plan(room[1:].reshape(X.shape), out=out)
+
+
+def test_prepared_plan_takes_addresses(handle: dp.Handle) -> None:
+    if handle.backend == "numpy":
+        pytest.skip("NumPy takes arrays")
+    plan = dp.prepare(dp.activation_forward, handle, "relu", X, out=X)
+    x = handle.asarray(np.full(X.shape, -2.0, np.float32))
+    out = handle.asarray(np.full(X.shape, np.nan, np.float32))
+    _, (px, py) = handle._look((x, out))
+    plan(px, out=py)
+    assert not handle.to_numpy(out).any()

@@ -31,9 +31,7 @@ def test_axis_names_the_channels(handle: Any) -> None:
     slope = handle.asarray(np.array([0.5, 0.25]))
     y = prelu_forward(handle, handle.asarray(x), slope, axis=0)
     assert handle.to_numpy(y).tolist() == [[1.0, -1.0], [-0.75, 4.0]]
-    assert np.array_equal(
-        handle.to_numpy(prelu_forward(handle, handle.asarray(x), slope, axis=-2)), handle.to_numpy(y)
-    )
+    assert np.array_equal(handle.to_numpy(prelu_forward(handle, handle.asarray(x), slope, axis=-2)), handle.to_numpy(y))
 
 
 def test_odd_numbers(handle: Any) -> None:
@@ -109,7 +107,7 @@ def test_forward_refusals(handle: Any, change: dict[str, Any], param: str) -> No
     if handle.backend == "cuda" and "x" in change:
         pytest.skip("a transposed NumPy array arrives contiguous on the GPU")
     arrays = {k: v if k == "x" and "x" in change else handle.asarray(v) for k, v in call.items() if hasattr(v, "shape")}
-    with pytest.raises(BadParamError, match="^prelu_forward: ") as caught:
+    with pytest.raises(BadParamError, match=r"^prelu_forward: ") as caught:
         prelu_forward(handle, **{**call, **arrays})
     assert caught.value.param == param
 

@@ -8,7 +8,19 @@ import numpy as np
 
 from ..reference import adam as reference
 from .bounds import accumulator, scaled_unit
-from .cases import Array, Call, CaseFamily, Generator, Problem, as_dtype, draw_shapes, pick, sample_list, show_list, wide
+from .cases import (
+    Array,
+    Call,
+    CaseFamily,
+    Generator,
+    Problem,
+    as_dtype,
+    draw_shapes,
+    pick,
+    sample_list,
+    show_list,
+    wide,
+)
 from .sgd import masters_of, stored
 
 
@@ -38,24 +50,31 @@ def make_update(problem: Problem, rng: Generator) -> Call:
 
     def bound(expected: list[Array]) -> list[Array]:
         errors: list[Array] = []
-        correct = [1.0 - beta ** float(arguments["step"]) if arguments["bias_correction"] else 1.0 for beta in (0.9, 0.999)]
-        coupled = decay if problem.op == "adam_update" else 0.0
         for i, w in enumerate(weights):
-            unit = scaled_unit(w.dtype.name, 24.0)
-            current = np.abs(wide(w if masters is None else masters[i]))
-            gradient = np.abs(arguments["gradient_scale"] * wide(gradients[i])) + coupled * current
-            m = 0.9 * np.abs(wide(first[i])) + 0.1 * gradient
-            v = 0.999 * wide(second[i]) + 0.001 * gradient**2
-            # Where the decay cancels the gradient, v is smaller than the sizes of its terms.
-            signed = arguments["gradient_scale"] * wide(gradients[i]) + coupled * wide(w if masters is None else masters[i])
-            kept = 0.999 * wide(second[i]) + 0.001 * signed**2
-            root = np.sqrt(kept / correct[1]) + 1e-8
-            step = float(arguments["lr"]) / correct[0] * m / root * (1.0 + v / np.maximum(kept, 1e-300))
-            errors += [unit * (current * (1.0 + float(arguments["lr"]) * decay) + step), unit * m, unit * v]
+            current = wide(w if masters is None else masters[i])
+            moments = wide(first[i]), wide(second[i])
+            errors += _errors(problem, arguments, w.dtype.name, current, wide(gradients[i]), moments)
         return stored(arguments, errors, expected, 3)
 
     updates = ("weights", "first_moments", "second_moments", *(("masters",) if masters else ()))
     return Call(arguments, bound, updates=updates)
+
+
+def _errors(
+    problem: Problem, arguments: dict[str, Any], dtype: str, w: Array, g: Array, moments: tuple[Array, Array]
+) -> list[Array]:
+    """Errors of weight and moments. A decay that cancels the gradient makes a second moment smaller than its terms."""
+    unit, scale = scaled_unit(dtype, 24.0), arguments["gradient_scale"]
+    decay, lr = arguments["weight_decay"], float(arguments["lr"])
+    coupled = decay if problem.op == "adam_update" else 0.0
+    corrections = [1.0 - beta ** float(arguments["step"]) for beta in (0.9, 0.999)]
+    corrections = corrections if arguments["bias_correction"] else [1.0, 1.0]
+    terms = np.abs(scale * g) + coupled * np.abs(w)
+    m, v = 0.9 * np.abs(moments[0]) + 0.1 * terms, 0.999 * moments[1] + 0.001 * terms**2
+    left = 0.999 * moments[1] + 0.001 * (scale * g + coupled * w) ** 2
+    root = np.sqrt(left / corrections[1]) + 1e-8
+    step = lr / corrections[0] * m / root * (1.0 + v / np.maximum(left, np.finfo(np.float64).tiny))
+    return [unit * (np.abs(w) * (1.0 + lr * decay) + step), unit * m, unit * v]
 
 
 def draw(rng: Generator) -> str:

@@ -120,7 +120,7 @@ def sum_error(n: int, absolute_sum: Any, dtype: str) -> Array:
     kind = accumulator(dtype)
     underflow = max(n, 1) * ulp(0.0, kind)
     doubled = 2.0 if kind == "float64" else 1.0
-    return doubled * growth(n) * unit_roundoff(kind) * np.asarray(absolute_sum) + underflow
+    return np.asarray(doubled * growth(n) * unit_roundoff(kind) * np.asarray(absolute_sum) + underflow)
 
 
 def sum_bound(n: int, absolute_sum: Any, dtype: str, expected: Any, stored: str | None = None) -> Array:
@@ -130,12 +130,33 @@ def sum_bound(n: int, absolute_sum: Any, dtype: str, expected: Any, stored: str 
     """
     kind = stored or dtype
     storing = 1.01 * unit_roundoff(kind) * np.abs(expected) + 0.5 * ulp(0.0, kind)
-    return sum_error(n, absolute_sum, dtype) + storing
+    return np.asarray(sum_error(n, absolute_sum, dtype) + storing)
 
 
 def tf32_error(absolute_sum: Any) -> Array:
     """What TF32 adds to a sum of products: each factor keeps 10 bits, cut or rounded, and so loses at most 2^-10."""
     return (2.0 + 2.0**-10) * 2.0**-10 * np.asarray(absolute_sum)
+
+
+def early_rounding(product: Any, dtype: str) -> Array:
+    """Error of a product that is stored once before a bias or an old value is added to it: u_out |product|.
+
+    cuBLASLt does so for 16-bit matrices that are not 16-byte aligned in every row, and where it splits the sum. The
+    term matters where the two nearly cancel. Types that are their own accumulator lose nothing that `sum_error` lacks.
+    """
+    wider = accumulator(dtype) != dtype
+    return unit_roundoff(dtype) * np.abs(product) if wider else np.zeros(np.shape(product))
+
+
+def library_gelu_error(z: Any, dtype: str) -> Array:
+    """Error of cuBLASLt's GELU epilogue before the result is stored, of which NVIDIA promises nothing.
+
+    In 32 and 64 bits it behaves as 4 ULP. For 16-bit results its tanh is approximate: on an NVIDIA H200 with cuBLASLt
+    13.1 the result errs by up to 2^-18 |z|, and from z = -4.2 down it is 0. Stated here as the measured property of a
+    library, four times as large; our own pass obeys `ELEMENTWISE_FORWARD_ULP`.
+    """
+    error = accumulator_error(z, dtype, 4.0)
+    return error + 2.0**-16 * np.abs(z) if accumulator(dtype) != dtype else error
 
 
 def product_error(factors: Sequence[tuple[Any, Any]], dtype: str) -> Array:
@@ -156,31 +177,32 @@ def product_error(factors: Sequence[tuple[Any, Any]], dtype: str) -> Array:
 def function_error(value: Any, dtype: str, ulps: float = FUNCTION_ULP, argument: Any = None) -> Array:
     """Error of an elementary function in the accumulator, before its value is used or stored.
 
-    float32 and float64: so many ULP. The 16-bit types use functions good to about 2^-18, less than a hundredth of an ULP
-    of float16 (2^-10) and bfloat16 (2^-7); where the value lies below what the short type resolves, float32's own ULP
-    remains, which matters when a large factor follows.
+    float32 and float64: so many ULP. The 16-bit types use functions good to about 2^-18, less than a hundredth of an
+    ULP of float16 (2^-10) and bfloat16 (2^-7); where the value lies below what the short type resolves, float32's own
+    ULP remains, which matters when a large factor follows.
 
-    A float64 kernel is held against a reference no better than itself. Where that one takes no care of the argument x of
-    its exponentials, which grow like x^2 / 2 (gelu) or slower than x^2 (gelu_tanh, as long as its gate is not shut), pass
-    it: the relative error is some (1 + x^2) u then.
+    A float64 kernel is held against a reference no better than itself. Where that one takes no care of the argument x
+    of its exponentials, which grow like x^2 / 2 (gelu) or slower than x^2 (gelu_tanh, as long as its gate is not shut),
+    pass it: the relative error is some (1 + x^2) u then.
     """
     precise = accumulator_error(value, dtype, ulps)
     if dtype == "float64" and argument is not None:
         square = np.square(np.clip(argument, -40.0, 40.0))
-        return precise + 8.0 * unit_roundoff(dtype) * (1.0 + square) * np.abs(value)
+        return np.asarray(precise + 8.0 * unit_roundoff(dtype) * (1.0 + square) * np.abs(value))
     if dtype in ("float32", "float64"):
         return precise
-    return np.maximum(precise, np.abs(value) * 2.0**-17)
+    return np.asarray(np.maximum(precise, np.abs(value) * 2.0**-17))
 
 
 def slope_size(slope: Any, argument: Any, dtype: str) -> Array:
     """The size at which a derivative is measured that is a difference of two terms and has a zero at -2 < x < 0.
 
-    Kernels expand about the zero and are held to `DERIVATIVE_FLOOR`; the float64 reference subtracts terms of up to 0.25.
+    Kernels expand about the zero and are held to `DERIVATIVE_FLOOR`; the float64 reference subtracts terms of up to
+    0.25.
     """
     near = np.abs(argument) <= 2.0
     floor = np.where(near, 0.25, 0.0) if dtype == "float64" else DERIVATIVE_FLOOR
-    return np.maximum(np.abs(slope), floor)
+    return np.asarray(np.maximum(np.abs(slope), floor))
 
 
 def relative_unit(dtype: str) -> float:
@@ -201,11 +223,11 @@ def exponential_sum(n: int, powers: Any, distance: Any, dtype: str, axis: Any) -
 
 
 def softmax_error(y: Any, n: int, powers: Any, distance: Any, dtype: str, axis: Any) -> Array:
-    """Error of exp(x - m) / s: the relative errors of numerator, sum and quotient; below the normal numbers, their ULP."""
+    """Error of exp(x - m) / s: relative, of numerator, sum and quotient; an ULP below the normal numbers."""
     unit, kind = unit_roundoff(accumulator(dtype)), accumulator(dtype)
     relative = 2.0 * unit * np.minimum(distance, 2000.0) + relative_unit(dtype) + 2.0 * unit
     total = relative + exponential_sum(n, powers, distance, dtype, axis)
-    return _both_sides(dtype) * (np.asarray(y) * total + 4.0 * ulp(0.0, kind))
+    return np.asarray(_both_sides(dtype) * (np.asarray(y) * total + 4.0 * ulp(0.0, kind)))
 
 
 def log_softmax_error(y: Any, n: int, powers: Any, distance: Any, dtype: str, axis: Any) -> Array:
@@ -214,24 +236,26 @@ def log_softmax_error(y: Any, n: int, powers: Any, distance: Any, dtype: str, ax
     relative = exponential_sum(n, powers, distance, dtype, axis)
     logarithm = np.log(np.sum(powers, axis=axis, keepdims=True))
     sizes = np.abs(distance) + np.abs(logarithm) + np.abs(y)
-    return _both_sides(dtype) * (relative + relative_unit(dtype) * np.abs(logarithm) + 2.0 * unit * sizes)
+    return np.asarray(_both_sides(dtype) * (relative + relative_unit(dtype) * np.abs(logarithm) + 2.0 * unit * sizes))
 
 
 def scaled_unit(dtype: str, steps: float, *, functions: float = 0.0) -> float:
-    """Relative error of so many roundings in the accumulator and so many elementary functions, to be taken of the sum of
-    the sizes of all terms that are added or subtracted."""
+    """Relative error of so many roundings and elementary functions in the accumulator.
+
+    It is to be taken of the sum of the sizes of all terms that are added or subtracted.
+    """
     return _both_sides(dtype) * (steps * unit_roundoff(accumulator(dtype)) + functions * relative_unit(dtype))
 
 
 def norm_error(n: int, norm: Any, dtype: str) -> Array:
     """Error of the root of a sum of n squares: half the relative error of the sum, and the root's own rounding."""
-    return scaled_unit(dtype, 0.5 * growth(n) + 4.0) * np.abs(norm) + ulp(0.0, accumulator(dtype))
+    return np.asarray(scaled_unit(dtype, 0.5 * growth(n) + 4.0) * np.abs(norm) + ulp(0.0, accumulator(dtype)))
 
 
 def _both_sides(dtype: str) -> float:
     return 2.0 if dtype == "float64" else 1.0
 
 
-#: Largest slope of the activations that follow a product in the cases: how much of the product's error they let through.
-#: It is gelu's, 1.129 at x = sqrt 2.
+#: Largest slope of the activations that follow a product in the cases: how much of its error they let through. It is
+#: gelu's, 1.129 at x = sqrt 2.
 ACTIVATION_SLOPE = 1.13

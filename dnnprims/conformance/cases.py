@@ -264,8 +264,9 @@ def draw_placing(rng: Generator, *, in_place: bool = True, blend: bool = True) -
 
 def sample_list(problem: Problem, rng: Generator) -> list[Array]:
     """Arrays of the shapes of the setting ``shapes``; with ``mixed=1`` every second one has another type."""
-    kinds = [problem.dtype, "float32" if problem.integer("mixed") else problem.dtype]
-    return [sample(problem, rng, shape, dtype=kinds[i % 2]) for i, shape in enumerate(read_list(problem.word("shapes")))]
+    kinds = (problem.dtype, "float32" if problem.integer("mixed") else problem.dtype)
+    shapes = read_list(problem.word("shapes"))
+    return [sample(problem, rng, shape, dtype=kinds[i % 2]) for i, shape in enumerate(shapes)]
 
 
 def read_list(word: str) -> list[tuple[int, ...]]:

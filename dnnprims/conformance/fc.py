@@ -12,8 +12,10 @@ from ..reference import fc as reference
 from .bounds import (
     ACTIVATION_SLOPE,
     DERIVATIVE_ULP,
+    early_rounding,
     exact,
     function_error,
+    library_gelu_error,
     product_error,
     rounded,
     slope_size,
@@ -55,12 +57,12 @@ def _rows(a: Array) -> Array:
 
 def _is_exact(problem: Problem) -> bool:
     """Integers from -2 to 2: each partial sum is one too, below 2^8 for up to 63 terms, which every type holds."""
-    return problem.word("data") == "integers" and problem.word("activation", "relu") == "relu" and not problem.scaling()
+    linear = problem.word("activation", "relu") == "relu"
+    return problem.word("data") == "integers" and linear and not problem.scaling()
 
 
 def make_forward(problem: Problem, rng: Generator) -> Call:
-    """A sum of k products and a bias; where an activation, or a blend of a biased product, follows in a pass of its own,
-    z is rounded in between."""
+    """A sum of k products and a bias; z is rounded before an activation, or the blend of a biased product, follows."""
     rows, k, n = _sizes(problem)
     x, w = sample(problem, rng, (*rows, k)), sample(problem, rng, (n, k))
     b = sample(problem, rng, (n,)) if problem.integer("bias", 1) else None
@@ -73,12 +75,16 @@ def make_forward(problem: Problem, rng: Generator) -> Call:
         bias = 0.0 if b is None else wide(b)
         z = wide(x) @ wide(w).T + bias
         z_error = sum_error(k + 1, np.abs(wide(x)) @ np.abs(wide(w)).T + np.abs(bias), problem.dtype)
+        if b is not None or problem.beta:
+            z_error = z_error + early_rounding(z - bias, problem.dtype)
         error = z_error
         if mode is not None or (b is not None and problem.scaling()):
             error = rounded(z, problem.dtype, z_error)
         if mode is not None:
             value = elementwise.activation_forward(mode, z)
             error = ACTIVATION_SLOPE * error + function_error(value, problem.dtype)
+            if mode.mode == "gelu_tanh":
+                error = error + library_gelu_error(z, problem.dtype)
         bounds = [blended(problem, target, expected[0], error)]
         return bounds if aux is None else [*bounds, rounded(expected[1], problem.dtype, z_error)]
 
@@ -130,34 +136,36 @@ def make_backward(problem: Problem, rng: Generator) -> Call:
     dy, x, w = (sample(problem, rng, shape) for shape in ((*rows, n), (*rows, k), (n, k)))
     mode, needs = _activation(problem), problem.names("needs", "dx,dw,db")
     kept = _kept(problem, mode, sample(problem, rng, (*rows, n), scale=2.0))
-    blend = {"beta": problem.beta} if problem.word("beta") else {}
     shapes = {"dx": (*rows, k), "dw": (n, k), "db": (n,)}
-    targets = {name: destination(problem, rng, shapes[name]) for name in ("dw", "db") if name in needs}
-    if "dx" in needs:
-        targets = {"dx": Destination(shapes["dx"], problem.dtype), **targets}
+    targets = {name: destination(problem, rng, shapes[name]) for name in shapes if name in needs}
+    if "dx" in needs:  # which is never blended
+        targets["dx"] = Destination(shapes["dx"], problem.dtype)
 
     def bound(expected: list[Array]) -> list[Array]:
         if _is_exact(problem):
             return [exact(result) for result in expected]
         dz, error = _before_activation(problem, mode, dy, kept)
-        through = rounded(dz, problem.dtype, error) if mode is not None else np.zeros(dz.shape)
-        bounds = []
-        for (name, target), ideal in zip(targets.items(), expected, strict=True):
-            if name == "dx":
-                other, passed = (np.abs(wide(w)), through) if n else (np.zeros((n, k)), through)
-                wrong = sum_error(n, np.abs(dz) @ other, problem.dtype) + passed @ other
-                bounds.append(blended(ideal, problem.dtype, wrong))
-                continue
-            terms = int(np.prod(rows))
-            other = np.abs(_rows(wide(x))) if name == "dw" else np.ones((terms, 1))
-            passed = _rows(through if name == "dw" else error)
-            size, more = _rows(np.abs(dz)).T @ other, passed.T @ other
-            size, more = (size, more) if name == "dw" else (size[:, 0], more[:, 0])
-            bounds.append(blended(ideal, problem.dtype, sum_error(terms, size, problem.dtype) + more, old=old, **blend))
-        return bounds
+        rounding = np.zeros(dz.shape) if mode is None else rounded(dz, problem.dtype, error)
+        errors = {
+            "dx": _through(dz, rounding, np.abs(wide(w)), problem.dtype),
+            "dw": _through(_rows(dz).T, _rows(rounding).T, np.abs(_rows(wide(x))), problem.dtype),
+            "db": _through(_rows(dz).T, _rows(error).T, np.ones((_rows(dz).shape[0], 1)), problem.dtype)[:, 0],
+        }
+        given = zip(targets.items(), expected, strict=True)
+        return [
+            rounded(ideal, problem.dtype, errors[name])
+            if name == "dx"
+            else blended(problem, target, ideal, errors[name])
+            for (name, target), ideal in given
+        ]
 
-    arguments = {"dy": dy, "x": x, "w": w, "activation": mode, **kept, "needs": needs, **blend}
+    arguments = {"dy": dy, "x": x, "w": w, "activation": mode, **kept, "needs": needs, **problem.scaling()}
     return Call(arguments, bound, targets)
+
+
+def _through(dz: Array, dz_error: Array, other: Array, dtype: str) -> Array:
+    """Error of a product with dz: that of its sums, and what it carries on."""
+    return np.asarray(sum_error(dz.shape[-1], np.abs(dz) @ other, dtype) + dz_error @ other)
 
 
 def _kept(problem: Problem, mode: ActivationDescriptor | None, z: Array) -> dict[str, Array]:
@@ -175,7 +183,7 @@ def _before_activation(
     """dz and its error."""
     if mode is None:
         return wide(dy), np.zeros(dy.shape)
-    saved = {"x" if name == "aux" else name: wide(a) for name, a in kept.items()}
+    saved: dict[str, Any] = {"x" if name == "aux" else name: wide(a) for name, a in kept.items()}
     slope = elementwise.activation_backward(mode, np.ones(dy.shape), **saved)
     argument = saved.get("x")
     size = slope if argument is None else slope_size(slope, argument, problem.dtype)

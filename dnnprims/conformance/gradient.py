@@ -6,7 +6,19 @@ import numpy as np
 
 from ..reference import gradient as reference
 from .bounds import blended, exact, norm_error, rounded, scaled_unit
-from .cases import Array, Call, CaseFamily, Destination, Generator, Problem, draw_shapes, pick, sample_list, show_list, wide
+from .cases import (
+    Array,
+    Call,
+    CaseFamily,
+    Destination,
+    Generator,
+    Problem,
+    draw_shapes,
+    pick,
+    sample_list,
+    show_list,
+    wide,
+)
 
 
 def _norm_dtype(arrays: list[Array]) -> str:
@@ -45,7 +57,8 @@ def make_clip(problem: Problem, rng: Generator) -> Call:
 def _stored(before: Array, after: Array, relative: Array) -> Array:
     if np.array_equal(wide(before), after, equal_nan=True):
         return exact(after)
-    return rounded(after, before.dtype.name, relative * np.abs(after) + scaled_unit(before.dtype.name, 2.0) * np.abs(after))
+    kind = before.dtype.name
+    return rounded(after, kind, (relative + scaled_unit(kind, 2.0)) * np.abs(after))
 
 
 def make_scale(problem: Problem, rng: Generator) -> Call:

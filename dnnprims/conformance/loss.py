@@ -9,6 +9,7 @@ import numpy as np
 
 from ..descriptors import LOSS_KINDS, REDUCTIONS, LossDescriptor
 from ..reference import loss as reference
+from . import bounds
 from .bounds import (
     accumulator,
     growth,
@@ -107,8 +108,9 @@ class _Errors:
 
 
 def _errors(data: _Data, dtype: str) -> _Errors:
-    weights_summed = data.weight is not None and data.loss.reduction == "mean_elements" and data.target.dtype.kind == "i"
-    divisor = scaled_unit(dtype, growth(data.target.size) if weights_summed else 2.0)
+    labels = data.target.dtype.kind == "i"
+    summed = labels and data.weight is not None and data.loss.reduction == "mean_elements"
+    divisor = scaled_unit(dtype, growth(data.target.size) if summed else 2.0)
     derive = _elementwise_errors if data.loss.kind not in _ROW_KINDS else _row_errors
     losses, slopes = derive(data, dtype)
     return _Errors(losses, slopes, divisor)
@@ -172,9 +174,8 @@ def _class_errors(data: _Data, rows: Array, dtype: str) -> tuple[Array, Array]:
         share = np.moveaxis(wide(data.target), data.axis, -1)
     smoothing = data.loss.label_smoothing if data.loss.kind == "cross_entropy" else 0.0
     counts = share.sum(-1, keepdims=True) > 0
-    a = ((1.0 - smoothing) * share + smoothing / max(classes, 1) * counts) * (
-        1.0 if data.weight is None else wide(data.weight)
-    )
+    a = (1.0 - smoothing) * share + smoothing / max(classes, 1) * counts
+    a = a if data.weight is None else a * wide(data.weight)
     unit = scaled_unit(dtype, 6.0)
     if data.loss.kind == "nll":
         return unit * (a * np.abs(rows)).sum(-1), unit * a
@@ -206,7 +207,8 @@ def _gradient_error(data: _Data, errors: _Errors, gradient: Array, upstream: Arr
     if divisor == 0:
         return np.zeros(gradient.shape)
     factor = np.abs(upstream) / divisor
-    return errors.slopes * factor + (errors.divisor + scaled_unit(dtype, 4.0)) * np.abs(gradient) + ulp(0.0, accumulator(dtype))
+    relative = errors.divisor + scaled_unit(dtype, 4.0)
+    return np.asarray(errors.slopes * factor + relative * np.abs(gradient) + ulp(0.0, accumulator(dtype)))
 
 
 def make_forward(problem: Problem, rng: Generator) -> Call:
@@ -232,14 +234,18 @@ def make_backward(problem: Problem, rng: Generator) -> Call:
         factor = wide(upstream) if problem.integer("dloss") else np.ones(())
         if factor.ndim and data.loss.kind in _ROW_KINDS:
             factor = np.expand_dims(factor, data.axis)
-        given = {name: arguments[name] for name in ("prediction", "target", "weight")}
-        plain = reference.loss_backward(data.loss, wide(given["prediction"]), given["target"] if given["target"].dtype.kind
-            == "i" else wide(given["target"]), weight=None if data.weight is None else wide(data.weight),
-            dloss=wide(upstream) if problem.integer("dloss") else None)  # fmt: skip
+        plain = _unblended(data, arguments.get("dloss"))
         error = _gradient_error(data, _errors(data, problem.dtype), plain, factor, problem.dtype)
         return [blended(problem, target, expected[0], error)]
 
     return Call(arguments, bound, {"out": target})
+
+
+def _unblended(data: _Data, dloss: Array | None) -> Array:
+    """The gradient in float64, before alpha and beta."""
+    target = data.target if data.target.dtype.kind == "i" else wide(data.target)
+    weight, upstream = (None if a is None else wide(a) for a in (data.weight, dloss))
+    return reference.loss_backward(data.loss, wide(data.prediction), target, weight=weight, dloss=upstream)
 
 
 def make_both(problem: Problem, rng: Generator) -> Call:
@@ -253,7 +259,7 @@ def make_both(problem: Problem, rng: Generator) -> Call:
         error = _gradient_error(data, errors, plain, np.ones(()), problem.dtype)
         return [
             _loss_bound(data, errors, value, problem.dtype),
-            blended(gradient, problem.dtype, error, alpha=scale),
+            bounds.blended(gradient, problem.dtype, error, alpha=scale),
         ]
 
     return Call(

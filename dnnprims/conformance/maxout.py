@@ -94,4 +94,3 @@ CORNERS = (
 FAMILY = CaseFamily(
     "maxout", reference, {"maxout_forward": make_forward, "maxout_backward": make_backward}, CORNERS, draw
 )
-

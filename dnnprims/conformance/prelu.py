@@ -83,7 +83,7 @@ def _spread(problem: Problem, slope: Array, shape: tuple[int, ...]) -> Array:
 
 def _per_slope(problem: Problem, terms: Array, slope: Array) -> Array:
     if slope.size == 1:
-        return np.asarray(terms.sum()).reshape(slope.shape)
+        return np.reshape(terms.sum(), slope.shape)
     axis = problem.integer("axis", 1) % terms.ndim
     return np.asarray(terms.sum(axis=tuple(i for i in range(terms.ndim) if i != axis)))
 
@@ -126,7 +126,4 @@ CORNERS = (
     "prelu_backward shape=8x24 data=special",
 )
 
-FAMILY = CaseFamily(
-    "prelu", reference, {"prelu_forward": make_forward, "prelu_backward": make_backward}, CORNERS, draw
-)
-
+FAMILY = CaseFamily("prelu", reference, {"prelu_forward": make_forward, "prelu_backward": make_backward}, CORNERS, draw)

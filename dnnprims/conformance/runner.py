@@ -1,7 +1,7 @@
 """Run cases on a handle and hold them against the float64 reference: ``python -m dnnprims verify``.
 
-Each case runs twice. It passes when every element lies within its bound, both runs give the same bits, no guard band and
-no input has changed, and the device flag is clear.
+Each case runs twice. It passes when every element lies within its bound, both runs give the same bits, no guard band
+and no input has changed, and the device flag is clear.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def verify(
     return outcomes
 
 
-def select(
-    families: Iterable[str], dtypes: Sequence[str], seed: int, count: int
-) -> list[tuple[CaseFamily, Problem]]:
+def select(families: Iterable[str], dtypes: Sequence[str], seed: int, count: int) -> list[tuple[CaseFamily, Problem]]:
     """The cases of some families, all where none is named."""
     chosen = [_family(name) for name in families] or list(FAMILIES.values())
     return [(family, p) for family in chosen for dtype in dtypes for p in family.problems(dtype, seed, count)]

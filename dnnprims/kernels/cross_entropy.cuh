@@ -76,6 +76,7 @@ template <int VEC, class T> DEVICE void store_row(T* row, i64 first, i64 count, 
 // Where the elements of a row are between the passes over them: in registers, or in memory and its caches.
 // `each(f)` calls f(index of the first, pack) for the packs of this lane.
 template <class T, int VEC, int PACKS, int LANES> struct RegisterRow {
+  static constexpr bool AT_HAND = true;
   pack<T, VEC> held[PACKS];
   int origin;
   DEVICE RegisterRow(const EntropyRow<T>& r, int lane) : origin(lane * VEC - (int)(r.start % VEC)) {
@@ -90,6 +91,7 @@ template <class T, int VEC, int PACKS, int LANES> struct RegisterRow {
   }
 };
 template <class T, int VEC, int LANES> struct MemoryRow {
+  static constexpr bool AT_HAND = false;
   const EntropyRow<T>& r;
   i64 origin;
   DEVICE MemoryRow(const EntropyRow<T>& r, int lane) : r(r), origin(lane * VEC - r.start % VEC) {}
@@ -98,6 +100,26 @@ template <class T, int VEC, int LANES> struct MemoryRow {
       f(first, load_row<VEC>(r.p.x + r.start, first, r.readable(), r.p.inner));
   }
 };
+
+template <int VEC, class T> DEVICE acc_t<T> largest(const pack<T, VEC>& v) {
+  acc_t<T> top = to_acc(v.lane[0]);
+#pragma unroll
+  for (int l = 1; l < VEC; ++l) top = Larger()(top, to_acc(v.lane[l]));
+  return top;
+}
+// sums[0]: exp(x - top) below the maximum; sums[1]: number of maxima, each of which would add exactly 1.
+template <int VEC, class T, class A> DEVICE void add_exponentials(const pack<T, VEC>& v, A top, A* sums) {
+#pragma unroll
+  for (int l = 0; l < VEC; ++l) {
+    const A d = to_acc(v.lane[l]) - top;
+    sums[0] += d == A(0) ? A(0) : math<T>::exp(d);
+    sums[1] += A(d == A(0));
+  }
+}
+template <class T, class A> DEVICE void rescale(A* sums, A from, A to) {
+  sums[0] = (sums[0] + sums[1]) * math<T>::exp(from - to);
+  sums[1] = A(0);
+}
 
 // Loss and gradient of one row by LANES threads. DENSE: every class has a coefficient (probabilities, smoothing), else
 // the label alone has.
@@ -108,27 +130,33 @@ DEVICE void cross_entropy_row(const EntropyRow<T>& r, int lane, const Elements& 
   // Read before anything is written: dx may be x itself.
   const A picked = !DENSE && r.label.counted ? to_acc(p.x[r.start + r.label.index * p.inner]) : A(0);
   A top[1] = {-limits<A>::infinity()};
-  elements.each([&](i64, const pack<T, VEC>& v) {
-#pragma unroll
-    for (int l = 0; l < VEC; ++l) top[0] = Larger()(top[0], to_acc(v.lane[l]));
-  });
-  group_reduce<LANES>(top, Larger(), -limits<A>::infinity());
   // Sum of exp(x - top) below the maximum, number of maxima; DENSE: sum of a (top - x), sum of a.
   A sums[DENSE ? 4 : 2] = {};
-  elements.each([&](i64 first, const pack<T, VEC>& v) {
+  if constexpr (Elements::AT_HAND || DENSE) {
+    elements.each([&](i64, const pack<T, VEC>& v) { top[0] = Larger()(top[0], largest(v)); });
+    group_reduce<LANES>(top, Larger(), -limits<A>::infinity());
+    elements.each([&](i64 first, const pack<T, VEC>& v) {
+      add_exponentials(v, top[0], sums);
 #pragma unroll
-    for (int l = 0; l < VEC; ++l) {
-      const A d = to_acc(v.lane[l]) - top[0];
-      sums[0] += d == A(0) ? A(0) : math<T>::exp(d);
-      sums[1] += A(d == A(0));
-      if constexpr (DENSE) {
+      for (int l = 0; DENSE && l < VEC; ++l) {
         if (first + l < 0 || first + l >= r.readable()) continue;
         const A a = r.coefficient(first + l);
-        sums[2] -= a == A(0) ? A(0) : a * d;
-        sums[3] += a;
+        sums[DENSE ? 2 : 0] -= a == A(0) ? A(0) : a * (to_acc(v.lane[l]) - top[0]);
+        sums[DENSE ? 3 : 0] += a;
       }
-    }
-  });
+    });
+  } else {
+    // One read: the sum so far is scaled down whenever a larger maximum turns up.
+    A mine = top[0];
+    elements.each([&](i64, const pack<T, VEC>& v) {
+      const A next = largest(v);
+      if (next > mine) rescale<T>(sums, mine, next), mine = next;
+      add_exponentials(v, mine == -limits<A>::infinity() ? A(0) : mine, sums);
+    });
+    top[0] = mine;
+    group_reduce<LANES>(top, Larger(), -limits<A>::infinity());
+    if (mine != top[0]) rescale<T>(sums, mine, top[0]);
+  }
   group_reduce<LANES>(sums, Sum(), A(0));
   const A rest = sums[0] + (sums[1] - A(1));  // sum of exp(x - top), less 1
   if (lane == 0 && p.losses && r.here()) p.losses[r.row] = r.template loss<DENSE>(picked - top[0], rest, sums);

@@ -20,7 +20,9 @@
 //   elementwise_loss            packs of 16 bytes, a grid that stays resident; each input is read and dx written once.
 //   cross_entropy_in_registers  a row in the registers of 8 or 32 threads or of a block: one read, one write. Rows that
 //                               do not start on 16 bytes are read by whole packs too, but for their first and last one.
-//   cross_entropy_in_cache      a block a row, two reads and, with gradient, a third, from the L2 where the row fits.
+//   cross_entropy_in_cache      a block a row: maximum and sum in one read (Milakov and Gimelshein, "Online normalizer
+//                               calculation for softmax", 2018), with dense coefficients in two; the gradient's read is
+//                               from the L2 where the rows in flight fit.
 //   cross_entropy_plain         a thread a row, the same passes: any layout and alignment.
 //   cosine_rows                 a warp or a block a row; three reads, the later ones from the caches.
 //   sum_losses                  folds the losses of the rows or the sums of the blocks; twice where there are many.
@@ -31,7 +33,7 @@
 // or nothing but -inf in a row makes the row NaN. A label out of range is never used as an index: its loss is NaN, its
 // gradient 0, and the flag says so.
 // Cost: bytes as above; a logarithm a row and two exponentials an element for cross_entropy with gradient.
-// Limits: rows of up to 128 KiB in registers.
+// Limits: in registers up to 16,384 classes (8,192 in double; 1,024 to 4,096 with dense coefficients), then in cache.
 #include "cross_entropy.cuh"
 
 template <class T> struct ElementwiseLossParams {
@@ -144,10 +146,11 @@ DEVICE void loss_of_pack(const ElementwiseLossParams<T>& p, i64 i, acc_t<T> fact
 }
 
 template <class T, int VEC, class KIND>
-__global__ void __launch_bounds__(256) elementwise_loss(const ElementwiseLossParams<T> p) {
+__global__ void __launch_bounds__(256, 4) elementwise_loss(const ElementwiseLossParams<T> p) {
   typedef acc_t<T> A;
   const i64 packs = p.size / VEC, stride = (i64)gridDim.x * 256;
   A total = 0, factor = p.dx && !p.dloss_stride ? gradient_factor(p.alpha, p.dloss, 0, p.divisor) : A(0);
+#pragma unroll 1
   for (i64 i = global_thread(); i < packs; i += stride) loss_of_pack<VEC, KIND>(p, i, factor, total);
   for (i64 i = packs * VEC + global_thread(); i < p.size; i += stride) loss_of_pack<1, KIND>(p, i, factor, total);
   if (!p.partials) return;

@@ -35,18 +35,22 @@ template <class T> struct MaxoutForwardParams {
 template <class T, int VEC, int POOL>
 __global__ void __launch_bounds__(256) maxout_forward_units(const MaxoutForwardParams<T> p) {
   i64 index = global_thread(), first = index * VEC;
-  if (first >= p.size) return;
   u8* which = static_cast<u8*>(p.which);
+  if (first + VEC > p.size) {
+    for (i64 u = first; u < p.size; u++) {
+      int k_best = 0;
+      for (int k = 1; k < POOL; k++) {
+        if (exceeds(to_acc(p.x[u * POOL + k]), to_acc(p.x[u * POOL + k_best]))) k_best = k;
+      }
+      p.y[u] = p.x[u * POOL + k_best];
+      which[u] = (u8)k_best;
+    }
+    return;
+  }
   pack<T, VEC> y, x[POOL];
   pack<u8, VEC> k_best;
-  int groups = p.size - first < VEC ? (int)(p.size - first) : VEC;
-  if (groups == VEC) {
 #pragma unroll
-    for (int j = 0; j < POOL; j++) x[j] = load<VEC>(p.x, index * POOL + j);
-  } else {
-#pragma unroll
-    for (int e = 0; e < POOL * VEC; e++) x[e / VEC].lane[e % VEC] = p.x[first * POOL + (e < groups * POOL ? e : 0)];
-  }
+  for (int j = 0; j < POOL; j++) x[j] = load<VEC>(p.x, index * POOL + j);
 #pragma unroll
   for (int u = 0; u < VEC; u++) {
     T best = x[u * POOL / VEC].lane[u * POOL % VEC];
@@ -62,18 +66,8 @@ __global__ void __launch_bounds__(256) maxout_forward_units(const MaxoutForwardP
     y.lane[u] = best;
     k_best.lane[u] = (u8)k_max;
   }
-  if (groups == VEC) {
-    store<VEC>(p.y, index, y);
-    store<VEC>(which, index, k_best);
-    return;
-  }
-#pragma unroll
-  for (int u = 0; u < VEC; u++) {
-    if (u < groups) {
-      p.y[first + u] = y.lane[u];
-      which[first + u] = k_best.lane[u];
-    }
-  }
+  store<VEC>(p.y, index, y);
+  store<VEC>(which, index, k_best);
 }
 
 template <class T, class W, int VEC>

@@ -460,9 +460,7 @@ def plan_fc_backward(
     k = _require_backward_inputs(op, needs, dy, x, w)
     at_saved, saved = _require_saved(op, mode, dy, y, aux)
     shapes = {"dx": (*dy.shape[:-1], k), "dw": (n, k), "db": (n,)}
-    for name, given in (("dx", dx), ("dw", dw), ("db", db)):
-        checks.require_out(op, given, shapes[name], dtype, param=name)
-        checks.require_blend(op, 1.0, beta if name in needs and name != "dx" else 0.0, given, param=name)
+    _require_destinations(op, needs, beta, dtype, shapes, {"dx": dx, "dw": dw, "db": db})
 
     with_dz = mode.mode != "identity" and needs != ("db",) and m * n > 0
     scratch: tuple[int, ...] = (m * n * dtype.itemsize,) if with_dz else ()
@@ -671,6 +669,22 @@ def _require_backward_inputs(
     checks.require_same_dtype(op, dy=dy, x=x, w=w)
     checks.require_contiguous(op, dy=dy, x=x, w=w)
     return k
+
+
+def _require_destinations(
+    op: str,
+    needs: tuple[str, ...],
+    beta: float,
+    dtype: DType,
+    shapes: dict[str, tuple[int, ...]],
+    given: dict[str, TensorDescriptor | None],
+) -> None:
+    """Check dx, dw and db; beta is for the gradients of the parameters alone."""
+    checks.require_finite(op, "beta", beta)
+    for name, out in given.items():
+        checks.require_out(op, out, shapes[name], dtype, param=name)
+        if name in needs and name != "dx":
+            checks.require_blend(op, 1.0, beta, out, param=name)
 
 
 def _require_saved(

@@ -51,7 +51,7 @@ def glu_forward(
     alpha: float = 1.0,
     beta: float = 0.0,
 ) -> Any:
-    """Gated linear unit: ``y = a * g(b)`` with a the first and b the second half of x; ``out = alpha * y + beta * out``.
+    """Gated linear unit: ``y = a * g(b)``, a the first and b the second half of x; ``out = alpha * y + beta * out``.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ def glu_forward(
 
     Notes
     -----
-    The second half gates, as in PyTorch; weights of models whose first half gates must have their halves exchanged. For the
-    backward pass keep x. NaN is handed on; 0 * inf is NaN, as in the product.
+    The second half gates, as in PyTorch; where the first half gates, exchange the halves of the weights before it. For
+    the backward pass keep x. NaN is handed on; 0 * inf is NaN, as in the product.
 
     References
     ----------
@@ -243,9 +243,7 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
     t = dtype.cuda
     return {
         gate: [
-            f"{entry}<{t}, {name}<{t}>, {vec}>"
-            for entry in ("glu_forward", "glu_backward")
-            for vec in (1, dtype.lanes)
+            f"{entry}<{t}, {name}<{t}>, {vec}>" for entry in ("glu_forward", "glu_backward") for vec in (1, dtype.lanes)
         ]
         for gate, name in _GATES.items()
     }

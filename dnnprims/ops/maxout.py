@@ -127,8 +127,8 @@ def maxout_backward(
     Raises
     ------
     BadParamError
-        A shape, dtype, layout or option is not one of those above, or `out` overlaps an input; on the NumPy backend also
-        an index out of range.
+        A shape, dtype, layout or option is not one of those above, or `out` overlaps an input; on the NumPy backend
+        also an index out of range.
 
     Notes
     -----
@@ -167,9 +167,7 @@ def plan_maxout_forward(
     if pool_size not in _REGISTER_POOLS:
         units = f"pool_size {pool_size} is none of {', '.join(map(str, _REGISTER_POOLS))}"
     ragged = f"the {inner} elements behind the axis are no multiple of {lanes}" if inner % lanes else None
-    variant, refused = choose(
-        [("units_in_registers", units or reason), ("packed", ragged or reason), ("plain", None)]
-    )
+    variant, refused = choose([("units_in_registers", units or reason), ("packed", ragged or reason), ("plain", None)])
     t, vec = x.dtype.cuda, 1 if variant == "plain" else lanes
     kernel, template = _STRIDED_KERNEL, (t, index.cuda, str(vec))
     if variant == "units_in_registers":

@@ -112,7 +112,7 @@ def prelu_backward(
     dx: Any = None,
     dslope: Any = None,
 ) -> tuple[Any, Any]:
-    """Gradients of `prelu_forward`: ``dx = dy`` where ``x > 0``, else ``slope * dy``; ``dslope = sum dy * x`` over x <= 0.
+    """Gradients of `prelu_forward`: ``dx = dy`` where x > 0, else ``slope * dy``; ``dslope = sum dy * x`` over x <= 0.
 
     Parameters
     ----------
@@ -232,10 +232,9 @@ def _with_slope_gradient(
     """Add the two launches of dslope, the first of which also writes dx."""
     outer, channels, inner = layout
     columns, lanes, reason = channels * inner, x.dtype.lanes, unaligned(dy=dy, x=x, dx=dx)
-    short = None if channels > 1 and inner < _LONG_INNER else f"one channel, or inner = {inner} >= {_LONG_INNER}"
-    by_columns = short is None
-    ragged = (columns if by_columns else inner) % lanes
-    reason = reason or (f"{'channels * inner' if by_columns else 'inner'} is no multiple of {lanes}" if ragged else None)
+    by_columns = channels > 1 and inner < _LONG_INNER
+    if reason is None and (columns if by_columns else inner) % lanes:
+        reason = f"{'channels * inner' if by_columns else 'inner'} is no multiple of {lanes}"
     vec = lanes if reason is None else 1
     if by_columns:
         kernel, tiles, items, least, extent = _COLUMNS_KERNEL, -(-columns // (32 * vec)), outer, _LEAST_ROWS, columns
@@ -244,22 +243,21 @@ def _with_slope_gradient(
     parts, per_part = _split(items, least, tiles, profile.sm_count)
     pointers: tuple[Pointer, ...] = (Scratch(0), 3 if with_dx else NULL, 0, 1, 2)
     scalars = (outer, channels, inner, per_part)
-    first = KernelStep(
-        kernel, x.dtype, (x.dtype.cuda, str(vec)), "backward", (tiles, parts, 1), 256, pointers, scalars
-    )
+    first = KernelStep(kernel, x.dtype, (x.dtype.cuda, str(vec)), "backward", (tiles, parts, 1), 256, pointers, scalars)
     fold = KernelStep(
         _FOLD_KERNEL, x.dtype, (x.dtype.cuda,), "backward", (channels, 1, 1), 256, (4, Scratch(0)),
         (parts, channels, extent // max(channels, 1)),
     )  # fmt: skip
     steps = () if channels == 0 else (first, fold) if x.size else (replace(fold, scalars=(0, channels, 1)),)
     name = "columns" if by_columns else "rows"
-    variants = (("packed_" + name, reason), (name, None))
+    other = "one channel is summed by rows" if channels <= 1 else f"inner = {inner} >= {_LONG_INNER}"
+    variant, refused = choose((("packed_" + name, reason), (name, None)))
     return replace(
         spec,
-        variant=choose(variants)[0] or "",
+        variant=str(variant),
         steps=steps,
         scratch=(max(parts * extent, 1) * x.dtype.acc.itemsize,),
-        refused=(("packed_columns", short),) * (short is not None) + choose(variants)[1],
+        refused=refused if by_columns else (("columns", other), *refused),
     )
 
 
@@ -304,6 +302,4 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
     }
 
 
-FAMILY = Family(
-    "prelu", (_FORWARD_KERNEL, _DATA_KERNEL, _ROWS_KERNEL, _COLUMNS_KERNEL, _FOLD_KERNEL), _instances
-)
+FAMILY = Family("prelu", (_FORWARD_KERNEL, _DATA_KERNEL, _ROWS_KERNEL, _COLUMNS_KERNEL, _FOLD_KERNEL), _instances)

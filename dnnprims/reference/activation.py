@@ -138,7 +138,7 @@ def _square(a: Array) -> tuple[Array, Array]:
     return square, ((high * high - square) + 2.0 * high * low) + low * low
 
 
-def _normal_tail(a: Array) -> tuple[Array, Array]:
+def _normal_tail(a: Array) -> tuple[Any, Any]:
     """Phi(-a) and phi(a) for 0 <= a <= 40.
 
     erfc(z + d) = erfc(z) exp(z^2 - (z + d)^2), to first order, repairs the rounding of z = a / sqrt 2, which erfc would
@@ -154,14 +154,14 @@ def _normal_tail(a: Array) -> tuple[Array, Array]:
 
 def _gelu(x: Array) -> Array:
     a = np.minimum(np.abs(x), 40.0)
-    tail = a * _normal_tail(a)[0]
+    tail: Array = a * _normal_tail(a)[0]
     return np.where(x < 0.0, -tail, x - tail)
 
 
 def _gelu_slope(x: Array) -> Array:
     a = np.minimum(np.abs(x), 40.0)
     beyond, density = _normal_tail(a)
-    tail = beyond - a * density
+    tail: Array = beyond - a * density
     return np.where(x < 0.0, tail, 1.0 - tail)
 
 
@@ -176,30 +176,32 @@ def _mish_slope(x: Array) -> Array:
     near = np.clip(x, -1500.0, 30.0)
     e, half = np.exp(near), np.exp(near / 2.0)
     d = e * (e + 2.0) + 2.0
-    return half * ((e + 2.0) * d + 4.0 * near * (1.0 + e)) * half / d**2
+    slope: Array = half * ((e + 2.0) * d + 4.0 * near * (1.0 + e)) * half / d**2
+    return slope
 
 
 @lru_cache(maxsize=1)
 def _tanh_series() -> tuple[float, ...]:
     """Coefficients of tanh x in odd powers, from tanh' = 1 - tanh^2."""
     c = [0.0, 1.0]
-    for n in range(1, 48):
+    for n in range(1, 96):
         c.append(-sum(c[i] * c[n - i] for i in range(n + 1)) / (n + 1))
     return tuple(c[1::2])
 
 
 def _tanhshrink(x: Array) -> Array:
-    """x - tanh x; by its series where the two nearly cancel."""
-    near = np.clip(x, -0.7, 0.7)
+    """x - tanh x: by its series where the two nearly cancel, then x - 1 + 2 / (e^2x + 1)."""
+    near, a = np.clip(x, -1.0, 1.0), np.abs(x)
     square = near * near
     total = np.zeros_like(near)
     for c in reversed(_tanh_series()[1:]):
         total = total * square + c
-    return np.where(np.abs(x) < 0.7, -near * square * total, x - np.tanh(x))
+    beyond = (a - 1.0) + 2.0 / (np.exp(2.0 * a) + 1.0)
+    return np.where(a < 1.0, -near * square * total, np.copysign(beyond, x))
 
 
 def _tanh_slope(x: Array) -> Array:
-    return 4.0 * _sigmoid_slope(2.0 * x)
+    return np.multiply(4.0, _sigmoid_slope(2.0 * x))
 
 
 def _softplus(x: Array, beta: float, threshold: float) -> Array:

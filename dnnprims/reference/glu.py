@@ -93,7 +93,7 @@ def _normal_cdf(b: Array) -> Array:
     def scalar(v: float) -> float:
         return 0.5 * erfc(-v / sqrt(2.0)) if v < 0 else 0.5 + 0.5 * erf(v / sqrt(2.0))
 
-    return np.array([scalar(v) for v in b.ravel().tolist()], dtype=np.float64).reshape(b.shape)
+    return np.asarray(np.fromiter(map(scalar, b.ravel().tolist()), np.float64, b.size).reshape(b.shape))
 
 
 #: Gate -> its value and derivative.

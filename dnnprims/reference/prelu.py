@@ -31,7 +31,7 @@ def prelu_backward(
     dx: Array | None = None,
     dslope: Array | None = None,
 ) -> tuple[Array | None, Array | None]:
-    """dy/dx is 1 where x > 0, else slope; dy/dslope is 0 where x > 0, else x, and is summed over all but the channel."""
+    """y' in x is 1 where x > 0, else slope; in slope 0 where x > 0, else x, summed over all but the channel."""
     upstream, wide, factor = widen(dy), widen(x), _along_axis(slope, np.ndim(x), axis)
     if "dx" in needs:
         with np.errstate(all="ignore"):
@@ -51,12 +51,12 @@ def _along_axis(slope: Any, ndim: int, axis: int) -> Array:
         return wide.reshape(())
     shape = [1] * ndim
     shape[axis] = wide.size
-    return wide.reshape(shape)
+    return np.asarray(wide.reshape(shape))
 
 
 def _sum_to_slope(terms: Array, slope: Any, axis: int) -> Array:
     """Sum over everything that shares one slope. NaN and infinities go through as in any sum."""
     with np.errstate(all="ignore"):
         if np.size(slope) == 1:
-            return np.asarray(terms.sum()).reshape(np.shape(slope))
+            return np.reshape(terms.sum(), np.shape(slope))
         return np.asarray(terms.sum(axis=tuple(i for i in range(terms.ndim) if i != axis % terms.ndim)))

@@ -90,6 +90,19 @@ class CudaExecutor:
                 look_aside(self.look, a, seen, addresses)
         return seen, addresses
 
+    def addresses(self, operands: Sequence[Any]) -> list[int] | None:
+        """Return the addresses alone, or None when an operand is no array of this backend yet."""
+        array_type = self.array_type
+        found = []
+        for a in operands:
+            if type(a) is array_type:
+                found.append(a.data.ptr)
+            elif a is None:
+                found.append(0)
+            else:
+                return None
+        return found
+
     def describe(self, a: Any) -> TensorDescriptor:
         """Return the descriptor of a CuPy array."""
         plain = TensorDescriptor.from_array(a)

@@ -57,6 +57,11 @@ class HostArrays:
                 look_aside(self.look, a, seen, addresses)
         return seen, addresses
 
+    def addresses(self, operands: Sequence[Any]) -> list[int] | None:
+        """Return the addresses alone, or None when an operand is no array of this backend yet."""
+        known = all(a is None or type(a) is np.ndarray for a in operands)
+        return [0 if a is None else a.ctypes.data for a in operands] if known else None
+
     def describe(self, a: np.ndarray[Any, Any]) -> TensorDescriptor:
         """Return the descriptor of an array."""
         plain = TensorDescriptor.from_array(a)

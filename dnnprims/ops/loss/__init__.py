@@ -187,8 +187,9 @@ def loss_forward_backward(
 
     Notes
     -----
-    The rest as in `loss_forward` and `loss_backward`; rows of cross_entropy of up to 128 KiB (32,768 elements at most)
-    are read once and written once.
+    The rest as in `loss_forward` and `loss_backward`. Rows of cross_entropy of up to 16,384 classes (fewer in float64,
+    with label smoothing and with probabilities) are read once and written once; of longer ones the second read is from
+    the L2 cache.
     """
     op, options, operands = "loss_forward_backward", (loss,), (prediction, target, weight, out, dprediction)
     live = (checks.require_finite(op, "scale", scale),)

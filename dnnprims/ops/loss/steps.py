@@ -332,7 +332,7 @@ def _row_shapes(dtype: DType, dense: bool) -> dict[str, tuple[tuple[int, int, in
     if dense:
         shapes = {"narrow": ((1, 2, 8), (1, 2, 32)), "wide": ((lanes, 2, 32), (lanes, 4, 128))}
     else:
-        warp, block = ((lanes, 2, 32), (lanes, most, 32)), ((lanes, 4, 128), (lanes, 4, 512), (lanes, most, 1024))
+        warp, block = ((lanes, 2, 32), (lanes, most, 32)), ((lanes, 4, 128), (lanes, most, 512))
         shapes = {"narrow": ((1, 2, 8), (1, 2, 32)), "warp": warp, "block": block}
     return shapes
 
