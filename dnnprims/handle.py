@@ -187,7 +187,18 @@ class Handle:
         return None if self.profile.workspace_limit < 0 else self.profile.workspace_limit
 
     def set_stream(self, stream: Any) -> None:
-        """Enqueue on this stream from now on: a CuPy stream, an address, or None for CuPy's current one at each call."""
+        """Enqueue on this stream from now on.
+
+        Parameters
+        ----------
+        stream : cupy.cuda.Stream, int or None
+            A stream, its address, or None for CuPy's current stream at each call.
+
+        Notes
+        -----
+        CuPy's pool orders memory by its *current* stream. With a fixed stream that is not the current one, keep arrays
+        alive until their work is done, or make the stream current too (``with stream:``).
+        """
         if stream is None:
             self._fixed_stream = None
         elif hasattr(stream, "ptr") or hasattr(stream, "__index__"):
@@ -429,7 +440,10 @@ class Handle:
         return self._look is _closed
 
     def close(self) -> None:
-        """Give back plans, kernels and workspace; any later call is refused. Captured graphs must not be replayed after."""
+        """Give back plans, kernels and workspace; any later call is refused.
+
+        Graphs that were captured through the handle must not be replayed afterwards.
+        """
         if self._executor is not None and not self.closed:
             self._executor.synchronize(self.stream)
         self._plans.clear()

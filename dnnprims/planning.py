@@ -165,7 +165,7 @@ class PreparedPlan:
 
         Notes
         -----
-        Only overlaps and alignment are checked again. Shapes and dtypes are taken on trust: that is what the plan saves.
+        Only overlaps and alignment are checked again. Shapes and dtypes are taken on trust: that is what it saves.
         """
         operands = self._arrange(arrays, named)
         handle = self._handle

@@ -7,23 +7,19 @@ that is there and cannot be used all the way up to a launch is FAIL.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import platform
 import re
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-from .runtime import blaslt, compiler
+from . import sensors
+from .runtime import compiler
 
 PASS, WARN, FAIL, SKIP = "PASS", "WARN", "FAIL", "SKIP"
 
@@ -35,7 +31,6 @@ LITTLE_DEVICE_MEMORY = 512 << 20
 LITTLE_DISK_SPACE = 200 << 20
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
-CUPY_WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-5-0", "cupy-rocm-7-0")
 CPU_ONLY = "none without an NVIDIA GPU"
 REPORT = "report this with the output of doctor --json"
 
@@ -84,7 +79,7 @@ def probe_ml_dtypes(_: Answers) -> Probe:
     """bfloat16 exists on the host and rounds."""
     remedy = "pip install --upgrade ml_dtypes numpy"
     try:
-        module = import_module("ml_dtypes")
+        module = sensors.import_module("ml_dtypes")
         rounded = float(np.asarray([1.0 + 2.0**-9], module.bfloat16)[0])
     except Exception as error:
         return Probe("ml_dtypes", FAIL, _words(error), remedy)
@@ -109,7 +104,7 @@ def probe_host_compiler(_: Answers) -> Probe:
 def probe_driver(_: Answers) -> Probe:
     """NVIDIA's driver loads, starts and sees a device."""
     try:
-        driver = load_driver()
+        driver = sensors.load_driver()
     except OSError:
         return Probe("driver", WARN, "no NVIDIA driver (libcuda): the NumPy backend is used", CPU_ONLY)
     status = driver.cuInit(0)
@@ -130,7 +125,7 @@ def probe_driver(_: Answers) -> Probe:
 
 def probe_cupy(answers: Answers) -> Probe:
     """CuPy is installed once, imports, is new enough and fits the driver."""
-    wheels, driver = cupy_wheels(), answers["driver"]
+    wheels, driver = sensors.cupy_wheels(), answers["driver"]
     missing = FAIL if driver.status == PASS else WARN
     install = f"pip install 'dnnprims[{_extra(driver)}]'"
     if len(wheels) > 1:
@@ -139,7 +134,7 @@ def probe_cupy(answers: Answers) -> Probe:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            cupy = import_module("cupy")
+            cupy = sensors.import_module("cupy")
     except ModuleNotFoundError as error:
         if error.name != "cupy":
             return Probe("CuPy", missing, _words(error), install)
@@ -161,7 +156,7 @@ def probe_device(answers: Answers) -> Probe:
     """The device is new enough and has memory left."""
     if skipped := _needs("device", answers, "driver", "CuPy"):
         return skipped
-    runtime = import_module("cupy").cuda.runtime
+    runtime = sensors.import_module("cupy").cuda.runtime
     try:
         facts = runtime.getDeviceProperties(runtime.getDevice())
         free, total = runtime.memGetInfo()
@@ -202,7 +197,7 @@ def probe_launch(answers: Answers) -> Probe:
     remedy = "run `python -m dnnprims verify activation --backend cuda` and report what it prints"
     x = np.arange(-1000, 1001, dtype=np.float32)
     try:
-        y = run_activation(x)
+        y = sensors.run_activation(x)
     except Exception as error:
         return Probe("launch", FAIL, _words(error), remedy)
     wrong = int(np.count_nonzero(y != np.maximum(x, 0)))
@@ -217,13 +212,13 @@ def probe_blaslt(answers: Answers) -> Probe:
         return skipped
     remedy = f"pip install 'dnnprims[{_extra(answers['driver'])}]': it brings cuBLASLt; GEMM is slow without"
     try:
-        version = blaslt_version()
+        version = sensors.blaslt_version()
     except Exception as error:
         return Probe("cuBLASLt", FAIL, _words(error), remedy)
     x = (np.arange(24 * 40, dtype=np.float32) % 7 - 3).reshape(24, 40)
     w = (np.arange(16 * 40, dtype=np.float32) % 5 - 2).reshape(16, 40)
     try:
-        y = run_fully_connected(x, w)
+        y = sensors.run_fully_connected(x, w)
     except Exception as error:
         return Probe("cuBLASLt", FAIL, _words(error), remedy)
     if not np.array_equal(y, x @ w.T):
@@ -273,50 +268,6 @@ def examine() -> list[Probe]:
         except Exception as error:
             answers[name] = Probe(name, FAIL, _words(error), REPORT)
     return list(answers.values())
-
-
-# What touches the machine, apart so that a test can put a fault in its place.
-
-
-def import_module(name: str) -> ModuleType:
-    """Import."""
-    return importlib.import_module(name)
-
-
-def load_driver() -> Any:
-    """Load libcuda; OSError where there is none."""
-    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-
-
-def cupy_wheels() -> list[str]:
-    """Installed distributions that hold CuPy."""
-    names = {(found.metadata["Name"] or "").lower() for found in metadata.distributions()}
-    return sorted(names & set(CUPY_WHEELS))
-
-
-def run_activation(x: np.ndarray) -> np.ndarray:
-    """Relu on the device."""
-    from . import activation_forward, create_handle
-
-    with create_handle("cuda") as handle:
-        return np.asarray(handle.to_numpy(activation_forward(handle, "relu", handle.asarray(x))))
-
-
-def run_fully_connected(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """x w^T on the device."""
-    from . import create_handle, fc_forward
-
-    with create_handle("cuda") as handle:
-        return np.asarray(handle.to_numpy(fc_forward(handle, handle.asarray(x), handle.asarray(w))))
-
-
-def blaslt_version() -> str:
-    """Version of the cuBLASLt that is loaded."""
-    library, reason = blaslt.library()
-    if library is None:
-        raise OSError(reason)
-    number = int(library.cublasLtGetVersion())
-    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
 def version_tuple(version: str) -> tuple[int, ...]:

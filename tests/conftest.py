@@ -16,11 +16,10 @@ HAS_COMPILER = shutil.which("g++") is not None
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _quiet_environment() -> Iterator[None]:
+def _quiet_environment() -> None:
     """The developer's own switches must not change what is tested."""
     for name in ("DNNPRIMS_VERBOSE", "DNNPRIMS_CHECK", "DNNPRIMS_BACKEND"):
         os.environ.pop(name, None)
-    yield
 
 
 def backend_parameters() -> list[object]:

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dnnprims import ActivationDescriptor, BadParamError, NotSupportedError, TensorDescriptor, supports
+from dnnprims import ActivationDescriptor, BadParamError, TensorDescriptor, supports
 from dnnprims.conformance import bounds
 from dnnprims.descriptors import ACTIVATION_MODES
 from dnnprims.ops.activation import activation_backward, activation_forward, backward_needs
@@ -48,16 +48,17 @@ def patterns(dtype: str) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("mode", COSTLY)
-def test_whole_type(emulator_handle: Any, mode: str, dtype: str) -> None:
+def test_whole_type(handle: Any, mode: str, dtype: str) -> None:
     """Every 16-bit number, and 2^16 of float32, forward and derivative."""
     x, activation = patterns(dtype), ActivationDescriptor(mode)
-    y = emulator_handle.to_numpy(activation_forward(emulator_handle, activation, x))
+    given, ones = handle.asarray(x), handle.asarray(np.ones_like(x))
+    y = handle.to_numpy(activation_forward(handle, activation, given))
     exact = reference.activation_forward(activation, widen(x))
     assert ulps(y, exact, dtype).max() <= bounds.ELEMENTWISE_FORWARD_ULP[dtype]
-    slope = activation_backward(emulator_handle, activation, np.ones_like(x), x=x)
+    slope = handle.to_numpy(activation_backward(handle, activation, ones, x=given))
     exact = reference.activation_backward(activation, np.ones(x.shape), x=widen(x))
     floor = bounds.DERIVATIVE_FLOOR if mode in SIGN_CHANGES else 0.0
-    assert ulps(emulator_handle.to_numpy(slope), exact, dtype, floor).max() <= bounds.ELEMENTWISE_DERIVATIVE_ULP[dtype]
+    assert ulps(slope, exact, dtype, floor).max() <= bounds.ELEMENTWISE_DERIVATIVE_ULP[dtype]
 
 
 def _sigmoid(t: Any) -> Any:
@@ -110,18 +111,23 @@ def test_reference_rounds_correctly(mode: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("mode", EXACT)
-def test_kernel_against_high_precision(emulator_handle: Any, mode: str, dtype: str) -> None:
+def test_kernel_against_high_precision(handle: Any, mode: str, dtype: str) -> None:
     """Tails and breakpoints, where float64 itself is no judge."""
+    if handle.backend == "numpy":
+        pytest.skip("the reference has its own test")
     x = np.array([v for v in PLACES if v > 0 or mode != "log"], NUMPY[dtype])
-    y = emulator_handle.to_numpy(activation_forward(emulator_handle, mode, x))
+    y = handle.to_numpy(activation_forward(handle, mode, handle.asarray(x)))
     assert ulps(y, exact_values(mode, x), dtype).max() <= bounds.ELEMENTWISE_FORWARD_ULP[dtype]
 
 
 @pytest.mark.parametrize("mode", sorted(SIGN_CHANGES))
-def test_derivative_where_it_changes_sign(emulator_handle: Any, mode: str) -> None:
+def test_derivative_where_it_changes_sign(handle: Any, mode: str) -> None:
     """float64 against differentiation in high precision, around the root."""
+    if handle.backend == "numpy":
+        pytest.skip("float64 terms cancel in the reference; conformance allows for that")
     x = np.linspace(-2.6, -0.2, 121)
-    slope = emulator_handle.to_numpy(activation_backward(emulator_handle, mode, np.ones_like(x), x=x))
+    dy = handle.asarray(np.ones_like(x))
+    slope = handle.to_numpy(activation_backward(handle, mode, dy, x=handle.asarray(x)))
     with mp.workprec(200):
         exact = np.array([float(mp.diff(EXACT[mode], mp.mpf(float(v)))) for v in x])
     limit = bounds.ELEMENTWISE_DERIVATIVE_ULP["float64"]
@@ -284,17 +290,9 @@ def test_variants() -> None:
     assert supports(activation_forward, "gelu", TensorDescriptor((54,), "float32", alignment=4)).variant == "plain"
     shape = (2,) * 9
     gaps = TensorDescriptor(shape, "float32", tuple(3**k for k in range(9)))
-    assert not supports(activation_forward, "gelu", gaps)
-    with pytest.raises(NotSupportedError, match="activation_forward"):
-        supports_or_raise(gaps)
-
-
-def supports_or_raise(x: TensorDescriptor) -> None:
-    """Plan without a handle."""
-    from dnnprims.ops.activation import plan_activation_forward
-    from dnnprims.runtime.launch import Profile
-
-    plan_activation_forward(Profile("cuda"), "gelu", 1.0, 0.0, x, None)
+    refusal = supports(activation_forward, "gelu", gaps)
+    assert not refusal
+    assert "x has too many axes" in refusal.reason
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Every instantiation of every kernel compiles for every architecture, without a GPU; the cache keeps what it should."""
+"""Every instantiation of every kernel compiles for every architecture, without a GPU; the cache keeps what it may."""
 
 from __future__ import annotations
 

@@ -40,6 +40,12 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tup
     return running
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than a few epochs."""
+    monkeypatch.setattr(demo, "draw", lambda *_: [])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_learns_the_digits(run: Callable[..., tuple[int, str]], tmp_path: Path, backend: str) -> None:
     """The default settings reach 97% on images that were held out, and leave weights and pictures."""
@@ -65,6 +71,7 @@ def test_learns_the_digits(run: Callable[..., tuple[int, str]], tmp_path: Path, 
     ids=lambda value: value[1] if isinstance(value, tuple) else "",
 )
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures("no_pictures")
 def test_every_option_learns(
     run: Callable[..., tuple[int, str]], backend: str, options: tuple[str, ...], least: float
 ) -> None:
@@ -98,6 +105,7 @@ def test_one_step_on_the_emulator_is_the_step_of_numpy() -> None:
 @pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU here")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("activation", ["relu", "maxout"])
+@pytest.mark.usefixtures("no_pictures")
 def test_captured_step_gives_the_same_bits(tmp_path: Path, dtype: str, activation: str) -> None:
     """Weights trained by replaying one CUDA graph are those trained call by call, bit for bit."""
     weights = []
@@ -110,6 +118,7 @@ def test_captured_step_gives_the_same_bits(tmp_path: Path, dtype: str, activatio
         assert plain.tobytes() == captured.tobytes()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_same_seed_same_weights(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     """The bits of the weights depend on the seed alone."""
     arrays = []
@@ -133,6 +142,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(demo_network.Network, "step", interrupted)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_interrupt_keeps_the_last_whole_epoch(
     run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dnnprims import doctor, probes
+from dnnprims import doctor, probes, sensors
 from dnnprims.probes import FAIL, PASS, SKIP, WARN, Probe
 
 NVRTC_WORKS = SimpleNamespace(getVersion=lambda: (13, 0))
@@ -73,7 +73,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., di
         "blaslt_version": lambda: "13.1.1",
     }
     for name, function in well.items():
-        monkeypatch.setattr(probes, name, function)
+        monkeypatch.setattr(sensors, name, function)
     monkeypatch.setattr(probes.compiler, "load_nvrtc", lambda: NVRTC_WORKS)
     monkeypatch.setattr(probes.compiler, "nvrtc_target", lambda _: "sm_75")
     monkeypatch.setattr(probes.compiler, "compile_source", lambda *_, **__: None)
@@ -83,7 +83,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., di
         if cupy is not None:
             modules["cupy"] = cupy
         for name, fault in faults.items():
-            monkeypatch.setattr(probes, name, fault)
+            monkeypatch.setattr(probes if name == "np" else sensors, name, fault)
         return {probe.name: probe for probe in probes.examine()}
 
     return examine
@@ -192,7 +192,7 @@ def test_nvrtc_missing(machine: Callable[..., dict[str, Probe]], monkeypatch: py
 
 def test_ml_dtypes_missing(machine: Callable[..., dict[str, Probe]], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told although everything else works."""
-    whole = probes.import_module
+    whole = sensors.import_module
 
     def without(name: str) -> ModuleType:
         if name == "ml_dtypes":

@@ -27,7 +27,7 @@ OUTSIDE = {"reference": {"numpy", "ml_dtypes"}, "ops": {"numpy", "ml_dtypes"}}
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
-    """Modules that a file imports: (dotted name, whether it is one of the package's own). Type-only imports are left out."""
+    """Modules that a file imports: (dotted name, own or not), type-only ones left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         inner
@@ -58,7 +58,7 @@ def part_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_one_way(path: Path) -> None:
-    """The arrows of the design: ops to runtime and reference, reference to NumPy alone, nothing to plug-ins or tests."""
+    """The arrows of the design: ops to runtime and reference, reference to NumPy alone, nothing to plug-ins."""
     part = part_of(path)
     folder = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
     for name, own in imports(path):

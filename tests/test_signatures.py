@@ -41,7 +41,7 @@ def test_plan_names_its_operands_as_the_function_does(op: FunctionType) -> None:
     module = inspect.getmodule(op)
     build = getattr(module, f"plan_{op.__name__}")
     public = set(inspect.signature(op).parameters)
-    assert list(inspect.signature(build).parameters)[0] == "profile"
+    assert next(iter(inspect.signature(build).parameters)) == "profile"
     unknown = set(inspect.signature(build).parameters) - public - {"profile"}
     assert not unknown, f"plan_{op.__name__} has parameters that {op.__name__} has not: {unknown}"
 

@@ -117,13 +117,17 @@ def host_times(calls: dict[str, Call]) -> dict[str, float]:
     return best
 
 
-def measure_limits() -> dict[str, float]:
-    """Bytes per second of a large copy, and flops per second of a large matrix product for each 16- and 32-bit dtype."""
+def copy_rate() -> float:
+    """Bytes read and written per second by a device-to-device copy of 4 GiB."""
     source = torch.empty(1 << 30, dtype=torch.float32, device="cuda").normal_()
     target = torch.empty_like(source)
     times = device_times({"copy": lambda: target.copy_(source)})
-    limits = {"copy": 2 * source.nbytes / (statistics.median(times["copy"]) * 1e-3)}
-    del source, target
+    return 2 * source.nbytes / (statistics.median(times["copy"]) * 1e-3)
+
+
+def measure_limits() -> dict[str, float]:
+    """Bytes per second of a large copy, and flops per second of a large matrix product by dtype."""
+    limits = {"copy": copy_rate()}
     n = 8192
     for dtype in ("bfloat16", "float16", "float32"):
         a, b = torch.randn(n, n, device="cuda").to(TORCH[dtype]), torch.randn(n, n, device="cuda").to(TORCH[dtype])
@@ -207,7 +211,7 @@ def loss_cases(handle: dp.Handle, dtype: str, nbytes: int) -> Iterator[Case]:
         leaf = tx.detach().requires_grad_()
         yield Case(
             f"cross_entropy_forward_backward.{rows}x{classes}.{dtype}",
-            f"loss_forward_backward kind=cross_entropy reduction=mean_elements shape={max(1, 65536 // classes)}x{classes}",
+            f"loss_forward_backward kind=cross_entropy reduction=mean_elements shape={65536 // classes}x{classes}",
             lambda x=x, t=there, dx=dx: dp.loss_forward_backward(handle, cross_entropy, x, t, dprediction=dx),
             {"torch": lambda leaf=leaf, t=labels: torch.autograd.grad(torch_functional.cross_entropy(leaf, t), leaf)},
             nbytes=2 * x.nbytes,
@@ -239,14 +243,14 @@ def optimizer_cases(handle: dp.Handle, dtype: str, nbytes: int) -> Iterator[Case
         moved = count * size * (3 * itemsize(dtype))
         yield Case(
             f"sgd_momentum.{label}.{dtype}",
-            "sgd_update sizes=1000,65537 momentum=0.5",
+            "sgd_update shapes=1000,65537 momentum=0.5",
             lambda w=weights, g=gradients, v=states[0]: dp.sgd_update(handle, w, g, v, lr=1e-6, momentum=0.9),
             {"torch fused": sgd.step},
             nbytes=moved + count * size * 8,
         )
         yield Case(
             f"adamw.{label}.{dtype}",
-            "adamw_update sizes=1000,65537",
+            "adamw_update shapes=1000,65537",
             lambda w=weights, g=gradients, s=states: dp.adamw_update(handle, w, g, s[1], s[2], lr=1e-6, step=1),
             {"torch fused": adamw.step},
             nbytes=moved + count * size * 16,
@@ -266,7 +270,7 @@ def fc_cases(handle: dp.Handle, dtype: str, nbytes: int) -> Iterator[Case]:
         for mode, torch_mode in FC_ACTIVATIONS.items():
             yield Case(
                 f"fc_forward.{mode}.{m}x{k}x{n}.{dtype}.{handle.math}",
-                f"fc_forward batch=65 in=96 out=72 activation={mode}",
+                f"fc_forward rows=65 k=96 n=72 activation={mode}",
                 lambda mode=mode: dp.fc_forward(handle, x, w, b, activation=mode, out=y),
                 {"torch": lambda f=torch_mode: f(torch_functional.linear(tx, tw, tb))},
                 flops=2 * m * k * n,
@@ -277,7 +281,7 @@ def fc_cases(handle: dp.Handle, dtype: str, nbytes: int) -> Iterator[Case]:
         dx, dw, db = cp.empty_like(x), cp.empty_like(w), cp.empty_like(b)
         yield Case(
             f"fc_backward.relu.{m}x{k}x{n}.{dtype}.{handle.math}",
-            "fc_backward batch=65 in=96 out=72 activation=relu",
+            "fc_backward rows=65 k=96 n=72 activation=relu",
             lambda out=out: dp.fc_backward(handle, dy, x, w, activation="relu", y=out, dx=dx, dw=dw, db=db),
             {"torch": lambda r=result, t=leaves: torch.autograd.grad(r, t, tdy, retain_graph=True)},
             flops=4 * m * k * n,

@@ -153,9 +153,7 @@ def tanhshrink(w: mp.mpf) -> mp.mpf:
     return (x - mp.tanh(x)) / x**3
 
 
-TANHSHRINK = Series(
-    "tanhshrink", "((x - tanh x) / x^3 - first) / w of w = x^2", tanhshrink, mp.mpf(0), mp.mpf("1.001")
-)
+TANHSHRINK = Series("tanhshrink", "((x - tanh x) / x^3 - first) / w of w = x^2", tanhshrink, mp.mpf(0), mp.mpf("1.001"))
 
 
 class Writer:

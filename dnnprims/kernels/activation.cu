@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(256) activation_forward(const ActivationForwar
     for (int k = 0; k < VEC; ++k)
       y.lane[k] = finished<BLEND>(p.alpha, f.forward(to_acc(x.lane[k])), p.beta, &y.lane[k]);
     store<VEC>(p.y, i, y);
-  } else {
+  } else if constexpr (VEC > 1) {
     for (i64 at = first; at < p.size; ++at)
       p.y[at] = finished<BLEND>(p.alpha, f.forward(to_acc(p.x[at])), p.beta, p.y + at);
   }
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(256) activation_backward(const ActivationBackw
       dx.lane[k] = finished<BLEND>(p.alpha, result, p.beta, &dx.lane[k]);
     }
     store<VEC>(p.dx, i, dx);
-  } else {
+  } else if constexpr (VEC > 1) {
     for (i64 at = first; at < p.size; ++at) {
       const acc_t<T> result = f.backward(to_acc(p.dy[at]), to_acc(p.saved[at]));
       p.dx[at] = finished<BLEND>(p.alpha, result, p.beta, p.dx + at);

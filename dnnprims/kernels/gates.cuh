@@ -75,7 +75,7 @@ template <class A> struct PreciseGates {
     return slope_from_tail(t, a > most ? pair<A>{most, A(0)} : pair<A>{a, t.hi < A(0) ? -t.lo : t.lo});
   }
 
-  // k1 x^2, and x (k0 + power * k1 x^2): t for power 1, x t' for power 3; |x| <= 30, beyond which the gate is shut or open.
+  // k1 x^2, and x (k0 + power k1 x^2): t for power 1, x t' for power 3. |x| <= 30: beyond, the gate is shut or open.
   static DEVICE pair<A> gelu_tanh_cubic(A x) {
     return times(pair<A>{S::gelu_tanh_cubic_hi(), S::gelu_tanh_cubic_lo()}, two_product(x, x));
   }

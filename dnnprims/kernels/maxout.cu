@@ -48,7 +48,11 @@ __global__ void __launch_bounds__(256) maxout_forward_units(const MaxoutForwardP
     return;
   }
   pack<T, VEC> y, x[POOL];
-  pack<u8, VEC> k_best;
+  // Bytes are put together in a register: as an array they would go through local memory.
+  union {
+    u64 bits;
+    pack<u8, VEC> bytes;
+  } k_best{0};
 #pragma unroll
   for (int j = 0; j < POOL; j++) x[j] = load<VEC>(p.x, index * POOL + j);
 #pragma unroll
@@ -64,10 +68,10 @@ __global__ void __launch_bounds__(256) maxout_forward_units(const MaxoutForwardP
       }
     }
     y.lane[u] = best;
-    k_best.lane[u] = (u8)k_max;
+    k_best.bits |= (u64)k_max << (8 * u);
   }
   store<VEC>(p.y, index, y);
-  store<VEC>(which, index, k_best);
+  store<VEC>(which, index, k_best.bytes);
 }
 
 template <class T, class W, int VEC>

@@ -80,9 +80,8 @@ def activation_forward(
     Raises
     ------
     BadParamError
-        There is no such activation, a parameter does not fit x's accumulator, or a shape or dtype does not match.
-    NotSupportedError
-        The strides need more than 8 axes.
+        There is no such activation, a parameter does not fit x's accumulator, a shape or dtype does not match, or the
+        strides need more than 8 axes.
 
     Notes
     -----
@@ -175,16 +174,16 @@ def activation_backward(
     Raises
     ------
     BadParamError
-        There is no such activation, what it is differentiated from is missing, or a shape or dtype does not match.
-    NotSupportedError
-        The strides need more than 8 axes.
+        There is no such activation, what it is differentiated from is missing, a shape or dtype does not match, or the
+        strides need more than 8 axes.
 
     Notes
     -----
     At a kink the derivative is that of the piece that contains it (table of `activation_forward`). Where f is constant
     the gradient is 0 even if dy is infinite or NaN. NaN in x or y is handed on. The derivative of x is right to 4 ULP
     in float32 and float64 and to 1 ULP in 16-bit types, where it changes sign (gelu, gelu_tanh, swish, mish) to that
-    many ULP of 2^-10; from y it is the derivative at y as stored.
+    many ULP of 2^-10; from y it is the derivative at y as stored, and a y that equals a bound of f as stored counts as
+    beyond it.
     """
     options, operands = (activation, alpha, beta), (dy, x, y, out)
     if handle.backend == "numpy":
@@ -335,7 +334,8 @@ def _elementwise(
     out = tensors["out"]
     dtype, contents = out.dtype, tuple(tensors.values())
     extents, *steps = merge_axes(*sort_axes(out.shape, *(x.strides for x in contents)))
-    checks.require_few_axes(op, "out", out, len(extents), MAX_AXES)
+    param, gapped = next(((name, x) for name, x in tensors.items() if not x.contiguous), ("out", out))
+    checks.require_few_axes(op, param, gapped, len(extents), MAX_AXES)
     dense = len(extents) <= 1 and all(step in ((), (1,)) for step in steps)
     apart = None if dense else "the operands are not one run of memory in the same order"
     choice, refused = choose([("packed", apart or unaligned(**tensors)), ("plain", apart), ("strided", None)])

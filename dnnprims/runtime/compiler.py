@@ -36,7 +36,7 @@ _FORMAT = b"dnnprims-cubin-1\0"
 
 @cache
 def read_source(family: str, directory: Path = KERNEL_DIRECTORY) -> str:
-    """Return the text of ``<family>.cu`` with its own headers written in, each once, and lines that name their origin."""
+    """Return the text of ``<family>.cu`` with its headers written in, each once, and lines that name their origin."""
     return _flatten(f"{family}.cu", directory, set())
 
 

@@ -140,7 +140,7 @@ class CudaExecutor:
         return True
 
     def empty(self, shape: tuple[int, ...], dtype: DType) -> tuple[Any, int]:
-        """Return an uninitialised array from CuPy's pool and its address; `cupy.empty` would cost four times as much."""
+        """Return an uninitialised array from CuPy's pool and its address; `cupy.empty` costs four times as much."""
         nbytes = dtype.itemsize
         for extent in shape:
             nbytes *= extent
