@@ -213,7 +213,7 @@ def test_refusals(handle: Any, change: dict[str, Any], param: str) -> None:
     """Each names the function and the argument."""
     call: dict[str, Any] = {"x": np.ones((2, 4), np.float32), "operation": "sum", "axis": 1, **change}
     arrays = {k: handle.asarray(v) for k, v in call.items() if hasattr(v, "shape")}
-    with pytest.raises(BadParamError, match="^reduce_tensor: ") as caught:
+    with pytest.raises(BadParamError, match=r"^reduce_tensor: ") as caught:
         reduce_tensor(handle, **{**call, **arrays})
     assert caught.value.param == param
 

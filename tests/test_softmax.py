@@ -1,4 +1,4 @@
-"""Softmax: hand values, masked and poisoned rows, every way through a row, gradients by central differences, refusals."""
+"""Softmax: hand values, masked and poisoned rows, every way through a row, gradients by differences, refusals."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_forward_refusals(handle: Any, change: dict[str, Any], param: str) -> No
     """Each names the function and the argument."""
     call: dict[str, Any] = {"x": np.ones((2, 4), np.float32), **change}
     arrays = {k: handle.asarray(v) for k, v in call.items() if hasattr(v, "shape")}
-    with pytest.raises(BadParamError, match="^softmax_forward: ") as caught:
+    with pytest.raises(BadParamError, match=r"^softmax_forward: ") as caught:
         softmax_forward(handle, **{**call, **arrays})
     assert caught.value.param == param
 

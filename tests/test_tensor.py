@@ -151,7 +151,7 @@ def test_cast_table(handle: Any, source: tuple[str, tuple[Any, ...]]) -> None:
 
 
 def test_cast_of_large_integers_rounds_once(handle: Any) -> None:
-    """2^62 + 2^54 is a tie for bfloat16; one more in the last place is not, though float32 and float64 would make it one."""
+    """2^62 + 2^54 is a tie for bfloat16; one more in the last place is not, though float64 would make it one."""
     exact = [2**62, 2**62 + 2**54, 2**62 + 2**54 + 1, -(2**62) - 2**54 - 1, 2**63 - 1, -(2**63), 2**53 + 1, 300]
     x = handle.asarray(np.array(exact, np.int64))
     step = 2.0**55

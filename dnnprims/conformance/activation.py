@@ -65,7 +65,7 @@ def _descriptor(problem: Problem, *, rounded: bool = False) -> ActivationDescrip
 def _function_error(exact: ActivationDescriptor, value: Array, dtype: str, x: Array) -> Array:
     """Error of the function; in float64 with that of a reference which subtracts in float64."""
     if exact.mode in (*_CANCELLING, "tanhshrink"):
-        return function_error(value, dtype, argument=x * max(1.0, abs(dict(exact.parameters).get("beta", 1.0))))
+        return function_error(value, dtype, argument=x * dict(exact.parameters).get("beta", 1.0))
     if exact.mode == "hard_sigmoid" and dtype == "float64":
         terms = np.abs(exact.slope * x) + abs(exact.offset)
         return function_error(np.where((value > 0.0) & (value < 1.0), terms, value), dtype)
@@ -101,7 +101,7 @@ def make_backward(problem: Problem, rng: Generator) -> Call:
     def bound(expected: list[Array]) -> list[Array]:
         widened: dict[str, Any] = {name: wide(a) for name, a in kept.items()}
         slope = reference.activation_backward(exact, np.ones(x.shape), **widened)
-        argument = wide(x) * max(1.0, abs(dict(exact.parameters).get("beta", 1.0)))
+        argument = wide(x) * dict(exact.parameters).get("beta", 1.0)
         cancelling = exact.mode in _CANCELLING
         size = slope_size(slope, argument, problem.dtype) if cancelling else slope
         if exact.mode == "selu" and given == "y" and problem.dtype == "float64":

@@ -15,6 +15,7 @@ on, so that a failure can be replayed from the line that reports it. These setti
 ``data``    ``normal``; ``integers``: small ones, so that sums are exact; ``halves``: multiples of 1/2, where functions
             have their kinks; ``special``: with NaN, infinities, zeros and the ends of the range among normal ones;
             ``wide``: of all magnitudes
+``ends``    0: ``special`` without the ends of the range, whose products and sums may leave it on the way
 ==========  ============================================================================================
 """
 
@@ -202,7 +203,8 @@ def sample(problem: Problem, rng: Generator, shape: tuple[int, ...], *, dtype: s
         values = np.exp2(rng.uniform(-reach, reach, shape)) * np.sign(values)
     if data == "special" and values.size:
         top = bounds.largest_finite(kind)
-        odd = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, top, -top, float(bounds.ulp(0.0, kind))])
+        ends = [top, -top, float(bounds.ulp(0.0, kind))] if problem.integer("ends", 1) else []
+        odd = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, *ends])
         places = rng.random(shape) < 0.3
         values = np.where(places, rng.choice(odd, shape), values)
     return as_dtype(values, kind)

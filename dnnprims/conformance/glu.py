@@ -103,7 +103,7 @@ CORNERS = (
     "glu_forward shape=5x33 gate=swish",  # halves that no pack divides
     "glu_forward shape=5x64 place=offset gate=gelu into=out",
     "glu_forward shape=3x4x6 axis=1 gate=gelu_tanh alpha=0.5 beta=-1.25 into=out",
-    "glu_forward shape=16x32 gate=swish data=special",
+    "glu_forward shape=16x32 gate=swish data=special ends=0",
     "glu_forward shape=16x32 gate=sigmoid data=wide",
     "glu_backward shape=4x0",
     "glu_backward shape=1 into=out",
@@ -111,7 +111,7 @@ CORNERS = (
     "glu_backward shape=5x33 gate=swish into=in_place",
     "glu_backward shape=5x64 place=offset gate=gelu into=out",
     "glu_backward shape=3x4x6 axis=0 gate=gelu_tanh alpha=0.5 beta=-1.25 into=out",
-    "glu_backward shape=16x32 gate=relu data=special",
+    "glu_backward shape=16x32 gate=relu data=special ends=0",
 )
 
 FAMILY = CaseFamily("glu", reference, {"glu_forward": make_forward, "glu_backward": make_backward}, CORNERS, draw)

@@ -153,7 +153,7 @@ template <class T> struct Log {
 // c0 = alpha. From y where alpha >= 0.
 template <class T> struct Elu {
   ACTIVATION_MEMBERS
-  DEVICE A forward(A x) const { return x > A(0) ? x : M::scaled_expm1(c0, x); }
+  DEVICE A forward(A x) const { return x > A(0) ? x : M::scaled_expm1_below(c0, x); }
   DEVICE A backward(A dy, A x) const { return x > A(0) ? dy : dy * M::scaled_exp(c0, x); }
   DEVICE A backward_from_output(A dy, A y) const { return y > A(0) ? dy : dy * (y + c0); }
 };
@@ -175,7 +175,7 @@ template <class T> struct Selu {
   typedef series<A> S;
   DEVICE A forward(A x) const {
     if (x > A(0)) return x * S::selu_scale_hi();
-    return fma_(S::selu_scaled_alpha_lo(), M::expm1(x), M::scaled_expm1(S::selu_scaled_alpha_hi(), x));
+    return M::scaled_expm1_below(S::selu_scaled_alpha_hi(), x);
   }
   DEVICE A backward(A dy, A x) const {
     return dy * (x > A(0) ? S::selu_scale_hi() : M::scaled_exp(S::selu_scaled_alpha_hi(), x));

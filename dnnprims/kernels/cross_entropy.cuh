@@ -176,7 +176,8 @@ DEVICE void cross_entropy_row(const EntropyRow<T>& r, int lane, const Elements& 
       } else if (k == r.label.index) {
         slope = (slope - A(1)) - rest;  // exact where the label has nearly all of the probability
       }
-      g.lane[l] = blend(r.label.counted ? scale : A(0), r.label.counted ? slope : A(0), p.beta, p.dx + r.start + k * p.inner);
+      const T* old = p.dx + r.start + k * p.inner;
+      g.lane[l] = blend(r.label.counted ? scale : A(0), r.label.counted ? slope : A(0), p.beta, old);
     }
     store_row<VEC>(p.dx + r.start, first, p.classes, p.inner, g);
   });

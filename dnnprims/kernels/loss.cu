@@ -26,10 +26,10 @@
 //   cross_entropy_plain         a thread a row, the same passes: any layout and alignment.
 //   cosine_rows                 a warp or a block a row; three reads, the later ones from the caches.
 //   sum_losses                  folds the losses of the rows or the sums of the blocks; twice where there are many.
-//   label_weights               the divisor of the mean over labels that count: reads the labels alone, and comes first,
+//   label_weights               the divisor of the mean over labels that count: reads the labels alone and comes first,
 //                               so that the logits are still read once.
-// Numerics: sums in A in a fixed order, no atomics: the same bits each time. lse - x_k is (max - x_k) + log1p(sum of the
-// others), so that a loss near 0 keeps its digits, and p - 1 at the label is formed without cancellation. A NaN, a +inf
+// Numerics: sums in A in a fixed order, no atomics: the same bits each time. lse - x_k is (max - x_k) + log1p(sum of
+// the others), so that a loss near 0 keeps its digits, and p - 1 at the label is formed without cancellation. A NaN, a +inf
 // or nothing but -inf in a row makes the row NaN. A label out of range is never used as an index: its loss is NaN, its
 // gradient 0, and the flag says so.
 // Cost: bytes as above; a logarithm a row and two exponentials an element for cross_entropy with gradient.

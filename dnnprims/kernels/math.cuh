@@ -2,8 +2,8 @@
 //   Precise<A>  float32 and float64 storage. Within 2 ulp over the whole finite range; what is representable,
 //               subnormals included, is neither flushed nor overflowed on the way.
 //   Quick       16-bit storage. float with the approximate instructions, about 2^-18, below a hundredth of the ulp.
-// A memory-bound kernel on an H200 has about 56 instructions for each float and 28 for each 16-bit number. Quick keeps
-// within that; Precise exceeds it where accuracy asks for more (most in the derivatives of gates.cuh).
+// Where memory is the limit an H200 has time for about 56 instructions a float and 28 a 16-bit number. The smooth
+// functions take 20 to 50 in Quick and 50 to 125 in Precise, counted in PTX: there accuracy is put before speed.
 #pragma once
 #include "elementary.cuh"
 
@@ -20,11 +20,14 @@ template <class A> struct Precise {
     exponential<A> e = exp_parts(clamped(x, ranges<A>::floor, -ranges<A>::floor), more);
     return scaled(factor * e.hi, e.n);
   }
-  // factor * (exp(x + more) - 1)
-  static DEVICE A scaled_expm1(A factor, A x, A more = A(0)) {
-    if (x > A(SATURATED)) return scaled_exp(factor, x, more);
+  // factor * (exp(x + more) - 1), for x <= 0 and for any x
+  static DEVICE A scaled_expm1_below(A factor, A x, A more = A(0)) {
     pair<A> t = expm1_parts(x, more);
     return fma_(factor, t.hi, factor * t.lo);
+  }
+  static DEVICE A scaled_expm1(A factor, A x, A more = A(0)) {
+    if (x > A(SATURATED)) return scaled_exp(factor, x, more);
+    return scaled_expm1_below(factor, x, more);
   }
   // numerator / d as a pair whose hi is the rounded quotient; used for x / alpha before an exponential.
   static DEVICE pair<A> divided(A x, A d) {
@@ -130,8 +133,8 @@ struct Quick {
   static DEVICE A exp(A x) { return exp2_approx(x * series<float>::log2e()); }
   static DEVICE A log(A x) { return log_accurate(x); }
   static DEVICE A log1p(A x) { return log1p_accurate(x); }
-  static DEVICE A expm1(A x) {
-    if (x > A(SATURATED)) return exp(x);
+  static DEVICE A expm1(A x) { return x > A(SATURATED) ? exp(x) : expm1_below(x); }
+  static DEVICE A expm1_below(A x) {
     int n;
     x = x < A(-80) ? A(-80) : x;
     A k = nearest_integer(x, series<float>::log2e(), n);
@@ -142,8 +145,9 @@ struct Quick {
   static DEVICE A scaled_exp(A factor, A x, A = A(0)) { return factor * exp(x); }
   // exp(40) apart, for a factor below 1 and a result near the largest number
   static DEVICE A scaled_expm1(A factor, A x, A = A(0)) {
-    return x > A(SATURATED) ? factor * exp(x - A(SATURATED)) * A(2.3538526683701998e17) : factor * expm1(x);
+    return x > A(SATURATED) ? factor * exp(x - A(SATURATED)) * A(2.3538526683701998e17) : factor * expm1_below(x);
   }
+  static DEVICE A scaled_expm1_below(A factor, A x, A = A(0)) { return factor * expm1_below(x); }
   static DEVICE pair<A> divided(A x, A d) { return {x / d, A(0)}; }
   static DEVICE pair<A> product(A a, A x) { return {a * x, A(0)}; }
 
@@ -170,7 +174,7 @@ struct Quick {
   static DEVICE A plus_softplus_tail(A v, pair<A> t, A divisor) { return v + softplus_tail(t.hi) / divisor; }
   static DEVICE A log_sigmoid(A x) { return (x < A(0) ? x : A(0)) - softplus_tail(x); }
   static DEVICE A tanh(A x) {
-    A t = expm1(A(-2) * magnitude(x));
+    A t = expm1_below(A(-2) * magnitude(x));
     return with_sign(-t * reciprocal_normal(A(2) + t), x);
   }
   static DEVICE A tanh_slope(A x) { return A(4) * sigmoid_slope(A(2) * x); }

@@ -13,7 +13,7 @@ template <> struct word<4> {
   typedef u32 type;
 };
 template <> struct word<8> {
-  typedef uint2 type;
+  typedef u64 type;
 };
 template <> struct word<16> {
   typedef uint4 type;

@@ -142,8 +142,8 @@ def prelu_backward(
     Notes
     -----
     The kink belongs to the slope's side: at x = 0 the derivative is `slope`. A NaN in x is handed on to dx and dslope.
-    dslope is summed in float32 (float64 for float64) in an order fixed by shape and device, so the bits repeat; it is
-    rounded to slope's dtype once. An empty x gives dslope = 0.
+    dslope is summed in float32 (float64 for float64) in an order fixed by shape and device, so the bits repeat, and
+    overflows where a partial sum does; it is rounded to slope's dtype once. An empty x gives dslope = 0.
     """
     wanted = tuple(needs)
     options, operands = (axis, wanted), (dy, x, slope, dx, dslope)

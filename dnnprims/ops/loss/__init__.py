@@ -25,9 +25,9 @@ def loss_forward(
     kind                loss, x the prediction and t the target       target; weight
     ==================  ============================================  ================================================
     mse                 (x - t)^2                                     as x; as x
-    l1                  \\|x - t\\|                                     as x; as x
+    l1                  abs(x - t)                                    as x; as x
     huber               (x - t)^2 / 2, beyond delta                   as x; as x
-                        delta (\\|x - t\\| - delta / 2)
+                        delta (abs(x - t) - delta / 2)
     smooth_l1           huber / delta                                 as x; as x
     bce                 -t log x - (1 - t) log(1 - x)                 as x, in [0, 1]; as x
     bce_with_logits     bce of the logistic function of x             as x, in [0, 1]; as x

@@ -1,0 +1,138 @@
+"""Refusals of what only a call itself can see: memory, threads, and the values of labels and indices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadParamError, ExecutionError
+
+#: What a kernel writes to the handle's flag when it meets data that the host could not check:
+#: code -> (function, argument, what is wrong, rule).
+DEVICE_FLAGS: dict[int, tuple[str, str, str, str]] = {
+    1: ("loss", "target", "has a label out of range", "labels in [0, classes) or ignore_index"),
+    2: ("maxout_backward", "which", "has an index out of range", "indices in [0, pool_size)"),
+}
+
+
+def require_labels(op: str, target: Any, classes: int, ignore_index: int) -> None:
+    """Labels on the host lie in [0, classes) or are `ignore_index`."""
+    labels = np.asarray(target)
+    bad = labels[((labels < 0) | (labels >= classes)) & (labels != ignore_index)]
+    rule = f"in [0, {classes}) or ignore_index = {ignore_index}"
+    _require_none(op, "target", bad, "has a label out of range", rule)
+
+
+def require_which(op: str, which: Any, pool_size: int) -> None:
+    """Indices on the host lie in [0, pool_size)."""
+    indices = np.asarray(which)
+    bad = indices[(indices < 0) | (indices >= pool_size)]
+    rule, hint = f"in [0, {pool_size})", "pass what maxout_forward gave back"
+    _require_none(op, "which", bad, "has an index out of range", rule, hint)
+
+
+def _require_none(op: str, param: str, bad: np.ndarray, problem: str, rule: str, hint: str = "") -> None:
+    """There is no bad value; the first stands for all."""
+    if bad.size:
+        raise BadParamError(op, problem, param=param, got=int(bad[0]), expected=rule, hint=hint)
+
+
+def refuse_overlap(op: str, written: str, other: str, same: bool) -> BadParamError:
+    """Two operands share memory in a way that would make the result wrong."""
+    return BadParamError(
+        op,
+        f"overlaps {other}",
+        param=written,
+        got="the same memory" if same else "partly the same memory",
+        expected=f"{written} and {other} apart"
+        + ("" if same else ", or exactly the same array where in place is allowed"),
+    )
+
+
+def refuse_read_only(op: str, param: str) -> BadParamError:
+    """An operand that the call writes cannot be written."""
+    return BadParamError(op, "is read-only", param=param, got="a read-only array", expected="a writeable array")
+
+
+def refuse_foreign(op: str, param: str, value: object, expected: str, hint: str = "") -> BadParamError:
+    """An operand is no array of the handle's backend."""
+    kind = type(value)
+    return BadParamError(
+        op,
+        "is no array of this handle's backend",
+        param=param,
+        got=f"{kind.__module__}.{kind.__qualname__}",
+        expected=expected,
+        hint=hint,
+    )
+
+
+def refuse_alignment(op: str, param: str, address: int, alignment: int) -> BadParamError:
+    """An array lies at an address that a prepared plan was not made for."""
+    return BadParamError(
+        op,
+        "is not aligned as the plan was prepared for",
+        param=param,
+        got=f"address {address:#x}",
+        expected=f"a multiple of {alignment} bytes",
+        hint="describe it with TensorDescriptor(..., alignment=...) or prepare with such an array",
+    )
+
+
+def refuse_device(op: str, param: str, got: int, expected: int) -> BadParamError:
+    """An operand lives on another GPU than the handle."""
+    return BadParamError(
+        op,
+        "is on another device",
+        param=param,
+        got=f"device {got}",
+        expected=f"device {expected}, the handle's",
+        hint="copy it over, or use a handle of that device",
+    )
+
+
+def refuse_options(op: str, options: object) -> BadParamError:
+    """An option is of a type that no option has."""
+    return BadParamError(
+        op,
+        "has an option of a wrong type",
+        param="options",
+        got=repr(options),
+        expected="numbers, strings, tuples and descriptors",
+    )
+
+
+def refuse_concurrency() -> BadParamError:
+    """Two threads are inside one handle."""
+    return BadParamError(
+        "handle",
+        "is in use by another thread",
+        param="handle",
+        got="two calls at once",
+        expected="one thread at a time",
+        hint="give each thread a handle of its own",
+    )
+
+
+def refuse_closed() -> BadParamError:
+    """The handle was closed."""
+    return BadParamError(
+        "handle", "is closed", param="handle", got="a closed handle", expected="an open one from create_handle()"
+    )
+
+
+def raise_device_flag(code: int) -> None:
+    """Turn what a kernel left in the handle's flag into our error."""
+    if code == 0:
+        return
+    if code not in DEVICE_FLAGS:
+        raise ExecutionError("handle.check", "found an unknown device flag", got=code)
+    op, param, problem, rule = DEVICE_FLAGS[code]
+    raise BadParamError(
+        op,
+        problem,
+        param=param,
+        expected=rule,
+        hint="the results that depend on it are NaN, their gradients 0; seen since the last check on this handle",
+    )

@@ -1,0 +1,110 @@
+"""Plan of the forward pass: which of it the library's epilogue does, and where z is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ... import checks
+from ...descriptors import ActivationDescriptor, TensorDescriptor, as_activation
+from ...dtypes import DType
+from ...runtime.gemm import GemmStep, aux_reason, lower, lt_reason, workspace_for
+from ...runtime.launch import NULL, PlanSpec, Pointer, Profile, Result, Scratch, choose, unaligned
+from .kernels import activation_step
+from .operands import Activation, destination, matrix, require_alike, require_rows, require_weights
+
+
+def plan_fc_forward(
+    profile: Profile,
+    activation: Activation,
+    alpha: float,
+    beta: float,
+    x: TensorDescriptor,
+    w: TensorDescriptor,
+    b: TensorDescriptor | None,
+    out: TensorDescriptor | None,
+    aux: TensorDescriptor | None,
+) -> PlanSpec:
+    """Plan of `fc_forward`."""
+    op = "fc_forward"
+    mode = as_activation(activation, op)
+    m, k, n = _require_layer(op, x, w, b, out, aux)
+    checks.require_blend(op, alpha, beta, out)
+    result = Result(3, (*x.shape[:-1], n), x.dtype)
+    spec = PlanSpec(op, "empty", (), results=(result,), returns=(3,), writes=(3, 4))
+    if m * n == 0:
+        return spec
+    # Where z is kept until the pass over it: in aux where the caller wants it, else in out unless its old values count.
+    alone = mode.mode == "identity" and aux is None and (b is None or alpha == 1.0)
+    aside = beta != 0.0 and aux is None and not alone
+    z: Pointer = 4 if aux is not None else Scratch(0) if aside else 3
+    own = (m * n * x.dtype.itemsize,) if aside else ()
+    checks.require_workspace(op, profile.workspace_limit, sum(own), "the pre-activation")
+    name, reason = _epilogue(mode, x.dtype, n, b is not None, aux, alpha, beta)
+    no_lt = lt_reason(profile, m, n, k)
+    variant, refused = choose((("lt_epilogue", no_lt or reason), ("lt_then_pass", no_lt), ("tiled_kernel", None)))
+    scratch = own if no_lt else (*own, workspace_for(profile, sum(own)))
+    product = GemmStep(
+        x.dtype, m, n, k,
+        matrix(0, x),
+        replace(matrix(1, w), transposed=True),
+        destination(z, n, out if z == 3 else aux),
+        epilogue="none" if b is None else "bias",
+        bias=NULL if b is None else 2,
+        alpha=float(alpha) if alone else 1.0,
+        beta=float(beta) if alone else 0.0,
+        workspace=NULL if no_lt else Scratch(len(own)),
+        workspace_bytes=0 if no_lt else scratch[-1],
+    )  # fmt: skip
+    if variant == "lt_epilogue":
+        kept = product.c if aux is not None else None
+        product = replace(product, epilogue=name, c=destination(3, n, out), aux=kept)
+    after = () if alone else (activation_step(mode, x.dtype, m * n, z, unaligned(out=out, aux=aux), alpha, beta),)
+    return replace(spec, variant=str(variant), steps=lower(profile, product, after), scratch=scratch, refused=refused)
+
+
+def _require_layer(
+    op: str,
+    x: TensorDescriptor,
+    w: TensorDescriptor,
+    b: TensorDescriptor | None,
+    out: TensorDescriptor | None,
+    aux: TensorDescriptor | None,
+) -> tuple[int, int, int]:
+    """Check every array; return rows, `in` and `out`."""
+    m, k = require_rows(op, "x", x)
+    n = require_weights(op, w, x, 1, "x")
+    require_alike(op, x=x, w=w, b=b)
+    if b is not None:
+        checks.require_shape(op, "b", b, (n,), "(w.shape[0],)")
+    for name, written in (("out", out), ("aux", aux)):
+        shape, rule = (*x.shape[:-1], n), "(*x.shape[:-1], w.shape[0])"
+        checks.require_out(op, written, shape, x.dtype, param=name, rule=rule)
+    return m, k, n
+
+
+def _epilogue(
+    mode: ActivationDescriptor,
+    dtype: DType,
+    n: int,
+    bias: bool,
+    aux: TensorDescriptor | None,
+    alpha: float,
+    beta: float,
+) -> tuple[str, str | None]:
+    """Name of the library's epilogue for this layer, and why it is not to be used, or None."""
+    ending = "_bias" if bias else ""
+    if mode.mode == "identity":
+        if aux is not None:
+            return "", "aux is a second output"
+        return ("bias" if bias else "none"), "alpha would not scale the bias" if bias and alpha != 1.0 else None
+    if mode.mode not in ("relu", "gelu_tanh"):
+        return "", f"no epilogue for {mode.mode}"
+    if alpha != 1.0 or beta != 0.0:
+        return "", "alpha and beta apply after the activation"
+    if mode.mode == "relu":
+        return "relu" + ending, "its aux would be a bit mask" if aux is not None else None
+    if dtype.itemsize != 2:
+        return "", f"its gelu_tanh is too coarse for {dtype.name}"
+    if aux is None:
+        return "gelu_tanh" + ending, None
+    return "gelu_tanh_aux" + ending, aux_reason(dtype, n, aux.alignment)

@@ -1,0 +1,170 @@
+"""Kernels beside the products of a fully connected layer: the activation, and the pass for dz and db."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ...descriptors import ACTIVATION_MODES, ActivationDescriptor, TensorDescriptor
+from ...dtypes import DType
+from ...errors import BadParamError
+from ...reference import fc as reference
+from ...runtime.launch import (
+    NULL,
+    Family,
+    Kernel,
+    KernelStep,
+    Pointer,
+    Profile,
+    Scratch,
+    Struct,
+    blocks_for,
+    unaligned,
+)
+
+_BLEND, _CONSTANTS = (("alpha", "A"), ("beta", "A")), (("c0", "A"), ("c1", "A"))
+_FORWARD = Kernel(
+    "fc", "fc_activation_forward", Struct("FcActivationParams", ("y", "z"), (*_BLEND, *_CONSTANTS, ("count", "i64")))
+)
+_GRADIENT = Kernel(
+    "fc",
+    "fc_gradient",
+    Struct(
+        "FcGradientParams",
+        ("dz", "db", "partial", "dy", "saved"),
+        (*_BLEND, *_CONSTANTS, ("rows", "i64"), ("columns", "i64"), ("rows_per_chunk", "i64")),
+    ),
+)
+_FOLD = Kernel(
+    "fc", "fc_fold", Struct("FcFoldParams", ("db", "partial"), (*_BLEND, ("chunks", "i64"), ("columns", "i64")))
+)
+
+#: Columns of a strip in packs; rows that one pass of a block takes; up to how many rows one block per strip is faster
+#: than two launches; the fewest rows worth a chunk; how many blocks fill any GPU. Fixed, so that the order of summation
+#: depends on the shape alone.
+_LANES, _ROWS_AT_ONCE, _FEW_ROWS, _FEWEST_ROWS, _ENOUGH_BLOCKS = 32, 32, 64, 32, 1024
+
+
+@dataclass(frozen=True)
+class GradientPass:
+    """What `fc_gradient` is asked for; dz, db and saved may be NULL."""
+
+    mode: ActivationDescriptor
+    dtype: DType
+    rows: int
+    columns: int
+    vec: int
+    dz: Pointer
+    db: Pointer
+    dy: Pointer
+    saved: Pointer
+    alpha: float
+    beta: float
+
+
+def gradient_steps(
+    profile: Profile, wanted: GradientPass, taken: tuple[int, ...]
+) -> tuple[tuple[KernelStep, ...], tuple[int, ...], str | None]:
+    """Return the steps, the scratch that they add to `taken`, and why the rows are not split into chunks."""
+    rows, columns, dtype = wanted.rows, wanted.columns, wanted.dtype
+    sums = wanted.db is not NULL
+    if columns == 0 or (rows == 0 and not sums):
+        return (), (), "nothing to do"
+    per_chunk = _rows_per_chunk(dtype, rows, columns)
+    chunks = max(1, -(-rows // per_chunk))
+    partial_bytes = chunks * columns * dtype.acc.itemsize
+    whole = _whole_reason(profile, rows, partial_bytes + sum(taken)) if sums else None
+    if whole:
+        chunks, per_chunk = 1, max(rows, 1)
+    if whole or not sums:
+        return (_gradient(wanted, NULL, chunks, per_chunk),), (), whole
+    partial = Scratch(len(taken))
+    return (_gradient(wanted, partial, chunks, per_chunk), _fold(wanted, partial, chunks)), (partial_bytes,), None
+
+
+def _gradient(wanted: GradientPass, partial: Pointer, chunks: int, per_chunk: int) -> KernelStep:
+    dtype, columns = wanted.dtype, wanted.columns
+    return KernelStep(
+        _GRADIENT, dtype, (dtype.cuda, _derivative(wanted.mode, dtype), str(wanted.vec)), wanted.mode.mode,
+        (-(-columns // (_LANES * wanted.vec)), chunks, 1), 256,
+        (wanted.dz, wanted.db, partial, wanted.dy, wanted.saved),
+        (wanted.alpha, wanted.beta, *_constants(wanted.mode), wanted.rows, columns, per_chunk),
+    )  # fmt: skip
+
+
+def _fold(wanted: GradientPass, partial: Pointer, chunks: int) -> KernelStep:
+    return KernelStep(
+        _FOLD, wanted.dtype, (wanted.dtype.cuda,), "fold", blocks_for(wanted.columns, _LANES), 256,
+        (wanted.db, partial), (wanted.alpha, wanted.beta, chunks, wanted.columns),
+    )  # fmt: skip
+
+
+def _rows_per_chunk(dtype: DType, rows: int, columns: int) -> int:
+    """Rows of a block: enough blocks for any GPU, and enough rows that a partial sum is worth its place."""
+    strips = -(-columns // (_LANES * dtype.lanes))
+    chunks = max(1, min(-(-rows // _FEWEST_ROWS), -(-_ENOUGH_BLOCKS // strips)))
+    return max(1, -(-rows // (chunks * _ROWS_AT_ONCE))) * _ROWS_AT_ONCE
+
+
+def _whole_reason(profile: Profile, rows: int, nbytes: int) -> str | None:
+    if rows <= _FEW_ROWS:
+        return f"{rows} rows, up to {_FEW_ROWS} are not worth a second launch"
+    if 0 <= profile.workspace_limit < nbytes:
+        return f"{nbytes} bytes of workspace, the limit is {profile.workspace_limit}"
+    return None
+
+
+def activation_step(
+    mode: ActivationDescriptor, dtype: DType, count: int, z: Pointer, unfit: str | None, alpha: float, beta: float
+) -> KernelStep:
+    """The pass from z to out; `unfit` is why it takes one element at a time."""
+    vec = 1 if unfit else dtype.lanes
+    return KernelStep(
+        _FORWARD, dtype, (dtype.cuda, _functor(mode, dtype), str(vec)), mode.mode, blocks_for(count, 256 * vec), 256,
+        (3, z), (float(alpha), float(beta), *_constants(mode), count),
+    )  # fmt: skip
+
+
+def lanes(dtype: DType, columns: int, **tensors: TensorDescriptor | None) -> int:
+    """Elements of one access: 16 bytes where every row starts on such a boundary."""
+    return 1 if columns % dtype.lanes or unaligned(**tensors) else dtype.lanes
+
+
+def _functor(mode: ActivationDescriptor, dtype: DType) -> str:
+    """The activation as a type of ``activation.cuh``."""
+    return "".join(word.capitalize() for word in mode.mode.split("_")) + f"<{dtype.cuda}>"
+
+
+def _constants(mode: ActivationDescriptor) -> tuple[float, float]:
+    """The activation's parameters as the functor's members c0 and c1."""
+    first, second, *_ = *(value for _, value in mode.parameters), 0.0, 0.0
+    return first, second
+
+
+def _derivative(mode: ActivationDescriptor, dtype: DType) -> str:
+    """The functor whose `backward` takes what `fc_backward_needs` names."""
+    plain = _functor(mode, dtype)
+    return f"FromOutput<{plain}>" if reference.backward_needs(mode) == ("y",) else plain
+
+
+def _derivatives(mode: str, dtype: DType) -> set[str]:
+    """All that `_derivative` can give for a mode: for some, the sign of a parameter decides."""
+    found = {_derivative(ActivationDescriptor(mode), dtype)}
+    for name in ACTIVATION_MODES[mode]:
+        with suppress(BadParamError):
+            found.add(_derivative(ActivationDescriptor(mode, **{name: -1.0}), dtype))
+    return found
+
+
+def _instances(dtype: DType) -> dict[str, list[str]]:
+    t, widths = dtype.cuda, (1, dtype.lanes)
+    groups = {}
+    for mode in ACTIVATION_MODES:
+        plain = _functor(ActivationDescriptor(mode), dtype)
+        forward = [f"fc_activation_forward<{t}, {plain}, {vec}>" for vec in widths]
+        backward = [f"fc_gradient<{t}, {act}, {vec}>" for act in sorted(_derivatives(mode, dtype)) for vec in widths]
+        groups[mode] = forward + backward
+    return {**groups, "fold": [f"fc_fold<{t}>"]}
+
+
+FC_FAMILY = Family("fc", (_FORWARD, _GRADIENT, _FOLD), _instances)
