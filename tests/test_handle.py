@@ -190,9 +190,7 @@ def test_same_inputs_give_the_same_bits(handle: dp.Handle) -> None:
     assert all(handle.to_numpy(dp.activation_forward(handle, "gelu", x)).tobytes() == first for _ in range(3))
 
 
-def test_verbose_lines_have_a_fixed_format(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verbose_lines_have_a_fixed_format(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("DNNPRIMS_VERBOSE", "all")
     with dp.create_handle("numpy") as handle:
         dp.activation_forward(handle, "relu", RELU_X)

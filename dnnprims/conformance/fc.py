@@ -125,9 +125,18 @@ def _product(
         if _is_exact(problem):
             return [exact(expected[0])]
         error = sum_error(terms, absolute, problem.dtype)
+        if problem.op != "fc_backward_bias":
+            error = error + _early(problem, target, expected[0])
         return [blended(problem, target, expected[0], error)]
 
     return Call({**operands, **problem.scaling()}, bound, {"out": target})
+
+
+def _early(problem: Problem, target: Destination, expected: Array) -> Array:
+    """Error of storing a product before the old value is added to it."""
+    if not problem.beta or target.old is None:
+        return np.zeros(())
+    return early_rounding(expected - problem.beta * wide(target.old), problem.dtype)
 
 
 def make_backward(problem: Problem, rng: Generator) -> Call:
@@ -151,7 +160,10 @@ def make_backward(problem: Problem, rng: Generator) -> Call:
             "dw": _through(_rows(dz).T, _rows(rounding).T, np.abs(_rows(wide(x))), problem.dtype),
             "db": _through(_rows(dz).T, _rows(error).T, np.ones((_rows(dz).shape[0], 1)), problem.dtype)[:, 0],
         }
-        given = zip(targets.items(), expected, strict=True)
+        given = list(zip(targets.items(), expected, strict=True))
+        for (name, target), ideal in given:
+            if name == "dw":
+                errors[name] = errors[name] + _early(problem, target, ideal)
         return [
             rounded(ideal, problem.dtype, errors[name])
             if name == "dx"

@@ -232,7 +232,7 @@ def realise_gemm(step: GemmStep, slots: tuple[int, ...], executor: Any) -> Run:
         if error.status not in blaslt.REFUSALS:
             raise
         return _realise_fallback(step, slots[len(step.own_pointers) :], executor)
-    return _bind(step, plan, slots)
+    return _bind(step, plan, slots, executor)
 
 
 def _realise_fallback(step: GemmStep, slots: tuple[int, ...], executor: Any) -> Run:
@@ -248,15 +248,24 @@ def _realise_fallback(step: GemmStep, slots: tuple[int, ...], executor: Any) -> 
     return run
 
 
-def _bind(step: GemmStep, plan: blaslt.MatmulPlan, slots: tuple[int, ...]) -> Run:
-    """Bind what stays: a call is one entry into the library, and one more for each side pointer that moved."""
+def _bind(step: GemmStep, plan: blaslt.MatmulPlan, slots: tuple[int, ...], executor: Any) -> Run:
+    """Bind what stays: a call is one entry into the library, and one more for each side pointer that moved.
+
+    The library may offer an algorithm and refuse to run it (seen for 16-bit matrices that are aligned to their element
+    alone, with a bias); nothing was enqueued then, and this plan goes over to the fallback for good.
+    """
     at_a, at_b, at_c, at_bias, at_aux, at_work = slots[: len(step.own_pointers)]
     has_bias, has_aux, bias, aux = plan.problem.has_bias, step.aux is not None, plan.bias, plan.aux
     alpha, beta = ctypes.addressof(plan.alpha), ctypes.addressof(plan.beta)
     matmul, lt, descriptor, a, b, d = plan.matmul, plan.handle.value, plan.descriptor, plan.a, plan.b, plan.d
     algorithm, wanted = ctypes.addressof(plan.choice.algorithm), plan.choice.workspace_bytes
 
+    fallback: Run | None = None
+
     def run(addresses: Sequence[int], stream: int, live: Sequence[Any]) -> None:
+        nonlocal fallback
+        if fallback is not None:
+            return fallback(addresses, stream, live)
         if has_bias and addresses[at_bias] != bias.value:
             plan.set_bias(addresses[at_bias])
         if has_aux and addresses[at_aux] != aux.value:
@@ -266,8 +275,12 @@ def _bind(step: GemmStep, plan: blaslt.MatmulPlan, slots: tuple[int, ...]) -> Ru
             lt, descriptor, alpha, addresses[at_b], a, addresses[at_a], b, beta, c, d, c, d,
             algorithm, addresses[at_work], wanted, stream,
         )  # fmt: skip
-        if status:
+        if status == 0:
+            return None
+        if status not in blaslt.REFUSALS or not step.fallback:
             raise _failure(step, plan, addresses, slots, status)
+        fallback = _realise_fallback(step, slots[len(step.own_pointers) :], executor)
+        return fallback(addresses, stream, live)
 
     return run
 
