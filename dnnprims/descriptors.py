@@ -105,6 +105,15 @@ class TensorDescriptor:
     def from_array(cls, x: Any) -> TensorDescriptor:
         """Describe a NumPy or CuPy array, or anything with `shape`, `dtype` and byte `strides`."""
         row = dtype_row(x.dtype)
+        if any(step % row.itemsize for step in x.strides):
+            raise BadParamError(
+                "TensorDescriptor",
+                "are no whole elements",
+                param="strides",
+                got=f"{x.strides} bytes",
+                expected=f"multiples of {row.itemsize} bytes, the size of {row.name}",
+                hint="pass a contiguous copy",
+            )
         return cls(x.shape, row, tuple(step // row.itemsize for step in x.strides))
 
     def bind(self, pointer: int, owner: object = None) -> BoundTensor:

@@ -258,6 +258,8 @@ class Handle:
             return plan.enqueue(operands, addresses, stream, live)
         except Overlap as overlap:
             raise self._word_overlap(build, operands, overlap) from None
+        except OverflowError:
+            raise checks.refuse_magnitude(op_name(build), "number", live) from None
         finally:
             self._lock.release()
 
@@ -355,6 +357,9 @@ class Handle:
         described = tuple(map_operands(self._describe, adopted))
         try:
             spec = build(self.profile, *options, *described)
+            misfit = spec.unrepresentable()
+            if misfit:
+                raise checks.refuse_magnitude(op_name(build), *misfit)
         except BadParamError as error:
             if self._log is not None:
                 self._log.refused(error)

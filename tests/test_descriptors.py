@@ -95,3 +95,9 @@ def test_activation_is_a_value(mode: str) -> None:
 def test_creators_for_those_who_come_from_cudnn() -> None:
     assert create_tensor_descriptor((2, 3), "float16") == TensorDescriptor((2, 3), "float16")
     assert create_loss_descriptor("mse", reduction="sum") == LossDescriptor("mse", reduction="sum")
+
+
+def test_strides_that_are_no_whole_elements_are_refused() -> None:
+    records = np.zeros(4, np.dtype([("a", np.float32), ("b", np.uint8)]))
+    with pytest.raises(BadParamError, match="strides are no whole elements"):
+        TensorDescriptor.from_array(records["a"])

@@ -207,3 +207,13 @@ def test_unknown_verbose_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("DNNPRIMS_VERBOSE", "loud")
     with pytest.raises(BadParamError, match="DNNPRIMS_VERBOSE is unknown"):
         dp.create_handle("numpy")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_number_beyond_the_accumulator_is_refused(handle: dp.Handle, dtype: Any) -> None:
+    x = handle.asarray(np.ones(4, dtype))
+    with pytest.raises(BadParamError, match=r"alpha is out of range: got 1e\+39"):
+        dp.activation_forward(handle, "relu", x, alpha=1e39)
+    w = handle.asarray(np.ones((2, 4), dtype))
+    with pytest.raises(BadParamError, match="alpha is out of range"):
+        dp.fc_forward(handle, handle.asarray(np.ones((3, 4), dtype)), w, alpha=1e39)

@@ -92,6 +92,11 @@ def refuse_device(op: str, param: str, got: int, expected: int) -> BadParamError
     )
 
 
+def refuse_magnitude(op: str, param: str, value: object) -> BadParamError:
+    """A number is finite, but not in the type that the kernels take it in."""
+    return BadParamError(op, "is out of range", param=param, got=value, expected="a number that float32 holds")
+
+
 def refuse_options(op: str, options: object) -> BadParamError:
     """An option is of a type that no option has."""
     return BadParamError(
