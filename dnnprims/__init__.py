@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .creation import create_handle
 from .descriptors import (
     ActivationDescriptor,
     BoundTensor,
@@ -30,7 +31,7 @@ from .errors import (
     ExecutionError,
     NotSupportedError,
 )
-from .handle import Handle, create_handle
+from .handle import Handle
 from .ops.activation import activation_backward, activation_forward, backward_needs
 from .ops.adam import adam_update, adamw_update
 from .ops.fc import (

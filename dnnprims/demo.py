@@ -70,7 +70,8 @@ def save_parameters(path: Path, parameters: Sequence[np.ndarray]) -> None:
             np.savez(file, allow_pickle=False, **{f"array_{i}": array for i, array in enumerate(parameters)})
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        # Gone where the interruption came between the replacement and the return.
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 

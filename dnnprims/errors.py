@@ -16,6 +16,8 @@ class DnnprimsError(Exception):
         Public function that refused or failed.
     param : str
         Argument at fault, or an empty string where no single one is.
+    problem : str
+        What is wrong with it.
     got, expected : str
         What was seen, and the rule that it breaks.
     hint : str
@@ -34,6 +36,7 @@ class DnnprimsError(Exception):
     ) -> None:
         self.op = op
         self.param = param
+        self.problem = problem
         self.got = "" if got is None else str(got)
         self.expected = "" if expected is None else str(expected)
         self.hint = hint

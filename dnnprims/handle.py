@@ -1,4 +1,4 @@
-"""The handle: a backend, a device, a stream, the numerical options, and the plans made so far."""
+"""The handle: what every primitive takes first. It finds or makes the plan of a call and enqueues it."""
 
 from __future__ import annotations
 
@@ -10,126 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 from . import checks, verbose
+from .context import Context
 from .descriptors import TensorDescriptor
 from .errors import BadParamError
 from .operands import Build, flat_names, flatten, map_operands, op_name, operand_names
-from .runtime.host import HostArrays
 from .runtime.launch import PlanSpec, Profile
 from .runtime.plan import Executor, Overlap, Plan
-
-BACKENDS = ("auto", "cuda", "emulator", "numpy")
 
 #: Plans kept by one handle.
 MOST_PLANS = 16_384
 
-#: First size of the workspace; it doubles from there.
-WORKSPACE_START_BYTES = 1 << 20
 
-
-def create_handle(
-    backend: str = "auto",
-    *,
-    device: int | None = None,
-    stream: Any = None,
-    math: str = "ieee",
-    deterministic: bool = True,
-    workspace_limit: int | None = None,
-) -> Handle:
-    """Create a handle, the first argument of every primitive.
-
-    Parameters
-    ----------
-    backend : {"auto", "cuda", "emulator", "numpy"}
-        ``auto`` is CUDA where CuPy finds a GPU, else NumPy; ``DNNPRIMS_BACKEND`` overrides it. ``emulator`` runs the
-        CUDA sources on the CPU through g++, for tests.
-    device : int, optional
-        Number of the GPU; CuPy's current one where left out.
-    stream : cupy.cuda.Stream, int or None
-        Where work is enqueued: a stream, its address, or None for CuPy's current stream at each call.
-    math : {"ieee", "tf32"}
-        What products of float32 are computed in. Never TF32 unless asked for.
-    deterministic : bool
-        Refuse variants whose bits may differ between runs.
-    workspace_limit : int, optional
-        Most bytes of workspace that a plan may use; 0 is allowed.
-
-    Returns
-    -------
-    Handle
-
-    Raises
-    ------
-    BadParamError
-        An argument is not one of the above.
-    ExecutionError
-        The backend asked for does not work here; the message names the layer and the remedy.
-
-    Notes
-    -----
-    A handle belongs to one thread at a time; two threads inside one handle are detected and refused.
-
-    Examples
-    --------
-    >>> handle = create_handle("numpy")
-    >>> handle.backend
-    'numpy'
-    """
-    op = "create_handle"
-    checks.require_choice(op, "backend", backend, BACKENDS)
-    checks.require_choice(op, "math", math, ("ieee", "tf32"))
-    if workspace_limit is not None:
-        checks.require_integer(op, "workspace_limit", workspace_limit, 0)
-    if device is not None:
-        checks.require_integer(op, "device", device, 0)
-    executor = _make_executor(_resolve(backend), device)
-    limits = executor.profile if executor is not None else Profile("numpy")
-    limit = -1 if workspace_limit is None else workspace_limit
-    profile = replace(limits, math=math, deterministic=bool(deterministic), workspace_limit=limit)
-    return Handle(executor, profile, device or 0, stream)
-
-
-def _resolve(backend: str) -> str:
-    if backend == "auto":
-        backend = os.environ.get("DNNPRIMS_BACKEND", "auto")
-        checks.require_choice("create_handle", "DNNPRIMS_BACKEND", backend, BACKENDS)
-    if backend != "auto":
-        return backend
-    from .runtime.cuda import gpu_works
-
-    return "cuda" if gpu_works() else "numpy"
-
-
-def _make_executor(backend: str, device: int | None) -> Executor | None:
-    if backend == "numpy":
-        return None
-    from .ops import FAMILIES
-
-    if backend == "emulator":
-        from .runtime.emulator import EmulatorExecutor
-
-        emulator: Executor = EmulatorExecutor(FAMILIES)
-        return emulator
-    from .runtime.cuda import CudaExecutor, load_cupy
-
-    runtime = load_cupy().cuda.runtime
-    try:
-        count = runtime.getDeviceCount()
-    except runtime.CUDARuntimeError:
-        count = 0
-    number = device if device is not None else (runtime.getDevice() if count else 0)
-    if number >= count:
-        raise BadParamError(
-            "create_handle",
-            "names no GPU" if count else "cannot be used, as no GPU was found",
-            param="device" if count else "backend",
-            got=number if count else backend,
-            expected=f"in [0, {count})" if count else "a machine with a working NVIDIA driver",
-            hint="run python -m dnnprims doctor, or use the numpy backend",
-        )
-    return CudaExecutor(number, FAMILIES)
-
-
-class Handle:
+class Handle(Context):
     """What every primitive takes first. Made by `create_handle`; close it, or use it in a `with` block.
 
     Attributes
@@ -143,96 +35,14 @@ class Handle:
     """
 
     def __init__(self, executor: Executor | None, profile: Profile, device: int, stream: Any) -> None:
-        self.profile, self.backend = profile, profile.backend
-        self._executor = executor
-        self._arrays: Any = executor if executor is not None else HostArrays()
-        self.device = int(getattr(executor, "device", device))
+        super().__init__(executor, profile, device, stream)
         self._plans: dict[Any, Any] = {}
+        self._evicted: list[Any] = []
         self._lock = threading.Lock()
         self._look: Callable[[Sequence[Any]], tuple[list[Any], list[int]]] = self._arrays.look
-        self._spaces: dict[int, list[tuple[object, int, int]]] = {}
         self._log = verbose.Log.from_environment()
         self._check_at_once = os.environ.get("DNNPRIMS_CHECK", "") not in ("", "0")
         self._watched = self._check_at_once or self._log is not None
-        self._evicted: list[Any] = []
-        self._get_device = _device_getter(executor)
-        self.set_stream(stream)
-        self._flag_owner, self._flag = self._make_flag()
-
-    def _make_flag(self) -> tuple[object, int]:
-        """Four bytes that kernels write to when they meet bad data."""
-        if self._executor is None:
-            return None, 0
-        owner, pointer = self._executor.buffer(4)
-        staged = self._executor.upload(pointer, bytes(4), self.stream)
-        self._executor.synchronize(self.stream)
-        del staged
-        return owner, pointer
-
-    # -- options -----------------------------------------------------------------------------------------------
-
-    @property
-    def math(self) -> str:
-        """What products of float32 are computed in: ``ieee`` or ``tf32``."""
-        return self.profile.math
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether variants whose bits may differ between runs are refused."""
-        return self.profile.deterministic
-
-    @property
-    def workspace_limit(self) -> int | None:
-        """Most bytes of workspace that a plan may use, or None."""
-        return None if self.profile.workspace_limit < 0 else self.profile.workspace_limit
-
-    def set_stream(self, stream: Any) -> None:
-        """Enqueue on this stream from now on.
-
-        Parameters
-        ----------
-        stream : cupy.cuda.Stream, int or None
-            A stream, its address, or None for CuPy's current stream at each call.
-
-        Notes
-        -----
-        CuPy's pool orders memory by its *current* stream. With a fixed stream that is not the current one, keep arrays
-        alive until their work is done, or make the stream current too (``with stream:``).
-        """
-        if stream is None:
-            self._fixed_stream = None
-        elif hasattr(stream, "ptr") or hasattr(stream, "__index__"):
-            self._fixed_stream = int(getattr(stream, "ptr", stream))
-        elif hasattr(stream, "__cuda_stream__"):
-            self._fixed_stream = int(stream.__cuda_stream__()[1])
-        else:
-            raise BadParamError(
-                "set_stream",
-                "is no stream",
-                param="stream",
-                got=type(stream).__name__,
-                expected="a CuPy stream, an address or None",
-            )
-        self._stream_owner = stream
-
-    @property
-    def stream(self) -> int:
-        """Address of the stream that a call made now would be enqueued on; 0 on the CPU."""
-        if self._fixed_stream is not None:
-            return self._fixed_stream
-        return self._executor.current_stream() if self._executor is not None else 0
-
-    # -- arrays ------------------------------------------------------------------------------------------------
-
-    def asarray(self, x: Any) -> Any:
-        """Copy a NumPy array, or what NumPy makes one of, into this backend's memory."""
-        import numpy as np
-
-        return self._arrays.from_numpy(np.asarray(x))
-
-    def to_numpy(self, x: Any) -> Any:
-        """Copy one of this backend's arrays to a NumPy array; waits for the GPU."""
-        return self._arrays.to_numpy(x)
 
     # -- calls -------------------------------------------------------------------------------------------------
 
@@ -293,17 +103,6 @@ class Handle:
             yield adopted
         finally:
             self._lock.release()
-
-    def elsewhere(self) -> bool:
-        """Whether the thread's current GPU is not the handle's."""
-        return self._get_device is not None and self._get_device() != self.device
-
-    def there(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Call with the handle's GPU as the current one."""
-        from .runtime.cuda import load_cupy
-
-        with load_cupy().cuda.Device(self.device):
-            return call(*arguments)
 
     def _run_slowly(
         self, build: Build, options: tuple[Any, ...], operands: tuple[Any, ...], live: Sequence[Any]
@@ -404,40 +203,7 @@ class Handle:
         labels = flat_names(build, operands)
         return checks.refuse_overlap(op_name(build), labels[overlap.written], labels[overlap.other], overlap.same)
 
-    # -- memory and life ---------------------------------------------------------------------------------------
-
-    def _workspace(self, nbytes: int, stream: int) -> int:
-        """Scratch memory of a stream. It grows by doubling and keeps the old: a captured graph may hold its address."""
-        spaces = self._spaces.setdefault(stream, [])
-        if not spaces or spaces[-1][2] < nbytes:
-            size = max(nbytes, WORKSPACE_START_BYTES, 2 * spaces[-1][2] if spaces else 0)
-            owner, pointer = self._executor.buffer(size)  # type: ignore[union-attr]
-            spaces.append((owner, pointer, size))
-        return spaces[-1][1]
-
-    def check(self) -> None:
-        """Raise what kernels found in data that could not be checked before, such as a label out of range.
-
-        Waits for the stream. The flag is cleared, so that each finding is raised once.
-
-        Raises
-        ------
-        BadParamError
-            A kernel met bad data since the last check.
-        """
-        if self._flag and self._executor is not None:
-            stream = self.stream
-            code = int.from_bytes(self._executor.download(self._flag, 4, stream), "little")
-            if code:
-                self._executor.upload(self._flag, bytes(4), stream)
-                self._executor.synchronize(stream)
-            checks.raise_device_flag(code)
-
-    def synchronize(self) -> None:
-        """Wait until all work enqueued on the handle's stream is done, then `check`."""
-        if self._executor is not None:
-            self._executor.synchronize(self.stream)
-            self.check()
+    # -- life --------------------------------------------------------------------------------------------------
 
     @property
     def closed(self) -> bool:
@@ -473,12 +239,3 @@ def _no_workspace(nbytes: int, stream: int) -> int:
 
 def _closed(operands: Sequence[Any]) -> tuple[list[Any], list[int]]:
     raise checks.refuse_closed()
-
-
-def _device_getter(executor: Any) -> Callable[[], int] | None:
-    if executor is None or executor.profile.backend != "cuda":
-        return None
-    from .runtime.cuda import load_cupy
-
-    getter: Callable[[], int] = load_cupy().cuda.runtime.getDevice
-    return getter

@@ -9,6 +9,9 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from . import checks
+from .descriptors import TensorDescriptor
+from .errors import BadParamError
 from .runtime.launch import PlanSpec
 
 #: Plan function of an op: (profile, *options, *operand descriptors) -> PlanSpec.
@@ -45,3 +48,57 @@ def map_operands(convert: Callable[[Any], Any], operands: Sequence[Any]) -> Iter
     """Apply to each operand and to each item of lists."""
     for a in operands:
         yield tuple(convert(item) for item in a) if isinstance(a, list | tuple) else convert(a)
+
+
+def option_names(build: Build) -> list[str]:
+    """Names of the options: the parameters of the plan function behind the profile, operands included."""
+    return list(inspect.signature(build).parameters)[1:]
+
+
+def describe_operands(
+    build: Build, operands: tuple[Any, ...], describe: Callable[[Any], TensorDescriptor | None]
+) -> tuple[Any, ...]:
+    """Describe each operand, and each item of lists; refuse what the plan function does not take one for.
+
+    A plan function annotates an operand as `TensorDescriptor` or as `Tensors`, a list, with ``| None`` where it may be
+    left out.
+    """
+    op = op_name(build)
+    described: list[Any] = []
+    parameters = list(inspect.signature(build).parameters.values())[-len(operands) :]
+    for parameter, a in zip(parameters, operands, strict=True):
+        label, kind = parameter.name, str(parameter.annotation)
+        several = kind.startswith("Tensors")
+        if a is None and "None" not in kind:
+            raise _missing(op, label, "an array or a list of arrays" if several else "an array")
+        if isinstance(a, list | tuple):
+            if not several:
+                raise checks.refuse_list(op, label, len(a))
+            items = [(f"{label}[{i}]", item) for i, item in enumerate(a)]
+            described.append(tuple(_describe(op, name, item, describe) for name, item in items))
+        else:
+            described.append(a if a is None else _describe(op, label, a, describe))
+    return tuple(described)
+
+
+def _describe(op: str, label: str, a: Any, describe: Callable[[Any], TensorDescriptor | None]) -> TensorDescriptor:
+    try:
+        d = describe(a)
+    except BadParamError as error:
+        raise checks.refuse_description(op, label, error) from None
+    if d is None:
+        raise _missing(op, label, "an array")
+    if d.alignment < d.dtype.itemsize and d.size:
+        raise checks.refuse_split_elements(op, label, d.alignment, d.dtype.itemsize)
+    return d
+
+
+def _missing(op: str, label: str, rule: str) -> BadParamError:
+    return BadParamError(op, "is missing", param=label, got=None, expected=rule)
+
+
+def refuse_descriptors(build: Build, operands: tuple[Any, ...]) -> None:
+    """A call works on arrays; descriptors stand for them in `prepare` and `supports` alone."""
+    for label, a in zip(flat_names(build, operands), flatten(operands), strict=True):
+        if isinstance(a, TensorDescriptor):
+            raise checks.refuse_foreign(op_name(build), label, a, "an array", "bind it to memory, or use prepare")

@@ -156,3 +156,45 @@ def test_torch_graph_records_our_launches(handle: dp.Handle) -> None:
         graph.replay()
         torch.cuda.synchronize()
         assert torch.equal(y, torch.relu(x))
+
+
+def test_array_of_another_device_is_refused(handle: dp.Handle, cupy: Any) -> None:
+    x = cupy.ones(4, np.float32)
+    handle.device, real = 5, handle.device
+    try:
+        with pytest.raises(dp.BadParamError, match="x is on another device: got device 0, expected device 5"):
+            handle._adopt(dp.ops.activation.plan_activation_forward, ("relu", 1.0, 0.0), (x, None))
+    finally:
+        handle.device = real
+
+
+def test_failed_allocation_is_ours_and_the_next_call_works(handle: dp.Handle, cupy: Any) -> None:
+    x = cupy.ones(1 << 22, np.float32)
+    pool = cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    pool.set_limit(size=pool.total_bytes() + 1)
+    try:
+        with pytest.raises(dp.AllocationError, match="the GPU has no 16777216 bytes left"):
+            dp.activation_forward(handle, "relu", x)
+    finally:
+        pool.set_limit(size=0)
+    assert bool((dp.activation_forward(handle, "relu", x) == 1).all())
+
+
+def test_handle_on_a_thread_with_no_current_device(cupy: Any) -> None:
+    """A handle of device 0 works on a fresh thread, each thread with its own."""
+    import threading
+
+    results: list[Any] = []
+
+    def work() -> None:
+        with dp.create_handle("cuda", device=0) as mine:
+            results.append(mine.to_numpy(dp.activation_forward(mine, "tanh", mine.asarray(np.ones(8, np.float32)))))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({r.tobytes() for r in results}) == 1
+    assert len(results) == 4

@@ -1,7 +1,7 @@
 """More elements than 32 bits can count: offsets and the grid's stride are 64-bit. Slow, and for a GPU with much memory.
 
-Every tensor has 2^31 + 4,099 elements or a little more, of 16 bits where the primitive allows it. The head, the tail and
-the neighbourhood of element 2^31, where a 32-bit index would wrap, are compared.
+Every tensor has 2^31 + 4,099 elements or a little more, of 16 bits where the primitive allows it. The head, the tail
+and the neighbourhood of element 2^31, where a 32-bit index would wrap, are compared.
 """
 
 from __future__ import annotations

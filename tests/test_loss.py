@@ -359,6 +359,9 @@ def test_odd_logits(handle: Any, walk: str) -> None:
     assert slopes[0].tolist() == [-0.5, 0.5, 0.0]
     assert slopes[5].tolist() == [-1.0, 0.5, 0.5]
     assert np.array_equal(handle.to_numpy(loss_forward(handle, loss, x, handle.asarray(y))), losses, equal_nan=True)
+    without = handle.asarray(np.zeros(rows.shape[1], np.float32))
+    losses = handle.to_numpy(loss_forward(handle, loss, x, handle.asarray(y), weight=without))
+    assert np.array_equal(losses.ravel(), [0.0, NAN, NAN, NAN, 0.0, 0.0], equal_nan=True)
 
 
 def test_coefficients_of_zero_take_no_part(handle: Any) -> None:

@@ -5,16 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import isfinite
 
+import numpy as np
+
 from ..descriptors import TensorDescriptor
 from ..errors import BadParamError, NotSupportedError
+
+#: Characters of a value that a message repeats.
+_LONGEST = 80
 
 
 def require_number(op: str, param: str, value: object, rule: str = "a number") -> float:
     """`value` is a number of the host, NaN and infinities included; it is returned as a float."""
+    if type(value) is float:
+        return value
+    if not isinstance(value, int | float | np.generic) or isinstance(value, np.complexfloating | np.flexible):
+        raise BadParamError(op, "is not a number", param=param, got=_short(value), expected=rule)
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     except (TypeError, ValueError, OverflowError):
-        raise BadParamError(op, "is not a number", param=param, got=repr(value), expected=rule) from None
+        raise BadParamError(op, "is not a number of float64", param=param, got=_short(value), expected=rule) from None
+
+
+def _short(value: object) -> str:
+    text = f"{type(value).__name__} of {value.bit_length()} bits" if isinstance(value, int) else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def require_finite(op: str, param: str, value: object) -> float:
@@ -44,8 +58,8 @@ def require_blend(op: str, alpha: object, beta: object, out: TensorDescriptor | 
 
 def require_axis(op: str, axis: object, ndim: int, param: str = "axis") -> int:
     """`axis` names one of `ndim` axes; it is returned counted from the front."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise BadParamError(op, "is no integer", param=param, got=repr(axis), expected="an integer")
+    if type(axis) is not int and not isinstance(axis, np.integer):
+        raise BadParamError(op, "is no integer", param=param, got=_short(axis), expected="an integer")
     index = int(axis)
     if not -ndim <= index < ndim:
         rule = f"in [{-ndim}, {ndim})" if ndim else "a tensor with at least one axis"
@@ -77,15 +91,33 @@ def require_neighbours(op: str, axis: object, ndim: int, param: str = "axis") ->
 def require_choice(op: str, param: str, value: object, allowed: Sequence[str]) -> str:
     """`value` is one of the words allowed."""
     if not isinstance(value, str) or value not in allowed:
-        raise BadParamError(op, "is unknown", param=param, got=repr(value), expected="one of " + ", ".join(allowed))
+        raise BadParamError(op, "is unknown", param=param, got=_short(value), expected="one of " + ", ".join(allowed))
     return value
 
 
-def require_integer(op: str, param: str, value: object, least: int) -> int:
-    """`value` is an integer of at least `least`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < least:
-        raise BadParamError(op, "is out of range", param=param, got=repr(value), expected=f"an integer >= {least}")
-    return int(value)
+def require_integer(op: str, param: str, value: object, least: int, most: int = 2**63 - 1) -> int:
+    """`value` is an integer of at least `least` and, as kernels count in 64 bits, at most `most`."""
+    if type(value) is not int and not isinstance(value, np.integer):
+        raise BadParamError(op, "is no integer", param=param, got=_short(value), expected=f"an integer >= {least}")
+    number = int(value)
+    if not least <= number <= most:
+        rule = f"an integer >= {least}" if number < least else f"an integer <= {most}"
+        raise BadParamError(op, "is out of range", param=param, got=number, expected=rule)
+    return number
+
+
+def require_switch(op: str, param: str, value: object) -> bool:
+    """`value` is true or false."""
+    if isinstance(value, bool | np.bool_) or (type(value) is int and value in (0, 1)):
+        return bool(value)
+    raise BadParamError(op, "is neither True nor False", param=param, got=_short(value), expected="a bool")
+
+
+def require_names(op: str, param: str, value: object) -> tuple[str, ...]:
+    """`value` is a sequence of words, and no single word; it is returned as a tuple, so that it can be looked up."""
+    if isinstance(value, tuple | list) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    raise BadParamError(op, "is no list of names", param=param, got=_short(value), expected="a tuple or list of str")
 
 
 def require_needs(op: str, needs: Sequence[str], allowed: Sequence[str], **destinations: object) -> None:

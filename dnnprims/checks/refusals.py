@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import BadParamError, ExecutionError
+
+if TYPE_CHECKING:
+    from ..handle import Handle
 
 #: What a kernel writes to the handle's flag when it meets data that the host could not check:
 #: code -> (function, argument, what is wrong, rule).
@@ -14,6 +18,14 @@ DEVICE_FLAGS: dict[int, tuple[str, str, str, str]] = {
     1: ("loss", "target", "has a label out of range", "labels in [0, classes) or ignore_index"),
     2: ("maxout_backward", "which", "has an index out of range", "indices in [0, pool_size)"),
 }
+
+
+def on_numpy(handle: Handle, op: str) -> bool:
+    """Whether the call is the reference's; refuse what is no handle. The first thing that every front end asks."""
+    try:
+        return handle.backend == "numpy"
+    except AttributeError:
+        raise refuse_handle(op, handle) from None
 
 
 def require_labels(op: str, target: Any, classes: int, ignore_index: int) -> None:
@@ -97,14 +109,59 @@ def refuse_magnitude(op: str, param: str, value: object) -> BadParamError:
     return BadParamError(op, "is out of range", param=param, got=value, expected="a number that float32 holds")
 
 
-def refuse_options(op: str, options: object) -> BadParamError:
-    """An option is of a type that no option has."""
+def refuse_options(op: str, options: Sequence[object], names: Sequence[str] = ()) -> BadParamError:
+    """An option is of a type that no option has, as it cannot be hashed; `names` are those of the options."""
+    found = [(name, value) for name, value in zip(names, options, strict=False) if not _hashable(value)]
+    param, value = found[0] if found else ("options", tuple(options))
     return BadParamError(
         op,
-        "has an option of a wrong type",
-        param="options",
-        got=repr(options),
-        expected="numbers, strings, tuples and descriptors",
+        "is of a wrong type",
+        param=param,
+        got=f"{type(value).__name__} {value!r:.80}",
+        expected="a number, string, tuple or descriptor",
+    )
+
+
+def _hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def refuse_description(op: str, param: str, error: BadParamError) -> BadParamError:
+    """An array cannot be described, for what `error` says of its dtype or its strides."""
+    name = f"{param}.{error.param}"
+    return BadParamError(op, error.problem, param=name, got=error.got, expected=error.expected, hint=error.hint)
+
+
+def refuse_split_elements(op: str, param: str, alignment: int, itemsize: int) -> BadParamError:
+    """An array begins at an address that no element may have: kernels would fault."""
+    return BadParamError(
+        op,
+        "is not aligned to its elements",
+        param=param,
+        got=f"an address that is a multiple of {alignment} bytes",
+        expected=f"a multiple of {itemsize}, the size of an element",
+        hint="pass a copy",
+    )
+
+
+def refuse_list(op: str, param: str, length: int) -> BadParamError:
+    """Arrays were given in a list where one array is wanted."""
+    return BadParamError(op, "is no array", param=param, got=f"a list of {length}", expected="one array")
+
+
+def refuse_handle(op: str, value: object) -> BadParamError:
+    """The first argument is no handle."""
+    kind = type(value)
+    return BadParamError(
+        op,
+        "is no handle",
+        param="handle",
+        got="None" if value is None else f"{kind.__module__}.{kind.__qualname__}",
+        expected="what create_handle() returns, as the first argument",
     )
 
 

@@ -18,6 +18,9 @@
 // Cost for T = A = float: 28 bytes and 14 flops, among them a root and a quotient, per element; for 16-bit T 22 bytes;
 //   masters add 6.
 // Limits: chunks are counted in 32 bits, elements in 64.
+// Measured on an NVIDIA H200, 2026-11-23, tools/bench.py: adamw, 32 tensors of 16,777,216: float32 4.00 TB/s, 0.93 of a
+//   copy; bfloat16 3.96 TB/s, 0.92. 1,000 tensors of 10,000: float32 0.15 TB/s, 0.04; bfloat16 0.12 TB/s, 0.03. Supposed
+//   for these: the host, which takes 1.8 ms to look at 4,000 arrays; the launch is one.
 #include "tensor_lists.cuh"
 
 template <class T> struct AdamUpdateParams {

@@ -158,7 +158,11 @@ DEVICE void cross_entropy_row(const EntropyRow<T>& r, int lane, const Elements& 
     if (mine != top[0]) rescale<T>(sums, mine, top[0]);
   }
   group_reduce<LANES>(sums, Sum(), A(0));
-  const A rest = sums[0] + (sums[1] - A(1));  // sum of exp(x - top), less 1
+  // Shuffles do not order memory: a neighbour must not write dx, which may be x, before `picked` is read. The barriers
+  // of whole blocks do.
+  if constexpr (LANES > 1 && LANES <= 32) __syncwarp();
+  // Sum of exp(x - top), less 1. A row of -inf alone is NaN, whichever way its sum came about.
+  const A rest = top[0] == -limits<A>::infinity() ? limits<A>::nan() : sums[0] + (sums[1] - A(1));
   if (lane == 0 && p.losses && r.here()) p.losses[r.row] = r.template loss<DENSE>(picked - top[0], rest, sums);
   if (lane == 0 && r.label.bad) *p.flag = BAD_LABEL;
   if (!p.dx || !r.here()) return;

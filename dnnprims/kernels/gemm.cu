@@ -5,13 +5,17 @@
 // c (m, n) rows c_row apart; a, b: element (i, p) at a[i * a_row + p * a_column], (p, j) at b[p * b_row + j * b_column], so a
 // transposed operand is another pair of strides; bias (n) or null. All of type T, products and sums in acc_t<T>.
 //
+// Forward and backward of a layer are both this product, with other strides; there is nothing to differentiate here.
+//
 // Plan: a block makes one 64 x 64 tile of C, each of 256 threads 4 x 4 of it, spaced 16 apart so that a warp's stores
 // to C are contiguous. Slices of 16 along k pass through shared memory; threads read the operand along whichever axis has
 // stride 1, so that both transposes load coalesced. One pass over C; A is read n/64 times, B m/64 times.
 // Numerics: one fused multiply-add per term in ascending order of k, one rounding to T at the end; k = 0 gives
 // beta * C + bias. Deterministic: no order depends on the schedule. beta = 0 never reads C, alpha never skips a term, so
 // NaN and infinity in A or B reach C.
-// Cost: 2 m n k flops, at a fraction of the tensor cores' rate; meant for correctness, not for the hot path.
+// Cost: 2 m n k flops, at a fraction of the tensor cores' rate; meant for correctness, not for the hot path. Bytes: those
+// of C, and from the caches sizeof(T) (m k n + n k m) / 64.
+// Limits: 2^31 tiles of C.
 #include "dtypes.cuh"
 
 template <class T> struct GemmParams {

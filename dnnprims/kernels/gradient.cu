@@ -13,7 +13,8 @@
 // Numerics: squares and sums in float64, in an order fixed by the shapes. The square of a float32, float16 or bfloat16 is
 //   exact there and cannot overflow; for float64 the norm is infinite from about 1.3e154 on. A NaN element makes the norm
 //   NaN, and that makes every clipped element NaN; an infinite norm makes the finite ones 0.
-// Cost, bytes per element: norm sizeof(T), scaling 2 sizeof(T).
+// Cost, bytes per element: norm sizeof(T), scaling 2 sizeof(T); flops: 2 in float64, and 1.
+// Limits: chunks are counted in 32 bits, elements in 64.
 #include "tensor_lists.cuh"
 #include "reduce.cuh"
 

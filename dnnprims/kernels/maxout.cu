@@ -13,7 +13,8 @@
 //            maxout_backward         a thread per VEC neighbours of dx, so that the larger array is written in order.
 //            One pass over memory each.
 // Numerics   forward moves values and rounds nothing; backward computes in A only to blend. Deterministic.
-// Cost       forward (n + n / pool) sizeof(T) + n / pool sizeof(W) bytes for n elements of x; backward the same.
+// Cost       forward (n + n / pool) sizeof(T) + n / pool sizeof(W) bytes for n elements of x; backward the same. One
+//            comparison an element.
 // Limits     `which` comes from the caller: an index outside of the group selects nothing, its gradient is 0 and the
 //            flag is set. VEC > 1 asks for 16-byte aligned x, y, dx and, in the strided kernel, inner divisible by VEC.
 #include "vec.cuh"

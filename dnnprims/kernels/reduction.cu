@@ -18,6 +18,7 @@
 // A NaN makes its output NaN; for argmax and argmin the first NaN wins.
 // An empty sum, norm1 or norm2 is 0, an empty product 1, an empty mean NaN.
 // Cost: sizeof(T) bytes and 1 to 3 flops an element.
+// Limits: 8 kept and 8 reduced axes after merging.
 #include "strided.cuh"
 #include "vec.cuh"
 

@@ -7,8 +7,9 @@ struct axes {
   i64 of[MAX_AXES];
 };
 
-// n / d for n, d >= 0; four times faster where both fit 32 bits, which they nearly always do.
-DEVICE i64 divide(i64 n, i64 d) { return ((u64)n | (u64)d) >> 32 ? n / d : (i64)((u32)n / (u32)d); }
+// n / d for n, d >= 0: nothing to divide on the outermost axis, and four times faster where both fit 32 bits, which they
+// nearly always do.
+DEVICE i64 divide(i64 n, i64 d) { return n < d ? 0 : ((u64)n | (u64)d) >> 32 ? n / d : (i64)((u32)n / (u32)d); }
 
 // Offset of element `index` of the row-major walk in each of N tensors. The loop ends with the first axis that has no
 // part in the index; unrolled, its divisions would be most of a kernel's code.

@@ -8,7 +8,8 @@
 //   *_strided takes any steps: VEC elements a thread where the last axis lies densely, else one.
 // Numerics: alpha and beta in the accumulator of T, one rounding at the end. A cast rounds once, to nearest even; to an
 //   integer it cuts the fraction off, the ends of the range take what lies beyond them, and NaN becomes 0.
-// Cost: one read and one write of each element (set: the write alone; add: both operands and the write).
+// Cost: one read and one write of each element (set: the write alone; add: both operands and the write); 0 to 3
+//   flops, and in the strided kernels a division for each axis but the outermost.
 // Limits: none on shape or alignment (VEC is 1 where 16-byte accesses are not possible).
 #include "strided.cuh"
 #include "vec.cuh"

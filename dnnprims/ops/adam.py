@@ -182,24 +182,27 @@ def _adam(
     rate = checks.require_range(op, "lr", rate, lambda v: v >= 0.0, ">= 0")
     scale = checks.require_finite(op, "gradient_scale", scale)
     count = checks.require_integer(op, "step", count, 1)
-    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+    beta1, beta2 = (
         checks.require_range(op, name, beta, lambda v: 0.0 <= v < 1.0, "in [0, 1)")
-    checks.require_range(op, "epsilon", epsilon, lambda v: v >= 0.0, ">= 0")
-    checks.require_range(op, "weight_decay", weight_decay, lambda v: v >= 0.0, ">= 0")
+        for name, beta in (("beta1", beta1), ("beta2", beta2))
+    )
+    epsilon = checks.require_range(op, "epsilon", epsilon, lambda v: v >= 0.0, ">= 0")
+    weight_decay = checks.require_range(op, "weight_decay", weight_decay, lambda v: v >= 0.0, ">= 0")
+    corrected = checks.require_switch(op, "bias_correction", bias_correction)
     logs = (log(beta) if beta > 0.0 else -inf for beta in (beta1, beta2))
     decays = (weight_decay, 0.0) if build is plan_adam_update else (0.0, weight_decay)
     live = (rate, scale, beta1, beta2, *logs, epsilon, *decays, count)
     operands = (*map(as_list, lists), lr_address, scale_address, step_address, found_inf)
-    if handle.backend != "numpy":
-        handle.run(build, (bool(bias_correction),), operands, live)
+    if not checks.on_numpy(handle, op):
+        handle.run(build, (corrected,), operands, live)
         return
-    with handle.checked(build, (bool(bias_correction),), operands) as adopted:
+    with handle.checked(build, (corrected,), operands) as adopted:
         w, g, m, v, masters, lr_address, scale_address, step_address, found_inf = adopted
         refer(
             w, g, m, v,
             lr=rate if lr_address is None else lr_address,
             step=count if step_address is None else step_address,
-            beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay, bias_correction=bias_correction,
+            beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay, bias_correction=corrected,
             masters=masters,
             gradient_scale=scale if scale_address is None else scale_address,
             found_inf=found_inf,

@@ -90,7 +90,7 @@ def glu_forward(
     transformer", 2020.
     """
     options, operands = (gate, axis, alpha, beta), (x, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "glu_forward"):
         with handle.checked(plan_glu_forward, options, operands) as (x, out):
             return reference.glu_forward(x, gate=gate, axis=axis, out=out, alpha=alpha, beta=beta)
     return handle.run(plan_glu_forward, options, operands)
@@ -139,7 +139,7 @@ def glu_backward(
     relu'(0) = 0. The gate is evaluated again from x; nothing but x is saved.
     """
     options, operands = (gate, axis, alpha, beta), (dy, x, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "glu_backward"):
         with handle.checked(plan_glu_backward, options, operands) as (dy, x, out):
             return reference.glu_backward(dy, x, gate=gate, axis=axis, out=out, alpha=alpha, beta=beta)
     return handle.run(plan_glu_backward, options, operands)

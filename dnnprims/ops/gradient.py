@@ -85,7 +85,7 @@ def global_norm(handle: Handle, arrays: Any, *, out: Any = None) -> Any:
     makes it NaN, an infinity infinite. Nothing waits for the device.
     """
     options, operands = (), (as_list(arrays), out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "global_norm"):
         with handle.checked(plan_global_norm, options, operands) as (arrays, out):
             return reference.global_norm(arrays, out=out)
     return handle.run(plan_global_norm, options, operands)
@@ -131,13 +131,13 @@ def clip_by_global_norm(
     Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", ICML 2013.
     """
     op = "clip_by_global_norm"
-    checks.require_range(op, "max_norm", max_norm, lambda v: v > 0.0, "> 0")
-    checks.require_range(op, "epsilon", epsilon, lambda v: v >= 0.0, ">= 0")
+    max_norm = checks.require_range(op, "max_norm", max_norm, lambda v: v > 0.0, "> 0")
+    epsilon = checks.require_range(op, "epsilon", epsilon, lambda v: v >= 0.0, ">= 0")
     operands = (as_list(arrays), norm)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, op):
         with handle.checked(plan_clip_by_global_norm, (), operands) as (arrays, norm):
             return reference.clip_by_global_norm(arrays, max_norm, norm=norm, epsilon=epsilon)
-    return handle.run(plan_clip_by_global_norm, (), operands, (float(max_norm), float(epsilon)))
+    return handle.run(plan_clip_by_global_norm, (), operands, (max_norm, epsilon))
 
 
 def scale_and_check_finite(handle: Handle, arrays: Any, scale: Any, *, found_inf: Any = None) -> Any:
@@ -179,7 +179,7 @@ def scale_and_check_finite(handle: Handle, arrays: Any, scale: Any, *, found_inf
     number, scalar = split_scalar(scale)
     number = checks.require_finite(op, "scale", number)
     operands = (as_list(arrays), scalar, found_inf)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, op):
         with handle.checked(plan_scale_and_check_finite, (), operands) as (arrays, scalar, found_inf):
             return reference.scale_and_check_finite(arrays, number if scalar is None else scalar, found_inf=found_inf)
     return handle.run(plan_scale_and_check_finite, (), operands, (number,))

@@ -83,7 +83,7 @@ def maxout_forward(
     Goodfellow et al., "Maxout networks", ICML 2013.
     """
     options, operands = (pool_size, axis), (x, out, which)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "maxout_forward"):
         with handle.checked(plan_maxout_forward, options, operands) as (x, out, which):
             return reference.maxout_forward(x, pool_size, axis=axis, out=out, which=which)
     return handle.run(plan_maxout_forward, options, operands)  # type: ignore[no-any-return]
@@ -135,7 +135,7 @@ def maxout_backward(
     An index on the device that is not in [0, pool_size) has the gradient 0; `handle.check()` reports it.
     """
     options, operands = (pool_size, axis, alpha, beta), (dy, which, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "maxout_backward"):
         with handle.checked(plan_maxout_backward, options, operands) as (dy, which, out):
             checks.require_which("maxout_backward", which, pool_size)
             return reference.maxout_backward(dy, which, pool_size, axis=axis, out=out, alpha=alpha, beta=beta)

@@ -95,7 +95,7 @@ def prelu_forward(
     He et al., "Delving deep into rectifiers", ICCV 2015.
     """
     options, operands = (axis, alpha, beta), (x, slope, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "prelu_forward"):
         with handle.checked(plan_prelu_forward, options, operands) as (x, slope, out):
             return reference.prelu_forward(x, slope, axis=axis, out=out, alpha=alpha, beta=beta)
     return handle.run(plan_prelu_forward, options, operands)
@@ -145,9 +145,9 @@ def prelu_backward(
     dslope is summed in float32 (float64 for float64) in an order fixed by shape and device, so the bits repeat, and
     overflows where a partial sum does; it is rounded to slope's dtype once. An empty x gives dslope = 0.
     """
-    wanted = tuple(needs)
+    wanted = checks.require_names("prelu_backward", "needs", needs)
     options, operands = (axis, wanted), (dy, x, slope, dx, dslope)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "prelu_backward"):
         with handle.checked(plan_prelu_backward, options, operands) as (dy, x, slope, dx, dslope):
             return reference.prelu_backward(dy, x, slope, axis=axis, needs=wanted, dx=dx, dslope=dslope)
     made = handle.run(plan_prelu_backward, options, operands)

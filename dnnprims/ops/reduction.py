@@ -124,8 +124,9 @@ def reduce_tensor(
     or underflow on the way; norm2 does neither unless its result does. The order of summation is fixed by shape and
     strides: the same bits each time.
     """
+    keepdims = checks.require_switch("reduce_tensor", "keepdims", keepdims)
     options, operands = (operation, axis, keepdims, alpha, beta), (x, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "reduce_tensor"):
         with handle.checked(plan_reduce_tensor, options, operands) as (x, out):
             return reference.reduce_tensor(x, operation, axis=axis, keepdims=keepdims, out=out, alpha=alpha, beta=beta)
     return handle.run(plan_reduce_tensor, options, operands)

@@ -126,13 +126,13 @@ def sgd_update(
         checks.require_range(op, "dampening", dampening, lambda v: 0.0 <= v <= 1.0, "in [0, 1]"),
         checks.require_range(op, "weight_decay", weight_decay, lambda v: v >= 0.0, ">= 0"),
     )
-    if nesterov:
+    if checks.require_switch(op, "nesterov", nesterov):
         checks.require_range(op, "momentum", momentum, lambda v: v > 0.0, "> 0 for nesterov")
         checks.require_range(op, "dampening", dampening, lambda v: v == 0.0, "0 for nesterov")
     options = (form, bool(nesterov), momentum != 0)
     lists = (as_list(weights), as_list(gradients), as_list(velocities), as_list(masters))
     operands = (*lists, lr_address, scale_address, found_inf)
-    if handle.backend != "numpy":
+    if not checks.on_numpy(handle, op):
         handle.run(plan_sgd_update, options, operands, live)
         return
     with handle.checked(plan_sgd_update, options, operands) as (w, g, v, master, lr_address, scale_address, found_inf):

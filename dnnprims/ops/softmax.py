@@ -119,7 +119,7 @@ def softmax_forward(
     Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
     """
     options, operands = (axis, algorithm, alpha, beta), (x, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "softmax_forward"):
         with handle.checked(plan_softmax_forward, options, operands) as (x, out):
             return reference.softmax_forward(x, axis=axis, algorithm=algorithm, out=out, alpha=alpha, beta=beta)
     return handle.run(plan_softmax_forward, options, operands)
@@ -168,7 +168,7 @@ def softmax_backward(
     forward pass.
     """
     options, operands = (axis, algorithm, alpha, beta), (dy, y, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "softmax_backward"):
         with handle.checked(plan_softmax_backward, options, operands) as (dy, y, out):
             return reference.softmax_backward(dy, y, axis=axis, algorithm=algorithm, out=out, alpha=alpha, beta=beta)
     return handle.run(plan_softmax_backward, options, operands)

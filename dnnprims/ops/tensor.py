@@ -72,7 +72,7 @@ def set_tensor(handle: Handle, y: Any, value: float) -> Any:
     The old y is never read.
     """
     value = checks.require_number("set_tensor", "value", value)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "set_tensor"):
         with handle.checked(plan_set_tensor, (), (y,)) as (adopted,):
             reference.set_tensor(adopted, value)
             return y
@@ -107,7 +107,7 @@ def scale_tensor(handle: Handle, y: Any, alpha: float) -> Any:
     `set_tensor`.
     """
     alpha = checks.require_finite("scale_tensor", "alpha", alpha)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "scale_tensor"):
         with handle.checked(plan_scale_tensor, (), (y,)) as (adopted,):
             reference.scale_tensor(adopted, alpha)
             return y
@@ -145,7 +145,7 @@ def add_tensor(handle: Handle, a: Any, c: Any, *, alpha: float = 1.0, beta: floa
     The products and their sum are rounded in float32 (float64 for float64), and once more to c's dtype.
     """
     options, operands = (alpha, beta), (a, c)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "add_tensor"):
         with handle.checked(plan_add_tensor, options, operands) as adopted:
             reference.add_tensor(*adopted, alpha=alpha, beta=beta)
             return c
@@ -182,7 +182,7 @@ def cast(handle: Handle, x: Any, dtype: Any, *, out: Any = None) -> Any:
     integer: the fraction is cut off, what lies beyond the range becomes its nearest end, NaN becomes 0.
     """
     options, operands = (dtype,), (x, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "cast"):
         with handle.checked(plan_cast, options, operands) as (x, out):
             return reference.cast(x, dtype_row(dtype, "cast").numpy, out=out)
     return handle.run(plan_cast, options, operands)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ... import checks
 from ...descriptors import as_activation
 from ...reference import fc as reference
 from .backward import plan_fc_backward, plan_fc_backward_bias, plan_fc_backward_data, plan_fc_backward_weights
@@ -94,7 +95,7 @@ def fc_forward(
     ``conformance/bounds.py`` (`early_rounding`, `library_gelu_error`).
     """
     options, operands = (activation, alpha, beta), (x, w, b, out, aux)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "fc_forward"):
         with handle.checked(plan_fc_forward, options, operands) as (x, w, b, out, aux):
             mode = as_activation(activation, "fc_forward")
             return reference.fc_forward(x, w, b, activation=mode, out=out, aux=aux, alpha=alpha, beta=beta)
@@ -132,7 +133,7 @@ def fc_backward_data(handle: Handle, dy: Any, w: Any, *, out: Any = None, alpha:
     One product, summed in float32 (float64 for float64), rounded once; the bits repeat. ``out == 0`` gives zeros.
     """
     options, operands = (alpha, beta), (dy, w, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "fc_backward_data"):
         with handle.checked(plan_fc_backward_data, options, operands) as (dy, w, out):
             return reference.fc_backward_data(dy, w, out=out, alpha=alpha, beta=beta)
     return handle.run(plan_fc_backward_data, options, operands)
@@ -171,7 +172,7 @@ def fc_backward_weights(
     One product, summed in float32 (float64 for float64), rounded once; the bits repeat. An empty batch gives zeros.
     """
     options, operands = (alpha, beta), (dy, x, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "fc_backward_weights"):
         with handle.checked(plan_fc_backward_weights, options, operands) as (dy, x, out):
             return reference.fc_backward_weights(dy, x, out=out, alpha=alpha, beta=beta)
     return handle.run(plan_fc_backward_weights, options, operands)
@@ -207,7 +208,7 @@ def fc_backward_bias(handle: Handle, dy: Any, *, out: Any = None, alpha: float =
     gives zeros.
     """
     options, operands = (alpha, beta), (dy, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "fc_backward_bias"):
         with handle.checked(plan_fc_backward_bias, options, operands) as (dy, out):
             return reference.fc_backward_bias(dy, out=out, alpha=alpha, beta=beta)
     return handle.run(plan_fc_backward_bias, options, operands)
@@ -269,12 +270,13 @@ def fc_backward(
     that depends on the shape alone; then one product each for dx and dw. The bits repeat. At kinks
     `activation_backward` says what holds (``relu'(0) = 0``). An empty batch gives dw = db = 0.
     """
-    options, operands = (activation, tuple(needs), beta), (dy, x, w, y, aux, dx, dw, db)
-    if handle.backend == "numpy":
+    wanted = checks.require_names("fc_backward", "needs", needs)
+    options, operands = (activation, wanted, beta), (dy, x, w, y, aux, dx, dw, db)
+    if checks.on_numpy(handle, "fc_backward"):
         with handle.checked(plan_fc_backward, options, operands) as (dy, x, w, y, aux, dx, dw, db):
             mode = as_activation(activation, "fc_backward")
             return reference.fc_backward(
-                dy, x, w, activation=mode, y=y, aux=aux, needs=tuple(needs), dx=dx, dw=dw, db=db, beta=beta
+                dy, x, w, activation=mode, y=y, aux=aux, needs=wanted, dx=dx, dw=dw, db=db, beta=beta
             )
     return handle.run(plan_fc_backward, options, operands)  # type: ignore[no-any-return]
 

@@ -24,7 +24,9 @@ from ...runtime.launch import (
 
 _BLEND, _CONSTANTS = (("alpha", "A"), ("beta", "A")), (("c0", "A"), ("c1", "A"))
 _FORWARD = Kernel(
-    "fc", "fc_activation_forward", Struct("FcActivationParams", ("y", "z"), (*_BLEND, *_CONSTANTS, ("count", "i64")))
+    "fc",
+    "fc_activation_forward",
+    Struct("FcActivationParams", ("y", "z"), (*_BLEND, *_CONSTANTS, ("count", "i64"), ("packs", "i32"))),
 )
 _GRADIENT = Kernel(
     "fc",
@@ -85,8 +87,8 @@ def gradient_steps(
 def _gradient(wanted: GradientPass, partial: Pointer, chunks: int, per_chunk: int) -> KernelStep:
     dtype, columns = wanted.dtype, wanted.columns
     return KernelStep(
-        _GRADIENT, dtype, (dtype.cuda, _derivative(wanted.mode, dtype), str(wanted.vec)), wanted.mode.mode,
-        (-(-columns // (_LANES * wanted.vec)), chunks, 1), 256,
+        _GRADIENT, dtype, (dtype.cuda, _derivative(wanted.mode, dtype), str(wanted.vec)),
+        _backward_group(wanted.mode.mode, wanted.vec), (-(-columns // (_LANES * wanted.vec)), chunks, 1), 256,
         (wanted.dz, wanted.db, partial, wanted.dy, wanted.saved),
         (wanted.alpha, wanted.beta, *_constants(wanted.mode), wanted.rows, columns, per_chunk),
     )  # fmt: skip
@@ -118,16 +120,21 @@ def activation_step(
     mode: ActivationDescriptor, dtype: DType, count: int, z: Pointer, unfit: str | None, alpha: float, beta: float
 ) -> KernelStep:
     """The pass from z to out; `unfit` is why it takes one element at a time."""
-    vec = 1 if unfit else dtype.lanes
     return KernelStep(
-        _FORWARD, dtype, (dtype.cuda, _functor(mode, dtype), str(vec)), mode.mode, blocks_for(count, 256 * vec), 256,
-        (3, z), (float(alpha), float(beta), *_constants(mode), count),
+        _FORWARD, dtype, (dtype.cuda, _functor(mode, dtype), str(dtype.lanes)), f"forward of {mode.mode}",
+        blocks_for(count, 256 * dtype.lanes), 256, (3, z),
+        (float(alpha), float(beta), *_constants(mode), count, int(unfit is None)),
     )  # fmt: skip
 
 
 def lanes(dtype: DType, columns: int, **tensors: TensorDescriptor | None) -> int:
     """Elements of one access: 16 bytes where every row starts on such a boundary."""
     return 1 if columns % dtype.lanes or unaligned(**tensors) else dtype.lanes
+
+
+def _backward_group(mode: str, vec: int) -> str:
+    """What is compiled together: a layer needs one of the two widths, most often packs."""
+    return f"backward of {mode}" + (" by elements" if vec == 1 else "")
 
 
 def _functor(mode: ActivationDescriptor, dtype: DType) -> str:
@@ -157,13 +164,14 @@ def _derivatives(mode: str, dtype: DType) -> set[str]:
 
 
 def _instances(dtype: DType) -> dict[str, list[str]]:
-    t, widths = dtype.cuda, (1, dtype.lanes)
+    t, most = dtype.cuda, dtype.lanes
     groups = {}
     for mode in ACTIVATION_MODES:
         plain = _functor(ActivationDescriptor(mode), dtype)
-        forward = [f"fc_activation_forward<{t}, {plain}, {vec}>" for vec in widths]
-        backward = [f"fc_gradient<{t}, {act}, {vec}>" for act in sorted(_derivatives(mode, dtype)) for vec in widths]
-        groups[mode] = forward + backward
+        groups[f"forward of {mode}"] = [f"fc_activation_forward<{t}, {plain}, {most}>"]
+        for vec in (1, most):
+            acts = sorted(_derivatives(mode, dtype))
+            groups[_backward_group(mode, vec)] = [f"fc_gradient<{t}, {act}, {vec}>" for act in acts]
     return {**groups, "fold": [f"fc_fold<{t}>"]}
 
 

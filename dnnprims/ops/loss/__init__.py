@@ -1,19 +1,30 @@
-"""Losses: forward, backward, and both in one pass. Kernels and launches are in `steps`."""
+"""Losses: forward, backward, and both in one pass.
+
+What a loss is computed from is in `problem`, refusals and plans in `plans`, launches in `steps`, kernels in `kernels`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ... import checks
-from ...descriptors import LossDescriptor, TensorDescriptor, as_loss
+from ...descriptors import LossDescriptor, as_loss
 from ...reference import loss as reference
-from ...runtime.launch import NULL, Live, PlanSpec, Profile, Result, unaligned
-from .steps import FAMILY, Pass, Problem, plan_pass
+from .kernels import FAMILY
+from .plans import plan_loss_backward, plan_loss_forward, plan_loss_forward_backward
 
 if TYPE_CHECKING:
     from ...handle import Handle
 
-__all__ = ["FAMILY", "loss_backward", "loss_forward", "loss_forward_backward"]
+__all__ = [
+    "FAMILY",
+    "loss_backward",
+    "loss_forward",
+    "loss_forward_backward",
+    "plan_loss_backward",
+    "plan_loss_forward",
+    "plan_loss_forward_backward",
+]
 
 
 def loss_forward(
@@ -90,7 +101,7 @@ def loss_forward(
     al., "Rethinking the Inception architecture", CVPR 2016 (label smoothing).
     """
     options, operands = (loss,), (prediction, target, weight, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "loss_forward"):
         with handle.checked(plan_loss_forward, options, operands) as (prediction, target, weight, out):
             wanted = _check_labels("loss_forward", loss, prediction, target)
             return reference.loss_forward(wanted, prediction, target, weight=weight, out=out)
@@ -142,7 +153,7 @@ def loss_backward(
     of range as in `loss_forward`.
     """
     options, operands = (loss, alpha, beta), (prediction, target, weight, dloss, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "loss_backward"):
         with handle.checked(plan_loss_backward, options, operands) as (prediction, target, weight, dloss, out):
             wanted = _check_labels("loss_backward", loss, prediction, target)
             return reference.loss_backward(
@@ -193,7 +204,7 @@ def loss_forward_backward(
     """
     op, options, operands = "loss_forward_backward", (loss,), (prediction, target, weight, out, dprediction)
     live = (checks.require_finite(op, "scale", scale),)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, op):
         with handle.checked(plan_loss_forward_backward, options, operands) as (prediction, target, weight, out, dx):
             wanted = _check_labels(op, loss, prediction, target)
             return reference.loss_forward_backward(
@@ -208,145 +219,3 @@ def _check_labels(op: str, loss: str | LossDescriptor, prediction: Any, target: 
     if target.dtype.kind == "i":
         checks.require_labels(op, target, prediction.shape[1 if prediction.ndim > 1 else 0], wanted.ignore_index)
     return wanted
-
-
-def plan_loss_forward(
-    profile: Profile,
-    loss: str | LossDescriptor,
-    prediction: TensorDescriptor,
-    target: TensorDescriptor,
-    weight: TensorDescriptor | None,
-    out: TensorDescriptor | None,
-) -> PlanSpec:
-    """Plan of `loss_forward`."""
-    op = "loss_forward"
-    problem = _require_problem(op, loss, prediction, target, weight)
-    made = Result(3, problem.result, prediction.dtype.acc)
-    checks.require_out(op, out, made.shape, made.dtype, rule="the shape of the loss")
-    steps, scratch, variant, refused = plan_pass(Pass(profile, problem, _alignment(problem, out=out), loss=3))
-    return PlanSpec(op, variant, steps, results=(made,), returns=(3,), writes=(3,), scratch=scratch, refused=refused)
-
-
-def plan_loss_backward(
-    profile: Profile,
-    loss: str | LossDescriptor,
-    alpha: float,
-    beta: float,
-    prediction: TensorDescriptor,
-    target: TensorDescriptor,
-    weight: TensorDescriptor | None,
-    dloss: TensorDescriptor | None,
-    out: TensorDescriptor | None,
-) -> PlanSpec:
-    """Plan of `loss_backward`."""
-    op = "loss_backward"
-    problem = _require_problem(op, loss, prediction, target, weight)
-    if dloss is not None:
-        checks.require_shape(op, "dloss", dloss, problem.result, "the shape of the loss")
-        checks.require_dtype(op, "dloss", dloss, (prediction.dtype.acc,))
-        checks.require_contiguous(op, dloss=dloss)
-    checks.require_out(op, out, prediction.shape, prediction.dtype, rule="prediction.shape")
-    checks.require_blend(op, alpha, beta, out)
-    steps, scratch, variant, refused = plan_pass(
-        Pass(
-            profile,
-            problem,
-            _alignment(problem, out=out),
-            dx=4,
-            dloss=NULL if dloss is None else 3,
-            dloss_stride=int(dloss is not None and problem.loss.reduction == "none"),
-            alpha=float(alpha),
-            beta=float(beta),
-        )
-    )
-    return PlanSpec(
-        op,
-        variant,
-        steps,
-        results=(Result(4, prediction.shape, prediction.dtype),),
-        returns=(4,),
-        writes=(4,),
-        in_place=((4, 0),),
-        scratch=scratch,
-        refused=refused,
-    )
-
-
-def plan_loss_forward_backward(
-    profile: Profile,
-    loss: str | LossDescriptor,
-    prediction: TensorDescriptor,
-    target: TensorDescriptor,
-    weight: TensorDescriptor | None,
-    out: TensorDescriptor | None,
-    dprediction: TensorDescriptor | None,
-) -> PlanSpec:
-    """Plan of `loss_forward_backward`."""
-    op = "loss_forward_backward"
-    problem = _require_problem(op, loss, prediction, target, weight)
-    made = Result(3, problem.result, prediction.dtype.acc)
-    checks.require_out(op, out, made.shape, made.dtype, rule="the shape of the loss")
-    checks.require_out(
-        op, dprediction, prediction.shape, prediction.dtype, param="dprediction", rule="prediction.shape"
-    )
-    alignment = _alignment(problem, out=out, dprediction=dprediction)
-    steps, scratch, variant, refused = plan_pass(Pass(profile, problem, alignment, loss=3, dx=4, alpha=Live(0)))
-    return PlanSpec(
-        op,
-        variant,
-        steps,
-        results=(made, Result(4, prediction.shape, prediction.dtype)),
-        returns=(3, 4),
-        writes=(3, 4),
-        in_place=((4, 0),),
-        scratch=scratch,
-        refused=refused,
-    )
-
-
-def _require_problem(
-    op: str,
-    loss: str | LossDescriptor,
-    prediction: TensorDescriptor,
-    target: TensorDescriptor,
-    weight: TensorDescriptor | None,
-) -> Problem:
-    """Check what every direction shares."""
-    wanted = as_loss(loss, op)
-    checks.require_float(op, "prediction", checks.require_present(op, "prediction", prediction))
-    checks.require_present(op, "target", target)
-    problem = Problem(wanted, prediction, target, weight)
-    if problem.form != "elementwise" and prediction.ndim == 0:
-        checks.require_rank(op, "prediction", prediction, (1, 2), "at least one axis")
-    if problem.form == "classes":
-        checks.require_elements(op, "prediction", prediction, problem.classes, "at least one class")
-    if wanted.kind == "nll":
-        checks.require_labels_dtype(op, "target", target)
-    if problem.labels:
-        checks.require_shape(op, "target", target, problem.losses, "prediction.shape without its class axis")
-    else:
-        checks.require_same_dtype(op, prediction=prediction, target=target)
-        checks.require_shape(op, "target", target, prediction.shape, "prediction.shape")
-    if weight is not None:
-        _require_weight(op, problem, weight)
-    checks.require_contiguous(op, prediction=prediction, target=target, weight=weight)
-    return problem
-
-
-def _alignment(problem: Problem, **written: TensorDescriptor | None) -> str | None:
-    """Reason against 16-byte accesses; rows read one label or one weight at a time, and store one loss."""
-    if problem.form == "elementwise":
-        return unaligned(prediction=problem.x, target=problem.target, weight=problem.weight, **written)
-    return unaligned(
-        prediction=problem.x, **{name: x for name, x in written.items() if x and x.shape == problem.x.shape}
-    )
-
-
-def _require_weight(op: str, problem: Problem, weight: TensorDescriptor) -> None:
-    if problem.form == "cosine":
-        checks.require_absent(op, "weight", weight, "None, as cosine has no weights")
-    checks.require_same_dtype(op, prediction=problem.x, weight=weight)
-    if problem.form == "classes":
-        checks.require_shape(op, "weight", weight, (problem.classes,), "(classes,)")
-    else:
-        checks.require_shape(op, "weight", weight, problem.x.shape, "prediction.shape")

@@ -1,57 +1,26 @@
-"""Elementwise activations and their gradients."""
+"""Elementwise activations and their gradients. Plans are in `plans`, the kernels in `kernels`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .. import checks
-from ..descriptors import ACTIVATION_MODES, ActivationDescriptor, TensorDescriptor, as_activation
-from ..dtypes import DType
-from ..reference import activation as reference
-from ..runtime.launch import (
-    Family,
-    Kernel,
-    KernelStep,
-    PlanSpec,
-    Profile,
-    Result,
-    Struct,
-    blocks_for,
-    choose,
-    unaligned,
-)
-from ..runtime.layout import MAX_AXES, axis_scalars, merge_axes, pad_axes, sort_axes
+from ... import checks
+from ...descriptors import as_activation
+from ...reference import activation as reference
+from .kernels import FAMILY
+from .plans import Activation, plan_activation_backward, plan_activation_forward
 
 if TYPE_CHECKING:
-    from ..handle import Handle
+    from ...handle import Handle
 
-Activation = str | ActivationDescriptor | None
-
-_SCALARS = (("alpha", "A"), ("beta", "A"), ("c0", "A"), ("c1", "A"), ("size", "i64"))
-_FORWARD = Kernel("activation", "activation_forward", Struct("ActivationForwardParams", ("y", "x"), _SCALARS))
-_BACKWARD = Kernel(
-    "activation", "activation_backward", Struct("ActivationBackwardParams", ("dx", "dy", "saved"), _SCALARS)
-)
-_FORWARD_STRIDED = Kernel(
-    "activation",
-    "activation_forward_strided",
-    Struct(
-        "ActivationForwardStridedParams",
-        ("y", "x"),
-        (*_SCALARS, *axis_scalars("extent", "y_step", "x_step")),
-    ),
-)
-_BACKWARD_STRIDED = Kernel(
-    "activation",
-    "activation_backward_strided",
-    Struct(
-        "ActivationBackwardStridedParams",
-        ("dx", "dy", "saved"),
-        (*_SCALARS, *axis_scalars("extent", "dx_step", "dy_step", "saved_step")),
-    ),
-)
+__all__ = [
+    "FAMILY",
+    "activation_backward",
+    "activation_forward",
+    "backward_needs",
+    "plan_activation_backward",
+    "plan_activation_forward",
+]
 
 
 def activation_forward(
@@ -130,7 +99,7 @@ def activation_forward(
     2019.
     """
     options, operands = (activation, alpha, beta), (x, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "activation_forward"):
         with handle.checked(plan_activation_forward, options, operands) as (x, out):
             mode = as_activation(activation, "activation_forward")
             return reference.activation_forward(mode, x, out=out, alpha=alpha, beta=beta)
@@ -186,7 +155,7 @@ def activation_backward(
     beyond it.
     """
     options, operands = (activation, alpha, beta), (dy, x, y, out)
-    if handle.backend == "numpy":
+    if checks.on_numpy(handle, "activation_backward"):
         with handle.checked(plan_activation_backward, options, operands) as (dy, x, y, out):
             mode = as_activation(activation, "activation_backward")
             return reference.activation_backward(mode, dy, x=x, y=y, out=out, alpha=alpha, beta=beta)
@@ -217,170 +186,3 @@ def backward_needs(activation: Activation) -> tuple[str, ...]:
     (('y', 'x'), ('x',))
     """
     return reference.backward_needs(as_activation(activation, "backward_needs"))
-
-
-def plan_activation_forward(
-    profile: Profile,
-    activation: Activation,
-    alpha: float,
-    beta: float,
-    x: TensorDescriptor,
-    out: TensorDescriptor | None,
-) -> PlanSpec:
-    """Plan of `activation_forward`."""
-    op = "activation_forward"
-    mode = as_activation(activation, op)
-    checks.require_float(op, "x", x)
-    _require_parameters(op, mode, x.dtype)
-    checks.require_out(op, out, x.shape, x.dtype, rule="x.shape", contiguous=False)
-    checks.require_blend(op, alpha, beta, out)
-    y = out or TensorDescriptor(x.shape, x.dtype)
-    functor = _functor(mode.mode, x.dtype)
-    variant, refused, steps = _elementwise(
-        op, (_FORWARD, _FORWARD_STRIDED), mode, functor, float(alpha), float(beta), (1, 0), {"out": y, "x": x}
-    )
-    return PlanSpec(
-        op,
-        variant,
-        steps,
-        results=(Result(1, x.shape, x.dtype),),
-        returns=(1,),
-        writes=(1,),
-        in_place=((1, 0),),
-        refused=refused,
-    )
-
-
-def plan_activation_backward(
-    profile: Profile,
-    activation: Activation,
-    alpha: float,
-    beta: float,
-    dy: TensorDescriptor,
-    x: TensorDescriptor | None,
-    y: TensorDescriptor | None,
-    out: TensorDescriptor | None,
-) -> PlanSpec:
-    """Plan of `activation_backward`."""
-    op = "activation_backward"
-    mode = as_activation(activation, op)
-    checks.require_float(op, "dy", dy)
-    _require_parameters(op, mode, dy.dtype)
-    checks.require_same_dtype(op, dy=dy, x=x, y=y)
-    for name, given in (("x", x), ("y", y)):
-        if given is not None:
-            checks.require_shape(op, name, given, dy.shape, "dy.shape")
-    checks.require_out(op, out, dy.shape, dy.dtype, rule="dy.shape", contiguous=False)
-    checks.require_blend(op, alpha, beta, out)
-    at, saved = _require_saved(op, mode, dy, x, y)
-    functor = _functor(mode.mode, dy.dtype, from_output=at == 2)
-    dx = out or TensorDescriptor(dy.shape, dy.dtype)
-    variant, refused, steps = _elementwise(
-        op, (_BACKWARD, _BACKWARD_STRIDED), mode, functor, float(alpha), float(beta), (3, 0, at),
-        {"out": dx, "dy": dy, "saved": saved},
-    )  # fmt: skip
-    return PlanSpec(
-        op,
-        variant,
-        steps,
-        results=(Result(3, dy.shape, dy.dtype),),
-        returns=(3,),
-        writes=(3,),
-        in_place=((3, 0), (3, 1), (3, 2)),
-        refused=refused,
-    )
-
-
-def _require_saved(
-    op: str,
-    mode: ActivationDescriptor,
-    dy: TensorDescriptor,
-    x: TensorDescriptor | None,
-    y: TensorDescriptor | None,
-) -> tuple[int, TensorDescriptor]:
-    """Operand that the derivative is taken from, and its descriptor; dy itself where it needs none."""
-    needs = reference.backward_needs(mode)
-    if not needs:
-        return 0, dy
-    if x is None and y is not None and "y" in needs:
-        return 2, y
-    wanted = "x" if "y" not in needs else "x or y"
-    rule = f"the forward pass's {wanted}, from which {mode.mode} is differentiated"
-    return 1, checks.require_present(op, "x", x, rule)
-
-
-def _require_parameters(op: str, mode: ActivationDescriptor, dtype: DType) -> None:
-    """Each parameter is a number of the accumulator too: neither infinite there nor 0 without being 0."""
-    scalar = dtype.acc.numpy.type
-    for name, value in mode.parameters:
-        with np.errstate(all="ignore"):
-            held = scalar(value)
-        if not np.isfinite(held) or (held == 0) != (value == 0):
-            rule = f"within the range of {dtype.acc.name}, which {dtype.name} is computed in"
-            checks.require_range(op, f"activation.{name}", value, lambda _: False, rule)
-
-
-def _elementwise(
-    op: str,
-    kernels: tuple[Kernel, Kernel],
-    mode: ActivationDescriptor,
-    functor: str,
-    alpha: float,
-    beta: float,
-    pointers: tuple[int, ...],
-    tensors: dict[str, TensorDescriptor],
-) -> tuple[str, tuple[tuple[str, str], ...], tuple[KernelStep, ...]]:
-    """Variant, refused variants and launch; `tensors` are the destination and the inputs in the order of `pointers`."""
-    out = tensors["out"]
-    dtype, contents = out.dtype, tuple(tensors.values())
-    extents, *steps = merge_axes(*sort_axes(out.shape, *(x.strides for x in contents)))
-    param, gapped = next(((name, x) for name, x in tensors.items() if not x.contiguous), ("out", out))
-    checks.require_few_axes(op, param, gapped, len(extents), MAX_AXES)
-    dense = len(extents) <= 1 and all(step in ((), (1,)) for step in steps)
-    apart = None if dense else "the operands are not one run of memory in the same order"
-    choice, refused = choose([("packed", apart or unaligned(**tensors)), ("plain", apart), ("strided", None)])
-    variant = str(choice)
-    first, second, *_ = *(value for _, value in mode.parameters), 0.0, 0.0
-    scalars: tuple[float | int, ...] = (alpha, beta, first, second, out.size)
-    template: tuple[str, ...] = (dtype.cuda, functor)
-    lanes = dtype.lanes if variant == "packed" else 1
-    if variant == "strided":
-        kernel = kernels[1]
-        scalars += (*pad_axes(extents, 1), *(value for step in steps for value in pad_axes(step, 0)))
-    else:
-        kernel = kernels[0]
-        plain = lanes > 1 and alpha == 1.0 and beta == 0.0
-        template += ("false" if plain else "true", str(lanes))
-    grid = blocks_for(out.size, 256 * lanes)
-    step = KernelStep(kernel, dtype, template, mode.mode, grid, 256, pointers, scalars)
-    return variant, refused, (step,) if out.size else ()
-
-
-def _functor(mode: str, dtype: DType, from_output: bool = False) -> str:
-    """The activation as a type of ``activation.cuh``."""
-    name = "".join(word.capitalize() for word in mode.split("_")) + f"<{dtype.cuda}>"
-    return f"FromOutput<{name}>" if from_output else name
-
-
-def _instances(dtype: DType) -> dict[str, list[str]]:
-    t, lanes = dtype.cuda, dtype.lanes
-    groups = {}
-    for mode in ACTIVATION_MODES:
-        sources = [_functor(mode, dtype)]
-        if "y" in reference.backward_needs(ActivationDescriptor(mode)):
-            sources.append(_functor(mode, dtype, from_output=True))
-        kernels = [("activation_forward", sources[0]), *(("activation_backward", source) for source in sources)]
-        groups[mode] = [
-            name
-            for entry, functor in kernels
-            for name in (
-                f"{entry}<{t}, {functor}, false, {lanes}>",
-                f"{entry}<{t}, {functor}, true, {lanes}>",
-                f"{entry}<{t}, {functor}, true, 1>",
-                f"{entry}_strided<{t}, {functor}>",
-            )
-        ]
-    return groups
-
-
-FAMILY = Family("activation", (_FORWARD, _BACKWARD, _FORWARD_STRIDED, _BACKWARD_STRIDED), _instances)

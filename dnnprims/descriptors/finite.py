@@ -1,0 +1,18 @@
+"""The rule that every number in a descriptor obeys."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from ..errors import BadParamError
+
+
+def finite_number(op: str, name: str, value: object) -> float:
+    """Return the value as a float; refuse what is no number, infinite or NaN."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise BadParamError(op, "is not a number", param=name, got=repr(value), expected="a finite number") from None
+    if not isfinite(number):
+        raise BadParamError(op, "is not finite", param=name, got=value, expected="a finite number")
+    return number

@@ -1,0 +1,169 @@
+"""Tensors: shape, element type and strides, and memory that is no array."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from ..dtypes import BY_NAME, BY_NUMPY, DType
+from ..errors import BadParamError
+
+
+def dtype_row(dtype: object, op: str = "TensorDescriptor") -> DType:
+    """Return the row of the dtype table for a name, a NumPy dtype, a scalar type or a row."""
+    if isinstance(dtype, DType):
+        return dtype
+    if isinstance(dtype, str) and dtype in BY_NAME:
+        return BY_NAME[dtype]
+    try:
+        import numpy as np
+
+        return BY_NUMPY[np.dtype(dtype)]  # type: ignore[call-overload]
+    except (TypeError, KeyError):
+        raise BadParamError(
+            op, "is not an element type of this library", param="dtype", got=dtype, expected=", ".join(BY_NAME)
+        ) from None
+
+
+def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a row-major array of this shape."""
+    strides, step = [], 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= max(extent, 1)
+    return tuple(reversed(strides))
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDescriptor:
+    """Shape, element type and strides of a tensor.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Extents; 0 is allowed, and `()` is a scalar.
+    dtype : str or dtype
+        Element type: ``float32``, ``float64``, ``float16``, ``bfloat16``, ``int32``, ``int64``, ``uint8``.
+    strides : tuple of int, optional
+        Steps in elements (not bytes); row-major where left out.
+    alignment : int, optional
+        Bytes, a power of two up to 16, that the address is a multiple of. 16 where left out, as allocators give.
+
+    Raises
+    ------
+    BadParamError
+        An extent is negative or no integer, or the strides have another length than the shape.
+    """
+
+    shape: tuple[int, ...]
+    dtype: DType
+    strides: tuple[int, ...]
+    alignment: int = 16
+
+    def __init__(
+        self,
+        shape: tuple[int, ...] | list[int] | int,
+        dtype: object,
+        strides: tuple[int, ...] | None = None,
+        alignment: int = 16,
+    ) -> None:
+        extents = (shape,) if isinstance(shape, int) else tuple(shape)
+        for extent in extents:
+            if not hasattr(extent, "__index__") or extent < 0 or isinstance(extent, bool):
+                raise BadParamError(
+                    "TensorDescriptor", "has a bad extent", param="shape", got=shape, expected="integers >= 0"
+                )
+        extents = tuple(int(extent) for extent in extents)
+        steps = dense_strides(extents) if strides is None else tuple(int(step) for step in strides)
+        if len(steps) != len(extents):
+            raise BadParamError(
+                "TensorDescriptor",
+                "has the wrong length",
+                param="strides",
+                got=strides,
+                expected=f"{len(extents)} steps",
+            )
+        if alignment not in (1, 2, 4, 8, 16):
+            raise BadParamError(
+                "TensorDescriptor",
+                "is no alignment",
+                param="alignment",
+                got=alignment,
+                expected="1, 2, 4, 8 or 16 bytes",
+            )
+        object.__setattr__(self, "shape", extents)
+        object.__setattr__(self, "dtype", dtype_row(dtype))
+        object.__setattr__(self, "strides", steps)
+        object.__setattr__(self, "alignment", alignment)
+
+    @classmethod
+    def from_array(cls, x: Any) -> TensorDescriptor:
+        """Describe a NumPy or CuPy array, or anything with `shape`, `dtype` and byte `strides`."""
+        row = dtype_row(x.dtype)
+        if any(step % row.itemsize for step in x.strides):
+            raise BadParamError(
+                "TensorDescriptor",
+                "are no whole elements",
+                param="strides",
+                got=f"{x.strides} bytes",
+                expected=f"multiples of {row.itemsize} bytes, the size of {row.name}",
+                hint="pass a contiguous copy",
+            )
+        return cls(x.shape, row, tuple(step // row.itemsize for step in x.strides))
+
+    def bind(self, pointer: int, owner: object = None) -> BoundTensor:
+        """Name memory that is no array: an address on the handle's device, with this layout.
+
+        `owner` is kept alive as long as the bound tensor is. That the memory is as large as described is not checked.
+        """
+        return BoundTensor(self, int(pointer), owner)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the elements lie row-major without gaps; strides of axes of extent 1 do not matter."""
+        if self.size == 0:
+            return True
+        dense = dense_strides(self.shape)
+        return all(e == 1 or s == d for e, s, d in zip(self.shape, self.strides, dense, strict=True))
+
+    @property
+    def vectorizable(self) -> bool:
+        """Whether 16-byte accesses from the first element on are allowed."""
+        return self.alignment == 16
+
+    def __repr__(self) -> str:
+        strides = "" if self.contiguous else f", strides={self.strides}"
+        alignment = "" if self.alignment == 16 else f", alignment={self.alignment}"
+        return f"TensorDescriptor({self.shape}, '{self.dtype.name}'{strides}{alignment})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoundTensor:
+    """Memory at an address, described; accepted wherever an array is. Made by `TensorDescriptor.bind`."""
+
+    descriptor: TensorDescriptor
+    pointer: int
+    owner: object = field(default=None, repr=False)
+
+
+def create_tensor_descriptor(
+    shape: tuple[int, ...], dtype: object, strides: tuple[int, ...] | None = None
+) -> TensorDescriptor:
+    """Return `TensorDescriptor(shape, dtype, strides)`, for those who come from cuDNN."""
+    return TensorDescriptor(shape, dtype, strides)

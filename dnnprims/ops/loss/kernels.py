@@ -1,0 +1,94 @@
+"""Kernels of the losses: their parameters, their names in the CUDA text, and what is compiled together."""
+
+from __future__ import annotations
+
+from ...dtypes import DType
+from ...runtime.launch import Family, Kernel, Struct
+
+_GRADIENT = (("alpha", "A"), ("beta", "A"), ("divisor", "A"))
+_ENTROPY_STRUCT = Struct(
+    "CrossEntropyParams",
+    ("losses", "dx", "flag", "x", "target", "weight", "dloss", "divisor_at"),
+    (
+        *_GRADIENT,
+        ("keep", "A"),
+        ("spread", "A"),
+        ("rows", "i64"),
+        ("classes", "i64"),
+        ("inner", "i64"),
+        ("dloss_stride", "i64"),
+        ("ignore_index", "i64"),
+        ("label_bytes", "i32"),
+    ),
+)
+_STRUCTS = {
+    "elementwise_loss": Struct(
+        "ElementwiseLossParams",
+        ("losses", "partials", "dx", "x", "target", "weight", "dloss"),
+        (*_GRADIENT, ("parameter", "A"), ("size", "i64"), ("dloss_stride", "i64")),
+    ),
+    "cosine_rows": Struct(
+        "CosineParams",
+        ("losses", "dx", "x", "target", "dloss"),
+        (*_GRADIENT, ("rows", "i64"), ("length", "i64"), ("dloss_stride", "i64")),
+    ),
+    "cross_entropy_in_registers": _ENTROPY_STRUCT,
+    "cross_entropy_in_cache": _ENTROPY_STRUCT,
+    "cross_entropy_plain": _ENTROPY_STRUCT,
+    "nll_losses": _ENTROPY_STRUCT,
+    "nll_gradient": _ENTROPY_STRUCT,
+    "sum_losses": Struct("SumLossesParams", ("out", "in", "divisor_at"), (("divisor", "A"), ("count", "i64"))),
+    "label_weights": Struct(
+        "LabelWeightsParams",
+        ("out", "target", "weight"),
+        (("rows", "i64"), ("classes", "i64"), ("ignore_index", "i64"), ("label_bytes", "i32")),
+    ),
+}
+KERNELS = {entry: Kernel("loss", entry, struct) for entry, struct in _STRUCTS.items()}
+
+#: Elementwise kinds -> their name in the CUDA text.
+KIND_NAMES = {
+    "mse": "Mse",
+    "l1": "L1",
+    "huber": "Huber",
+    "smooth_l1": "SmoothL1",
+    "bce": "Bce",
+    "bce_with_logits": "BceWithLogits",
+    "kl_div": "KlDiv",
+    "hinge": "Hinge",
+}
+
+
+def row_shapes(dtype: DType, dense: bool) -> dict[str, tuple[tuple[int, int, int], ...]]:
+    """Group -> (elements of a pack, packs of a thread, threads of a row), in the order in which they are tried.
+
+    Threads hold up to 128 bytes, or 32 elements: more would spill. Dense coefficients need registers of their own.
+    """
+    lanes, most = dtype.lanes, min(8, 32 // dtype.lanes)
+    shapes: dict[str, tuple[tuple[int, int, int], ...]]
+    if dense:
+        shapes = {"narrow": ((1, 2, 8), (1, 2, 32)), "wide": ((lanes, 2, 32), (lanes, 4, 128))}
+    else:
+        warp, block = ((lanes, 2, 32), (lanes, most, 32)), ((lanes, 4, 128), (lanes, most, 512))
+        shapes = {"narrow": ((1, 2, 8), (1, 2, 32)), "warp": warp, "block": block}
+    return shapes
+
+
+def _instances(dtype: DType) -> dict[str, list[str]]:
+    t, widths = dtype.cuda, (1, dtype.lanes)
+    groups = {kind: [f"elementwise_loss<{t}, {vec}, {name}>" for vec in widths] for kind, name in KIND_NAMES.items()}
+    groups["kl_div"] += [f"elementwise_loss<{t}, {vec}, KlDivLogTarget>" for vec in widths]
+    groups["cosine"] = [f"cosine_rows<{t}, {lanes}>" for lanes in (32, 1024)]
+    groups["nll"] = [f"nll_losses<{t}>", f"nll_gradient<{t}>"]
+    groups["sums"] = [f"sum_losses<{t}>", f"label_weights<{t}>"]
+    for name, flag in (("one_hot", "false"), ("dense", "true")):
+        for group, shapes in row_shapes(dtype, name == "dense").items():
+            groups[f"{name}_{group}"] = [
+                f"cross_entropy_in_registers<{t}, {vec}, {packs}, {lanes}, {flag}>" for vec, packs, lanes in shapes
+            ]
+        groups[f"{name}_in_cache"] = [f"cross_entropy_in_cache<{t}, {vec}, {flag}>" for vec in widths]
+        groups[f"{name}_plain"] = [f"cross_entropy_plain<{t}, {flag}>"]
+    return groups
+
+
+FAMILY = Family("loss", tuple(KERNELS.values()), _instances)
