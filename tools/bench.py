@@ -349,14 +349,19 @@ def record(case: Case, limits: dict[str, float], dtype: str) -> dict[str, Any]:
     return line
 
 
-def environment() -> dict[str, Any]:
+def current_commit() -> str:
+    """Short name of the commit that is checked out, empty outside a checkout."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def environment(commit: str) -> dict[str, Any]:
     """What the numbers were measured with."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "name": "environment",
         "gpu": torch.cuda.get_device_name(),
         "date": datetime.date.today().isoformat(),
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "dnnprims": dp.__version__,
         "cupy": cp.__version__,
         "torch": torch.__version__,
@@ -371,6 +376,7 @@ def main() -> int:
     parser.add_argument("--dtype", nargs="*", default=["float32", "bfloat16"], choices=TORCH)
     parser.add_argument("--math", default="ieee", choices=["ieee", "tf32"])
     parser.add_argument("--megabytes", type=int, default=1024, help="of the largest tensor")
+    parser.add_argument("--commit", help="named in the results where this is no checkout")
     parser.add_argument("--json", type=Path, help="append the results to this file")
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = arguments.math == "tf32"
@@ -384,7 +390,7 @@ def main() -> int:
             with arguments.json.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-    emit(environment())
+    emit(environment(arguments.commit or current_commit()))
     if "host" in families:
         for line in host_records(handle):
             emit(line)
