@@ -387,10 +387,13 @@ def test_lt_is_right(lt: Any, shape: Any, epilogue: str, dtype: str) -> None:
 def test_lt_takes_unaligned_and_padded_matrices(
     lt: Any, shift: int, pad: int, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    epilogues = ("none", "bias", "relu_bias")
     if dtype == "bfloat16" and shift == 1:
-        # The library offers an algorithm for two-byte alignment with a bias and then refuses to run it.
+        # The library offers an algorithm for two-byte alignment with a bias and then refuses to run it. A bare product
+        # has no step after it that would apply an activation in the fallback: that is fc's.
         monkeypatch.setattr(gemm, "_realise_fallback", REALISE_FALLBACK)
-    for epilogue in ("none", "bias", "relu_bias"):
+        epilogues = ("none", "bias")
+    for epilogue in epilogues:
         for shape in ((77, 51, 93), (64, 128, 64)):
             c, _, z, size, early, _ = multiply(
                 lt, shape, dtype, transposed=(False, True), epilogue=epilogue, shift=shift, pad=pad

@@ -32,7 +32,8 @@ import dnnprims as dp
 from dnnprims.conformance.cases import Problem
 from dnnprims.conformance.runner import FAMILIES, run_case
 
-FLUSH_BYTES = 256 << 20
+#: Past the L2 many times over; long enough, too, for the host to enqueue a call before the device is ready for it.
+FLUSH_BYTES = 1 << 30
 ROUNDS = 21
 HOST_CALLS = 20_000
 HOST_ELEMENTS = 1024
@@ -270,7 +271,7 @@ def fc_cases(handle: dp.Handle, dtype: str, nbytes: int) -> Iterator[Case]:
         for mode, torch_mode in FC_ACTIVATIONS.items():
             yield Case(
                 f"fc_forward.{mode}.{m}x{k}x{n}.{dtype}.{handle.math}",
-                f"fc_forward rows=65 k=96 n=72 activation={mode}",
+                f"fc_forward rows=65 k=96 n=72 activation={mode} math={handle.math}",
                 lambda mode=mode: dp.fc_forward(handle, x, w, b, activation=mode, out=y),
                 {"torch": lambda f=torch_mode: f(torch_functional.linear(tx, tw, tb))},
                 flops=2 * m * k * n,
@@ -281,7 +282,7 @@ def fc_cases(handle: dp.Handle, dtype: str, nbytes: int) -> Iterator[Case]:
         dx, dw, db = cp.empty_like(x), cp.empty_like(w), cp.empty_like(b)
         yield Case(
             f"fc_backward.relu.{m}x{k}x{n}.{dtype}.{handle.math}",
-            "fc_backward rows=65 k=96 n=72 activation=relu",
+            f"fc_backward rows=65 k=96 n=72 activation=relu math={handle.math}",
             lambda out=out: dp.fc_backward(handle, dy, x, w, activation="relu", y=out, dx=dx, dw=dw, db=db),
             {"torch": lambda r=result, t=leaves: torch.autograd.grad(r, t, tdy, retain_graph=True)},
             flops=4 * m * k * n,

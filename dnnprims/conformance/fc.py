@@ -20,6 +20,7 @@ from .bounds import (
     rounded,
     slope_size,
     sum_error,
+    tf32_error,
 )
 from .cases import (
     Array,
@@ -74,7 +75,7 @@ def make_forward(problem: Problem, rng: Generator) -> Call:
             return [exact(result) for result in expected]
         bias = 0.0 if b is None else wide(b)
         z = wide(x) @ wide(w).T + bias
-        z_error = sum_error(k + 1, np.abs(wide(x)) @ np.abs(wide(w)).T + np.abs(bias), problem.dtype)
+        z_error = _product_error(problem, k + 1, np.abs(wide(x)) @ np.abs(wide(w)).T + np.abs(bias))
         if b is not None or problem.beta:
             z_error = z_error + early_rounding(z - bias, problem.dtype)
         error = z_error
@@ -124,12 +125,19 @@ def _product(
     def bound(expected: list[Array]) -> list[Array]:
         if _is_exact(problem):
             return [exact(expected[0])]
-        error = sum_error(terms, absolute, problem.dtype)
+        error = _product_error(problem, terms, absolute)
         if problem.op != "fc_backward_bias":
             error = error + _early(problem, target, expected[0])
         return [blended(problem, target, expected[0], error)]
 
     return Call({**operands, **problem.scaling()}, bound, {"out": target})
+
+
+def _product_error(problem: Problem, terms: int, absolute: Array) -> Array:
+    """Error of sums of products; ``math=tf32`` says that the handle may round float32 factors first."""
+    error = sum_error(terms, absolute, problem.dtype)
+    tf32 = problem.word("math") == "tf32" and problem.dtype == "float32"
+    return error + tf32_error(absolute) if tf32 else error
 
 
 def _early(problem: Problem, target: Destination, expected: Array) -> Array:
@@ -156,9 +164,9 @@ def make_backward(problem: Problem, rng: Generator) -> Call:
         dz, error = _before_activation(problem, mode, dy, kept)
         rounding = np.zeros(dz.shape) if mode is None else rounded(dz, problem.dtype, error)
         errors = {
-            "dx": _through(dz, rounding, np.abs(wide(w)), problem.dtype),
-            "dw": _through(_rows(dz).T, _rows(rounding).T, np.abs(_rows(wide(x))), problem.dtype),
-            "db": _through(_rows(dz).T, _rows(error).T, np.ones((_rows(dz).shape[0], 1)), problem.dtype)[:, 0],
+            "dx": _through(problem, dz, rounding, np.abs(wide(w))),
+            "dw": _through(problem, _rows(dz).T, _rows(rounding).T, np.abs(_rows(wide(x)))),
+            "db": _through(problem, _rows(dz).T, _rows(error).T, np.ones((_rows(dz).shape[0], 1)))[:, 0],
         }
         given = list(zip(targets.items(), expected, strict=True))
         for (name, target), ideal in given:
@@ -175,9 +183,9 @@ def make_backward(problem: Problem, rng: Generator) -> Call:
     return Call(arguments, bound, targets)
 
 
-def _through(dz: Array, dz_error: Array, other: Array, dtype: str) -> Array:
+def _through(problem: Problem, dz: Array, dz_error: Array, other: Array) -> Array:
     """Error of a product with dz: that of its sums, and what it carries on."""
-    return np.asarray(sum_error(dz.shape[-1], np.abs(dz) @ other, dtype) + dz_error @ other)
+    return np.asarray(_product_error(problem, dz.shape[-1], np.abs(dz) @ other) + dz_error @ other)
 
 
 def _kept(problem: Problem, mode: ActivationDescriptor | None, z: Array) -> dict[str, Array]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 
 from ..descriptors import BoundTensor, TensorDescriptor
@@ -17,7 +16,7 @@ from ..errors import AllocationError, ExecutionError
 from .compiler import compile_group, nvrtc_target
 from .gemm import GemmStep, realise_gemm
 from .host import address_alignment, look_aside
-from .launch import Family, FillStep, KernelStep, Live, Profile
+from .launch import Family, FillStep, KernelStep, Live, Profile, picker
 from .plan import Run
 
 #: What `adopt` takes, in words.
@@ -234,7 +233,7 @@ class CudaExecutor:
             for k, s in enumerate(step.scalars)
             if isinstance(s, Live)
         ]
-        pack, pick = struct.Struct("@" + "P" * len(slots)).pack_into, _picker(slots)
+        pack, pick = struct.Struct("@" + "P" * len(slots)).pack_into, picker(slots)
         parameters = (ctypes.c_void_p * 1)(ctypes.addressof(block))
         launch, where = self._driver.launchKernel, ctypes.addressof(parameters)
         (x, y, z), threads, shared = step.grid, step.block, step.shared_bytes
@@ -299,13 +298,6 @@ class PinnedTable:
         executor._runtime.memcpyAsync(pointer, pinned.ptr, len(data), 1, stream)
         executor._runtime.eventRecord(event.ptr, stream)
         return int(pointer)
-
-
-def _picker(slots: tuple[int, ...]) -> Any:
-    if len(slots) == 1:
-        only = slots[0]
-        return lambda addresses: (addresses[only],)
-    return itemgetter(*slots) if slots else lambda addresses: ()
 
 
 def _launch_error(step: KernelStep, error: Exception) -> ExecutionError:

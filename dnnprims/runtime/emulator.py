@@ -8,8 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..errors import BadParamError, ExecutionError
 from .emulator_compiler import build, toolchain
 from .gemm import GemmStep, realise_gemm
 from .host import HostArrays
-from .launch import SCRATCH_ALIGNMENT, Family, FillStep, KernelStep, Live, Profile
+from .launch import SCRATCH_ALIGNMENT, Family, FillStep, KernelStep, Live, Profile, picker
 from .plan import Run
 
 #: Few, so that grids which follow the number of multiprocessors still have several blocks with work in turn.
@@ -98,7 +97,7 @@ class EmulatorExecutor(HostArrays):
         library = build(self._families[step.kernel.family], step.dtype)
         if step.expression not in library:
             raise _failure(step, f"is not among the instantiations of family {step.kernel.family}")
-        pack, pick = struct.Struct(step.kernel.struct.codes(step.dtype)).pack, _picker(slots)
+        pack, pick = struct.Struct(step.kernel.struct.codes(step.dtype)).pack, picker(slots)
         live_places = [(k, s.index) for k, s in enumerate(step.scalars) if isinstance(s, Live)]
 
         def run(addresses: Sequence[int], stream: int, live: Sequence[Any]) -> None:
@@ -159,13 +158,6 @@ def _check_step(step: KernelStep, slots: tuple[int, ...]) -> None:
         struct.pack(fields.codes(step.dtype), *slots, *constants)
     except (struct.error, OverflowError) as error:
         raise _failure(step, f"{fields.name} cannot be packed from {constants}: {error}") from error
-
-
-def _picker(slots: tuple[int, ...]) -> Callable[[Sequence[int]], tuple[int, ...]]:
-    if len(slots) == 1:
-        only = slots[0]
-        return lambda addresses: (addresses[only],)
-    return itemgetter(*slots) if slots else lambda addresses: ()
 
 
 def _failure(step: KernelStep, problem: str) -> ExecutionError:

@@ -7,9 +7,10 @@ A front end turns descriptors into a `PlanSpec`, which touches no device: the sa
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from ..dtypes import DType
@@ -267,6 +268,14 @@ class PlanSpec:
             offsets.append(at)
             at += -(-size // SCRATCH_ALIGNMENT) * SCRATCH_ALIGNMENT
         return offsets
+
+
+def picker(slots: tuple[int, ...]) -> Callable[[Sequence[int]], tuple[int, ...]]:
+    """Return what picks a step's pointers out of the addresses of a call, always as a tuple."""
+    if len(slots) == 1:
+        only = slots[0]
+        return lambda addresses: (addresses[only],)
+    return itemgetter(*slots) if slots else lambda addresses: ()
 
 
 def choose(
