@@ -8,6 +8,7 @@ at values, those of arrays on the host.
 from __future__ import annotations
 
 from .options import (
+    plain_axis,
     require_axes,
     require_axis,
     require_blend,
@@ -66,6 +67,7 @@ from .tensors import (
 __all__ = [
     "DEVICE_FLAGS",
     "on_numpy",
+    "plain_axis",
     "raise_device_flag",
     "refuse_alignment",
     "refuse_closed",

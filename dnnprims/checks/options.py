@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,20 @@ def require_axis(op: str, axis: object, ndim: int, param: str = "axis") -> int:
         rule = f"in [{-ndim}, {ndim})" if ndim else "a tensor with at least one axis"
         raise BadParamError(op, "is out of range", param=param, got=axis, expected=rule)
     return index % ndim
+
+
+def plain_axis(op: str, axis: Any, param: str = "axis") -> Any:
+    """Return an axis, a tuple of them, a word or None for a plan to look at.
+
+    1.0 and True are the same key as 1, and would find the plan that was made for 1: they are refused before.
+    """
+    if type(axis) is int or axis is None or isinstance(axis, str):
+        return axis
+    if isinstance(axis, tuple):
+        return tuple(plain_axis(op, one, param) for one in axis)
+    if isinstance(axis, np.integer):
+        return int(axis)
+    raise BadParamError(op, "is no integer", param=param, got=_short(axis), expected="an integer or a tuple of them")
 
 
 def require_axes(op: str, axis: object, ndim: int, param: str = "axis") -> tuple[int, ...]:

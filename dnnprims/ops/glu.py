@@ -89,6 +89,7 @@ def glu_forward(
     Dauphin et al., "Language modeling with gated convolutional networks", 2017; Shazeer, "GLU variants improve
     transformer", 2020.
     """
+    axis = checks.plain_axis("glu_forward", axis)
     options, operands = (gate, axis, alpha, beta), (x, out)
     if checks.on_numpy(handle, "glu_forward"):
         with handle.checked(plan_glu_forward, options, operands) as (x, out):
@@ -138,6 +139,7 @@ def glu_backward(
     -----
     relu'(0) = 0. The gate is evaluated again from x; nothing but x is saved.
     """
+    axis = checks.plain_axis("glu_backward", axis)
     options, operands = (gate, axis, alpha, beta), (dy, x, out)
     if checks.on_numpy(handle, "glu_backward"):
         with handle.checked(plan_glu_backward, options, operands) as (dy, x, out):

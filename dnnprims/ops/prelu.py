@@ -94,6 +94,7 @@ def prelu_forward(
     ----------
     He et al., "Delving deep into rectifiers", ICCV 2015.
     """
+    axis = checks.plain_axis("prelu_forward", axis)
     options, operands = (axis, alpha, beta), (x, slope, out)
     if checks.on_numpy(handle, "prelu_forward"):
         with handle.checked(plan_prelu_forward, options, operands) as (x, slope, out):
@@ -146,6 +147,7 @@ def prelu_backward(
     overflows where a partial sum does; it is rounded to slope's dtype once. An empty x gives dslope = 0.
     """
     wanted = checks.require_names("prelu_backward", "needs", needs)
+    axis = checks.plain_axis("prelu_backward", axis)
     options, operands = (axis, wanted), (dy, x, slope, dx, dslope)
     if checks.on_numpy(handle, "prelu_backward"):
         with handle.checked(plan_prelu_backward, options, operands) as (dy, x, slope, dx, dslope):

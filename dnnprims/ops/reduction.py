@@ -125,6 +125,7 @@ def reduce_tensor(
     strides: the same bits each time.
     """
     keepdims = checks.require_switch("reduce_tensor", "keepdims", keepdims)
+    axis = checks.plain_axis("reduce_tensor", axis)
     options, operands = (operation, axis, keepdims, alpha, beta), (x, out)
     if checks.on_numpy(handle, "reduce_tensor"):
         with handle.checked(plan_reduce_tensor, options, operands) as (x, out):

@@ -118,6 +118,7 @@ def softmax_forward(
     ----------
     Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
     """
+    axis = checks.plain_axis("softmax_forward", axis)
     options, operands = (axis, algorithm, alpha, beta), (x, out)
     if checks.on_numpy(handle, "softmax_forward"):
         with handle.checked(plan_softmax_forward, options, operands) as (x, out):
@@ -167,6 +168,7 @@ def softmax_backward(
     A NaN or infinity in dy or y makes what the formula says of its row, and of no other. Determinism as in the
     forward pass.
     """
+    axis = checks.plain_axis("softmax_backward", axis)
     options, operands = (axis, algorithm, alpha, beta), (dy, y, out)
     if checks.on_numpy(handle, "softmax_backward"):
         with handle.checked(plan_softmax_backward, options, operands) as (dy, y, out):
