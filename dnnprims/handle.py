@@ -13,7 +13,7 @@ from . import checks, verbose
 from .context import Context
 from .descriptors import TensorDescriptor
 from .errors import BadParamError
-from .operands import Build, flat_names, flatten, map_operands, op_name, operand_names
+from .operands import Build, describe_operands, flat_names, flatten, op_name, operand_names, refuse_descriptors
 from .runtime.launch import PlanSpec, Profile
 from .runtime.plan import Executor, Overlap, Plan
 
@@ -55,17 +55,16 @@ class Handle(Context):
             try:
                 plan = self._plans.get((build, options, *seen))
             except TypeError:
-                raise checks.refuse_options(op_name(build), options) from None
+                raise checks.refuse_options(op_name(build), options, build) from None
             if self._get_device is not None and self._get_device() != self.device:
                 return self.there(self._run_slowly, build, options, operands, live)
             if plan is None or self._watched:
                 return self._run_slowly(build, options, operands, live)
-            if plan.has_lists:
-                operands = tuple(flatten(operands))
+            flat = flatten(operands) if plan.has_lists else operands
             stream = self._fixed_stream
             if stream is None:
                 stream = self._executor.current_stream()  # type: ignore[union-attr]
-            return plan.enqueue(operands, addresses, stream, live)
+            return plan.enqueue(flat, addresses, stream, live)
         except Overlap as overlap:
             raise self._word_overlap(build, operands, overlap) from None
         except OverflowError:
@@ -82,11 +81,12 @@ class Handle(Context):
         if not self._lock.acquire(False):
             raise checks.refuse_concurrency()
         try:
+            refuse_descriptors(build, operands)
             adopted, key, addresses = self._adopt(build, options, operands)
             try:
                 plan = self._plans.get(key)
             except TypeError:
-                raise checks.refuse_options(op_name(build), options) from None
+                raise checks.refuse_options(op_name(build), options, build) from None
             if plan is None:
                 # The reference makes its own results and launches nothing, so that only the contract is kept.
                 spec, descriptors = self._specify(build, options, adopted)
@@ -108,6 +108,7 @@ class Handle(Context):
         self, build: Build, options: tuple[Any, ...], operands: tuple[Any, ...], live: Sequence[Any]
     ) -> Any:
         """The way of the first call of its kind, of foreign arrays and of logged calls."""
+        refuse_descriptors(build, operands)
         adopted, key, addresses = self._adopt(build, options, operands)
         plan = self._plans.get(key)
         if plan is None:
@@ -153,8 +154,8 @@ class Handle(Context):
     def _specify(
         self, build: Build, options: tuple[Any, ...], adopted: tuple[Any, ...]
     ) -> tuple[PlanSpec, list[TensorDescriptor | None]]:
-        described = tuple(map_operands(self._describe, adopted))
         try:
+            described = describe_operands(build, adopted, self._describe)
             spec = build(self.profile, *options, *described)
             misfit = spec.unrepresentable()
             if misfit:

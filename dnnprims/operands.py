@@ -6,7 +6,7 @@ A plan function is named ``plan_<function>``, and its last parameters are the ca
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import checks
@@ -44,17 +44,6 @@ def flat_names(build: Build, operands: tuple[Any, ...]) -> list[str]:
     return labels
 
 
-def map_operands(convert: Callable[[Any], Any], operands: Sequence[Any]) -> Iterator[Any]:
-    """Apply to each operand and to each item of lists."""
-    for a in operands:
-        yield tuple(convert(item) for item in a) if isinstance(a, list | tuple) else convert(a)
-
-
-def option_names(build: Build) -> list[str]:
-    """Names of the options: the parameters of the plan function behind the profile, operands included."""
-    return list(inspect.signature(build).parameters)[1:]
-
-
 def describe_operands(
     build: Build, operands: tuple[Any, ...], describe: Callable[[Any], TensorDescriptor | None]
 ) -> tuple[Any, ...]:
@@ -70,7 +59,7 @@ def describe_operands(
         label, kind = parameter.name, str(parameter.annotation)
         several = kind.startswith("Tensors")
         if a is None and "None" not in kind:
-            raise _missing(op, label, "an array or a list of arrays" if several else "an array")
+            raise checks.refuse_missing(op, label, "an array or a list of arrays" if several else "an array")
         if isinstance(a, list | tuple):
             if not several:
                 raise checks.refuse_list(op, label, len(a))
@@ -86,15 +75,13 @@ def _describe(op: str, label: str, a: Any, describe: Callable[[Any], TensorDescr
         d = describe(a)
     except BadParamError as error:
         raise checks.refuse_description(op, label, error) from None
+    except AttributeError:
+        raise checks.refuse_foreign(op, label, a, "an array or a TensorDescriptor") from None
     if d is None:
-        raise _missing(op, label, "an array")
+        raise checks.refuse_missing(op, label, "an array")
     if d.alignment < d.dtype.itemsize and d.size:
         raise checks.refuse_split_elements(op, label, d.alignment, d.dtype.itemsize)
     return d
-
-
-def _missing(op: str, label: str, rule: str) -> BadParamError:
-    return BadParamError(op, "is missing", param=label, got=None, expected=rule)
 
 
 def refuse_descriptors(build: Build, operands: tuple[Any, ...]) -> None:

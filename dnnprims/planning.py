@@ -11,7 +11,7 @@ from . import checks
 from .descriptors import BoundTensor, TensorDescriptor
 from .errors import BadParamError, NotSupportedError
 from .handle import Handle
-from .operands import describe_operands, flatten, op_name, operand_names
+from .operands import describe_operands, flat_names, flatten, op_name, operand_names
 from .runtime.compiler import read_source
 from .runtime.launch import KernelStep, PlanSpec, Profile
 from .runtime.plan import Overlap
@@ -50,6 +50,9 @@ def _specify(op: Callable[..., Any], profile: Profile, arguments: tuple[Any, ...
     build, plan_options, operands, _ = _capture(op, profile, arguments, options)
     described = describe_operands(build, operands, _describe)
     spec: PlanSpec = build(profile, *plan_options, *described)
+    misfit = spec.unrepresentable()
+    if misfit:
+        raise checks.refuse_magnitude(op_name(build), *misfit)
     return spec
 
 
@@ -129,10 +132,12 @@ class PreparedPlan:
     def __init__(
         self, handle: Handle, op: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> None:
+        if not isinstance(handle, Handle):
+            raise checks.refuse_handle("prepare", handle)
         build, plan_options, operands, live = _capture(op, handle.profile, arguments, options)
         self._handle, self._op, self._live = handle, op_name(build), tuple(live)
         adopted, _, _ = handle._adopt(build, plan_options, operands)
-        self._labels = operand_names(build, operands)
+        self._labels, self._flat_labels = operand_names(build, operands), flat_names(build, operands)
         self._has_lists = any(isinstance(a, list | tuple) for a in operands)
         self._positions = [i for i, a in enumerate(operands) if a is not None]
         self._places = {self._labels[i]: i for i in self._positions}
@@ -177,6 +182,8 @@ class PreparedPlan:
             if handle.closed:
                 raise checks.refuse_closed()
             flat: Sequence[Any] = flatten(operands) if self._has_lists else operands
+            if len(flat) != len(self._descriptors):
+                raise self._refuse("has lists of the wrong length", len(flat))
             addresses = self._addresses(flat)
             if addresses is None:
                 flat, addresses = self._take_over(flat)
@@ -193,9 +200,12 @@ class PreparedPlan:
     def _check_alignment(self, addresses: list[int]) -> None:
         """A plan for aligned arrays would fault on others, and a fault ends the process's use of the GPU."""
         for i, (address, d) in enumerate(zip(addresses, self._descriptors, strict=True)):
-            if d is not None and d.size and address % d.alignment:
-                label = self._labels[i] if not self._has_lists else f"operand {i}"
-                raise checks.refuse_alignment(self._op, label, address, d.alignment)
+            if d is None or not d.size:
+                continue
+            if not address:
+                raise checks.refuse_missing(self._op, self._flat_labels[i], "an array, as it was described")
+            if address % d.alignment:
+                raise checks.refuse_alignment(self._op, self._flat_labels[i], address, d.alignment)
         self._aligned = list(addresses)
 
     def _arrange(self, arrays: tuple[Any, ...], named: dict[str, Any]) -> list[Any]:
@@ -207,19 +217,22 @@ class PreparedPlan:
             if name not in self._places:
                 raise self._refuse(f"takes no {name}", name)
             operands[self._places[name]] = a
+        for place in self._positions:
+            if operands[place] is None and len(arrays) + len(named) == len(self._positions):
+                raise checks.refuse_missing(self._op, self._labels[place], "an array, as it was described")
         if len(arrays) + len(named) != len(self._positions):
             raise self._refuse("has the wrong number of arrays", len(arrays) + len(named))
         return operands
 
     def _refuse(self, problem: str, got: object) -> BadParamError:
-        return BadParamError(self._op, problem, param="plan", got=got, expected=", ".join(self._places))
+        return BadParamError(self._op, problem, param="plan", got=got, expected=", ".join(self._flat_labels))
 
     def _take_over(self, flat: Sequence[Any]) -> tuple[list[Any], list[int]]:
         """Arrays of other libraries, and bare addresses, in the place of the handle's own arrays."""
         pointers = {i: a for i, a in enumerate(flat) if isinstance(a, int)}
         arrays = [
-            None if i in pointers else self._handle._adopt_one(self._build, f"operand {i}", a)
-            for i, a in enumerate(flat)
+            None if i in pointers else self._handle._adopt_one(self._build, label, a)
+            for i, (label, a) in enumerate(zip(self._flat_labels, flat, strict=True))
         ]
         _, addresses = self._handle._look(arrays)
         for i, pointer in pointers.items():

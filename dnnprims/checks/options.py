@@ -28,7 +28,9 @@ def require_number(op: str, param: str, value: object, rule: str = "a number") -
 
 
 def _short(value: object) -> str:
-    text = f"{type(value).__name__} of {value.bit_length()} bits" if isinstance(value, int) else repr(value)
+    if isinstance(value, int) and value.bit_length() > _LONGEST:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
@@ -117,7 +119,7 @@ def require_integer(op: str, param: str, value: object, least: int, most: int = 
     number = int(value)
     if not least <= number <= most:
         rule = f"an integer >= {least}" if number < least else f"an integer <= {most}"
-        raise BadParamError(op, "is out of range", param=param, got=number, expected=rule)
+        raise BadParamError(op, "is out of range", param=param, got=_short(number), expected=rule)
     return number
 
 

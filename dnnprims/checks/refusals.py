@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,8 +110,9 @@ def refuse_magnitude(op: str, param: str, value: object) -> BadParamError:
     return BadParamError(op, "is out of range", param=param, got=value, expected="a number that float32 holds")
 
 
-def refuse_options(op: str, options: Sequence[object], names: Sequence[str] = ()) -> BadParamError:
-    """An option is of a type that no option has, as it cannot be hashed; `names` are those of the options."""
+def refuse_options(op: str, options: Sequence[object], build: Callable[..., Any] | None = None) -> BadParamError:
+    """An option cannot be hashed, which every option can; the plan function `build` names the options."""
+    names = list(inspect.signature(build).parameters)[1:] if build is not None else []
     found = [(name, value) for name, value in zip(names, options, strict=False) if not _hashable(value)]
     param, value = found[0] if found else ("options", tuple(options))
     return BadParamError(
@@ -146,6 +148,11 @@ def refuse_split_elements(op: str, param: str, alignment: int, itemsize: int) ->
         expected=f"a multiple of {itemsize}, the size of an element",
         hint="pass a copy",
     )
+
+
+def refuse_missing(op: str, param: str, rule: str) -> BadParamError:
+    """An array was left out that may not be."""
+    return BadParamError(op, "is missing", param=param, got=None, expected=rule)
 
 
 def refuse_list(op: str, param: str, length: int) -> BadParamError:

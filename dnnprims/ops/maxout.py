@@ -158,7 +158,6 @@ def plan_maxout_forward(
     op = "maxout_forward"
     checks.require_float(op, "x", x)
     checks.require_contiguous(op, x=x)
-    checks.require_integer(op, "pool_size", pool_size, 1)
     at = checks.require_axis(op, axis, x.ndim)
     checks.require_multiple(op, f"x.shape[{at}]", x.shape[at], pool_size, "pool_size")
     shape = (*x.shape[:at], x.shape[at] // pool_size, *x.shape[at + 1 :])
@@ -205,7 +204,6 @@ def plan_maxout_backward(
     op = "maxout_backward"
     checks.require_float(op, "dy", dy)
     checks.require_contiguous(op, dy=dy, which=which)
-    checks.require_integer(op, "pool_size", pool_size, 1)
     at = checks.require_axis(op, axis, dy.ndim)
     checks.require_shape(op, "which", which, dy.shape, "dy.shape")
     index = _index_dtype(pool_size)
