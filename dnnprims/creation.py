@@ -66,6 +66,7 @@ def create_handle(
     op = "create_handle"
     checks.require_choice(op, "backend", backend, BACKENDS)
     checks.require_choice(op, "math", math, ("ieee", "tf32"))
+    checks.require_switch(op, "deterministic", deterministic)
     if workspace_limit is not None:
         checks.require_integer(op, "workspace_limit", workspace_limit, 0)
     if device is not None:

@@ -83,6 +83,8 @@ class Handle(Context):
         try:
             refuse_descriptors(build, operands)
             adopted, key, addresses = self._adopt(build, options, operands)
+            # Numbers that are equal but of another type, 1+0j for 1.0, must not be taken for what was checked.
+            key = (*key, *map(type, options))
             try:
                 plan = self._plans.get(key)
             except TypeError:
@@ -210,6 +212,18 @@ class Handle(Context):
     def closed(self) -> bool:
         """Whether the handle was closed."""
         return self._look is _closed
+
+    def check(self) -> None:
+        """Raise what kernels found in data that could not be checked before; see `Context.check`."""
+        if self.closed:
+            raise checks.refuse_closed()
+        super().check()
+
+    def synchronize(self) -> None:
+        """Wait until all work enqueued on the handle's stream is done, then `check`."""
+        if self.closed:
+            raise checks.refuse_closed()
+        super().synchronize()
 
     def close(self) -> None:
         """Give back plans, kernels and workspace; any later call is refused.

@@ -56,6 +56,13 @@ def test_strides_of_single_elements_do_not_matter() -> None:
     [
         (lambda: TensorDescriptor((-1,), "float32"), "shape has a bad extent"),
         (lambda: TensorDescriptor((2.5,), "float32"), "shape has a bad extent"),  # type: ignore[arg-type]
+        (lambda: TensorDescriptor(None, "float32"), "shape has a bad extent"),  # type: ignore[arg-type]
+        (lambda: TensorDescriptor((True,), "float32"), "shape has a bad extent"),
+        (lambda: TensorDescriptor((2,), None), "dtype is not an element type"),
+        (lambda: TensorDescriptor((2,), "float32", (1.5,)), "strides has a bad step"),  # type: ignore[arg-type]
+        (lambda: TensorDescriptor((2,), "float32").bind(-1), "pointer is no address"),
+        (lambda: ActivationDescriptor("elu", alpha="1"), "alpha is not a number"),  # type: ignore[arg-type]
+        (lambda: ActivationDescriptor("elu", alpha=10**400), "alpha is out of range"),
         (lambda: TensorDescriptor((2,), "complex64"), "dtype is not an element type"),
         (lambda: TensorDescriptor((2,), "float32", (1, 1)), "strides has the wrong length"),
         (lambda: TensorDescriptor((2,), "float32", alignment=3), "alignment is no alignment"),

@@ -36,6 +36,7 @@ def test_environment_overrides_auto_alone(monkeypatch: pytest.MonkeyPatch) -> No
         ({"math": "fast"}, "math"),
         ({"workspace_limit": -1}, "workspace_limit"),
         ({"device": -1}, "device"),
+        ({"deterministic": "yes"}, "deterministic"),
         ({"stream": "default"}, "stream"),
     ],
 )
@@ -61,6 +62,8 @@ def test_closed_handle_is_refused(handle: dp.Handle) -> None:
     handle.close()
     with pytest.raises(BadParamError, match="handle is closed"):
         dp.activation_forward(handle, "relu", x)
+    with pytest.raises(BadParamError, match="handle is closed"):
+        handle.synchronize()
 
 
 def test_two_threads_in_one_handle_are_refused(handle: dp.Handle) -> None:

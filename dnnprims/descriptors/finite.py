@@ -10,7 +10,10 @@ from ..errors import BadParamError
 def finite_number(op: str, name: str, value: object) -> float:
     """Return the value as a float; refuse what is no number, infinite or NaN."""
     try:
-        number = float(value)  # type: ignore[arg-type]
+        # Text is no number here, although Python would read one from it.
+        number = float(value if not isinstance(value, str | bytes) else None)  # type: ignore[arg-type]
+    except OverflowError:
+        raise BadParamError(op, "is out of range", param=name, got="an integer too large", expected="a float") from None
     except (TypeError, ValueError):
         raise BadParamError(op, "is not a number", param=name, got=repr(value), expected="a finite number") from None
     if not isfinite(number):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
+from operator import index
 from typing import Any
 
 from ..dtypes import BY_NAME, BY_NUMPY, DType
@@ -19,10 +20,11 @@ def dtype_row(dtype: object, op: str = "TensorDescriptor") -> DType:
     try:
         import numpy as np
 
-        return BY_NUMPY[np.dtype(dtype)]  # type: ignore[call-overload]
-    except (TypeError, KeyError):
+        # NumPy takes None for float64: nothing is taken silently here.
+        return BY_NUMPY[np.dtype(dtype if dtype is not None else "none")]  # type: ignore[call-overload]
+    except (TypeError, KeyError, ValueError):
         raise BadParamError(
-            op, "is not an element type of this library", param="dtype", got=dtype, expected=", ".join(BY_NAME)
+            op, "is not an element type of this library", param="dtype", got=str(dtype), expected=", ".join(BY_NAME)
         ) from None
 
 
@@ -33,6 +35,15 @@ def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(extent, 1)
     return tuple(reversed(strides))
+
+
+def _integers(values: Any) -> tuple[int, ...] | None:
+    """Return one integer or several as a tuple, or None where something else was given."""
+    try:
+        items = (values,) if hasattr(values, "__index__") and not hasattr(values, "__len__") else tuple(values)
+        return None if any(isinstance(item, bool) for item in items) else tuple(index(item) for item in items)
+    except TypeError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +79,16 @@ class TensorDescriptor:
         strides: tuple[int, ...] | None = None,
         alignment: int = 16,
     ) -> None:
-        extents = (shape,) if isinstance(shape, int) else tuple(shape)
-        for extent in extents:
-            if not hasattr(extent, "__index__") or extent < 0 or isinstance(extent, bool):
-                raise BadParamError(
-                    "TensorDescriptor", "has a bad extent", param="shape", got=shape, expected="integers >= 0"
-                )
-        extents = tuple(int(extent) for extent in extents)
-        steps = dense_strides(extents) if strides is None else tuple(int(step) for step in strides)
+        extents = _integers(shape)
+        if extents is None or min(extents, default=0) < 0:
+            raise BadParamError(
+                "TensorDescriptor", "has a bad extent", param="shape", got=shape, expected="integers >= 0"
+            )
+        steps = dense_strides(extents) if strides is None else _integers(strides)
+        if steps is None:
+            raise BadParamError(
+                "TensorDescriptor", "has a bad step", param="strides", got=strides, expected="integers, in elements"
+            )
         if len(steps) != len(extents):
             raise BadParamError(
                 "TensorDescriptor",
@@ -117,6 +130,10 @@ class TensorDescriptor:
 
         `owner` is kept alive as long as the bound tensor is. That the memory is as large as described is not checked.
         """
+        if isinstance(pointer, bool) or not hasattr(pointer, "__index__") or pointer < 0:
+            raise BadParamError(
+                "TensorDescriptor.bind", "is no address", param="pointer", got=pointer, expected="an integer >= 0"
+            )
         return BoundTensor(self, int(pointer), owner)
 
     @property
