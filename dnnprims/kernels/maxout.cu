@@ -19,7 +19,7 @@
 //            flag is set. VEC > 1 asks for 16-byte aligned x, y, dx and, in the strided kernel, inner divisible by VEC.
 #include "vec.cuh"
 
-// In DEVICE_FLAGS of checks.py.
+// In DEVICE_FLAGS of the checks.
 #define MAXOUT_INDEX_OUT_OF_RANGE 2
 
 // Whether v replaces the best so far: strictly larger, or the first NaN.
