@@ -37,7 +37,7 @@ demo: $(DEMO)
 	@$(PYTHON) -m dnnprims demo $(ARGS)
 
 test: $(TEST)
-	@$(PYTHON) -m pytest -n $(JOBS) -m "not slow" $(ARGS)
+	@$(PYTHON) -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
 check: $(CHECK)
 	@$(PYTHON) tools/check.py $(ARGS)
