@@ -38,7 +38,7 @@ class Context:
         self._get_device = _device_getter(executor)
         self._spaces: dict[int, list[tuple[object, int, int]]] = {}
         self.set_stream(stream)
-        self._flag_owner, self._flag = self._make_flag()
+        self._flag_owner, self._flag = self.on_device(self._make_flag)
 
     # -- options, stream and device ----------------------------------------------------------------------------
 
@@ -91,7 +91,7 @@ class Context:
         """Address of the stream that a call made now would be enqueued on; 0 on the CPU."""
         if self._fixed_stream is not None:
             return self._fixed_stream
-        return self._executor.current_stream() if self._executor is not None else 0
+        return int(self.on_device(self._executor.current_stream)) if self._executor is not None else 0
 
     def elsewhere(self) -> bool:
         """Whether the thread's current GPU is not the handle's."""
@@ -104,13 +104,17 @@ class Context:
         with load_cupy().cuda.Device(self.device):
             return call(*arguments)
 
+    def on_device(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Call with the handle's GPU as the current one, switching only where it is not."""
+        return self.there(call, *arguments) if self.elsewhere() else call(*arguments)
+
     # -- arrays ------------------------------------------------------------------------------------------------
 
     def asarray(self, x: Any) -> Any:
         """Copy a NumPy array, or what NumPy makes one of, into this backend's memory."""
         import numpy as np
 
-        return self._arrays.from_numpy(np.asarray(x))
+        return self.on_device(self._arrays.from_numpy, np.asarray(x))
 
     def to_numpy(self, x: Any) -> Any:
         """Copy one of this backend's arrays to a NumPy array; waits for the GPU."""
@@ -148,17 +152,22 @@ class Context:
             A kernel met bad data since the last check.
         """
         if self._flag and self._executor is not None:
-            stream = self.stream
-            code = int.from_bytes(self._executor.download(self._flag, 4, stream), "little")
-            if code:
-                self._executor.upload(self._flag, bytes(4), stream)
-                self._executor.synchronize(stream)
-            checks.raise_device_flag(code)
+            checks.raise_device_flag(self.on_device(self._take_flag))
+
+    def _take_flag(self) -> int:
+        """Read the flag and clear it."""
+        assert self._executor is not None
+        stream = self.stream
+        code = int.from_bytes(self._executor.download(self._flag, 4, stream), "little")
+        if code:
+            self._executor.upload(self._flag, bytes(4), stream)
+            self._executor.synchronize(stream)
+        return code
 
     def synchronize(self) -> None:
         """Wait until all work enqueued on the handle's stream is done, then `check`."""
         if self._executor is not None:
-            self._executor.synchronize(self.stream)
+            self.on_device(self._executor.synchronize, self.stream)
             self.check()
 
 

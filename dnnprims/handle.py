@@ -231,7 +231,7 @@ class Handle(Context):
         Graphs that were captured through the handle must not be replayed afterwards.
         """
         if self._executor is not None and not self.closed:
-            self._executor.synchronize(self.stream)
+            self.on_device(self._executor.synchronize, self.stream)
         self._plans.clear()
         self._spaces.clear()
         self._evicted.clear()

@@ -145,7 +145,7 @@ class PreparedPlan:
         self.spec, descriptors = handle._specify(build, plan_options, adopted)
         self._descriptors, self._aligned = descriptors, [-1]
         self._build = build
-        self._plan = None if handle.backend == "numpy" else handle._realise(self.spec, descriptors)
+        self._plan = None if handle.backend == "numpy" else handle.on_device(handle._realise, self.spec, descriptors)
         self._call = (op, arguments, options)
 
     variant = property(lambda self: self.spec.variant)

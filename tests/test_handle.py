@@ -220,3 +220,20 @@ def test_number_beyond_the_accumulator_is_refused(handle: dp.Handle, dtype: Any)
     w = handle.asarray(np.ones((2, 4), dtype))
     with pytest.raises(BadParamError, match="alpha is out of range"):
         dp.fc_forward(handle, handle.asarray(np.ones((3, 4), dtype)), w, alpha=1e39)
+
+
+def test_a_handle_works_on_its_own_gpu_whatever_the_current_one_is(
+    emulator_handle: dp.Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything that allocates or waits switches to the handle's GPU first; here the switch alone is watched."""
+    switched: list[str] = []
+
+    def there(call: Any, *arguments: Any) -> Any:
+        switched.append(call.__name__)
+        return call(*arguments)
+
+    monkeypatch.setattr(emulator_handle, "_get_device", lambda: emulator_handle.device + 1)
+    monkeypatch.setattr(emulator_handle, "there", there)
+    emulator_handle.asarray(RELU_X)
+    emulator_handle.synchronize()
+    assert {"from_numpy", "current_stream", "synchronize", "_take_flag"} <= set(switched)
