@@ -7,24 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..descriptors import ACTIVATION_MODES, ActivationDescriptor
+from ..descriptors.activation import as_activation
 from ..reference import activation as reference
-from .bounds import DERIVATIVE_ULP, function_error, product_error, slope_size
-from .cases import (
-    Array,
-    Call,
-    CaseFamily,
-    Generator,
-    Problem,
-    as_dtype,
-    blended,
-    destination,
-    draw_placing,
-    draw_shape,
-    pick,
-    sample,
-    show,
-    wide,
-)
+from .bounds import DERIVATIVE_ULP, function_error, product_error, scaled_unit, slope_size
+from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, as_dtype, wide
+from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
 
 #: Mode -> settings of its parameters, other than the defaults, that every element type holds; ``f.`` keeps elu's alpha
 #: and swish's beta apart from those of the blend.
@@ -53,13 +40,18 @@ _MODES = tuple(ACTIVATION_MODES)
 _CANCELLING = ("gelu", "gelu_tanh", "swish", "mish")
 
 
-def _descriptor(problem: Problem, *, rounded: bool = False) -> ActivationDescriptor:
-    """The activation; `rounded` with its parameters as the accumulator of the dtype holds them."""
+def _descriptor(problem: Problem) -> ActivationDescriptor:
     given = ActivationDescriptor(problem.word("mode", "relu"))
     values = {name: problem.number(f"f.{name}", default) for name, default in given.parameters}
-    if rounded and problem.dtype != "float64":
-        values = {name: float(np.float32(value)) for name, value in values.items()}
     return ActivationDescriptor(given.mode, **values)
+
+
+def narrowed(activation: Any, dtype: str) -> ActivationDescriptor:
+    """The activation with its parameters as the accumulator of the dtype holds them."""
+    given = as_activation(activation, "activation_forward")
+    if dtype == "float64":
+        return given
+    return ActivationDescriptor(given.mode, **{name: float(np.float32(value)) for name, value in given.parameters})
 
 
 def _function_error(exact: ActivationDescriptor, value: Array, dtype: str, x: Array) -> Array:
@@ -72,50 +64,68 @@ def _function_error(exact: ActivationDescriptor, value: Array, dtype: str, x: Ar
     return function_error(value, dtype)
 
 
-def make_forward(problem: Problem, rng: Generator) -> Call:
-    """A function, right to so many ULP of the accumulator over its whole range."""
+def _draw_forward(problem: Problem, rng: Generator) -> dict[str, Any]:
     x = sample(problem, rng, problem.extents(), scale=4.0)
-    target, exact = destination(problem, rng, x.shape, in_place="x"), _descriptor(problem, rounded=True)
-
-    def bound(expected: list[Array]) -> list[Array]:
-        plain = reference.activation_forward(exact, wide(x))
-        error = _function_error(exact, plain, problem.dtype, wide(x))
-        return [blended(problem, target, expected[0], error)]
-
-    return Call(
-        {"activation": _descriptor(problem), "x": x, **problem.scaling()},
-        bound,
-        {"out": target},
-        reference={"activation": exact},
-    )
+    return {"activation": _descriptor(problem), "x": x, **problem.scaling(), **old_out(problem, rng, x.shape)}
 
 
-def make_backward(problem: Problem, rng: Generator) -> Call:
-    """dy times the derivative, which is worked out from x or, where the mode allows it, from the stored y."""
-    exact, given = _descriptor(problem, rounded=True), problem.word("given", "x")
+def _into_input(given: Arguments) -> dict[str, Destination]:
+    x = given["x"]
+    return {"out": given.destination("out", x.shape, x.dtype.name, in_place="x")}
+
+
+def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
+    """A function, right to so many ULP of the accumulator over its whole range."""
+    x, dtype = wide(given["x"]), given["x"].dtype.name
+    exact = narrowed(given["activation"], dtype)
+    error = _function_error(exact, reference.activation_forward(exact, x), dtype, x)
+    return [given.blended(_into_input(given)["out"], expected[0], error)]
+
+
+def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
+    activation = _descriptor(problem)
     x, dy = sample(problem, rng, problem.extents(), scale=4.0), sample(problem, rng, problem.extents())
-    y = as_dtype(reference.activation_forward(exact, wide(x)), problem.dtype)
-    kept = {"x": x} if given == "x" else {"y": y}
-    target = destination(problem, rng, x.shape, in_place=problem.word("over", "dy"))
+    y = as_dtype(reference.activation_forward(narrowed(activation, problem.dtype), wide(x)), problem.dtype)
+    kept = {"x": x} if problem.word("given", "x") == "x" else {"y": y}
+    return {"activation": activation, "dy": dy, **kept, **problem.scaling(), **old_out(problem, rng, x.shape)}
 
-    def bound(expected: list[Array]) -> list[Array]:
-        widened: dict[str, Any] = {name: wide(a) for name, a in kept.items()}
-        slope = reference.activation_backward(exact, np.ones(x.shape), **widened)
-        argument = wide(x) * dict(exact.parameters).get("beta", 1.0)
-        cancelling = exact.mode in _CANCELLING
-        size = slope_size(slope, argument, problem.dtype) if cancelling else slope
-        if exact.mode == "selu" and given == "y" and problem.dtype == "float64":
-            size = np.maximum(slope, 2.0)  # y + scale * alpha, the constant rounded in the reference
-        slope_error = function_error(size, problem.dtype, DERIVATIVE_ULP, argument if cancelling else None)
-        error = product_error([(wide(dy), 0.0), (slope, slope_error)], problem.dtype)
-        return [blended(problem, target, expected[0], error)]
 
-    return Call(
-        {"activation": _descriptor(problem), "dy": dy, **kept, **problem.scaling()},
-        bound,
-        {"out": target},
-        reference={"activation": exact},
+def _into_gradient(given: Arguments) -> dict[str, Destination]:
+    dy = given["dy"]
+    return {"out": given.destination("out", dy.shape, dy.dtype.name, in_place="dy")}
+
+
+def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
+    """dy times the derivative, which is worked out from x or, where that is not given, from the stored y."""
+    dy, dtype = wide(given["dy"]), given["dy"].dtype.name
+    exact = narrowed(given["activation"], dtype)
+    kept: dict[str, Any] = {"x": wide(given["x"])} if given["x"] is not None else {"y": wide(given["y"])}
+    slope = reference.activation_backward(exact, np.ones(dy.shape), **kept)
+    argument, size = None, slope
+    if exact.mode in _CANCELLING:
+        argument = kept["x"] * dict(exact.parameters).get("beta", 1.0)
+        size = slope_size(slope, argument, dtype)
+    if exact.mode == "selu" and "y" in kept and dtype == "float64":
+        size = np.maximum(slope, 2.0)  # y + scale * alpha, the constant rounded in the reference
+    error = product_error(
+        [(dy, 0.0), (slope, function_error(size, dtype, DERIVATIVE_ULP, argument) + _either_side(exact, kept, dtype))],
+        dtype,
     )
+    return [given.blended(_into_gradient(given)["out"], expected[0], error)]
+
+
+def _either_side(exact: ActivationDescriptor, kept: dict[str, Array], dtype: str) -> Array:
+    """The jump of the slope of `hard_sigmoid` where the accumulator cannot tell on which side of a kink x lies."""
+    if exact.mode != "hard_sigmoid" or "x" not in kept:
+        return np.zeros(())
+    product = exact.slope * kept["x"]
+    value, blur = product + exact.offset, scaled_unit(dtype, 2.0) * (np.abs(product) + abs(exact.offset))
+    return np.where((np.abs(value) <= blur) | (np.abs(value - 1.0) <= blur), abs(exact.slope), 0.0)
+
+
+def _exact_reference(given: Arguments) -> dict[str, Any]:
+    operand = given.values.get("dy", given["x"])
+    return {"activation": narrowed(given["activation"], operand.dtype.name)}
 
 
 def _from_output(mode: str, settings: str = "") -> bool:
@@ -165,7 +175,10 @@ def _corners() -> tuple[str, ...]:
 FAMILY = CaseFamily(
     "activation",
     reference,
-    {"activation_forward": make_forward, "activation_backward": make_backward},
+    {
+        "activation_forward": Primitive(_draw_forward, _bound_forward, _into_input, reference=_exact_reference),
+        "activation_backward": Primitive(_draw_backward, _bound_backward, _into_gradient, reference=_exact_reference),
+    },
     _corners(),
     draw,
 )

@@ -7,72 +7,57 @@ from typing import Any
 import numpy as np
 
 from ..reference import adam as reference
+from ..reference.tensor_lists import positions
 from .bounds import accumulator, scaled_unit
-from .cases import (
-    Array,
-    Call,
-    CaseFamily,
-    Generator,
-    Problem,
-    as_dtype,
-    draw_shapes,
-    pick,
-    sample_list,
-    show_list,
-    wide,
-)
+from .cases import Arguments, Array, CaseFamily, Generator, Primitive, Problem, as_dtype, wide
+from .drawing import draw_shapes, pick, sample_list, show_list
 from .sgd import masters_of, stored
 
 
-def make_update(problem: Problem, rng: Generator) -> Call:
-    """The moments are sums of products; the step inherits the relative errors of both, half that of the second."""
+def _draw(problem: Problem, rng: Generator) -> dict[str, Any]:
     weights, gradients = sample_list(problem, rng), sample_list(problem, rng)
     kinds = [accumulator(w.dtype.name) for w in weights]
-    first = [as_dtype(rng.standard_normal(w.shape), kind) for w, kind in zip(weights, kinds, strict=True)]
-    second = [as_dtype(rng.standard_normal(w.shape) ** 2, kind) for w, kind in zip(weights, kinds, strict=True)]
-    masters, decay = masters_of(problem, rng, weights), problem.number("weight_decay", 0.0)
     arguments: dict[str, Any] = {
         "weights": weights,
         "gradients": gradients,
-        "first_moments": first,
-        "second_moments": second,
+        "first_moments": [as_dtype(rng.standard_normal(w.shape), k) for w, k in zip(weights, kinds, strict=True)],
+        "second_moments": [as_dtype(rng.standard_normal(w.shape) ** 2, k) for w, k in zip(weights, kinds, strict=True)],
         "lr": problem.number("lr", 0.125),
         "step": problem.integer("step", 1),
-        "weight_decay": decay,
+        "weight_decay": problem.number("weight_decay", 0.0),
         "bias_correction": problem.integer("bias_correction", 1) == 1,
-        "masters": masters,
+        "masters": masters_of(problem, rng, weights),
         "gradient_scale": problem.number("gradient_scale", 1.0),
     }
     if problem.word("step_on") == "device":
         arguments["step"] = np.array(arguments["step"], np.int32)
     if problem.word("found_inf"):
         arguments["found_inf"] = np.array(problem.integer("found_inf"), np.int32)
-
-    def bound(expected: list[Array]) -> list[Array]:
-        errors: list[Array] = []
-        for i, w in enumerate(weights):
-            current = wide(w if masters is None else masters[i])
-            moments = wide(first[i]), wide(second[i])
-            errors += _errors(problem, arguments, w.dtype.name, current, wide(gradients[i]), moments)
-        return stored(arguments, errors, expected, 3)
-
-    updates = ("weights", "first_moments", "second_moments", *(("masters",) if masters else ()))
-    return Call(arguments, bound, updates=updates)
+    return arguments
 
 
-def _errors(
-    problem: Problem, arguments: dict[str, Any], dtype: str, w: Array, g: Array, moments: tuple[Array, Array]
-) -> list[Array]:
+def _bound(given: Arguments, expected: list[Array]) -> list[Array]:
+    """The moments are sums of products; the step inherits the relative errors of both, half that of the second."""
+    errors: list[Array] = []
+    states = given["first_moments"], given["second_moments"]
+    for w, g, (first, second), master in positions(given["weights"], given["gradients"], states, given["masters"]):
+        current = wide(w if master is None else master)
+        errors += _errors(given, w.dtype.name, current, wide(g), (wide(first), wide(second)))
+    return stored(given, errors, expected, 3)
+
+
+def _errors(given: Arguments, dtype: str, w: Array, g: Array, moments: tuple[Array, Array]) -> list[Array]:
     """Errors of weight and moments. A decay that cancels the gradient makes a second moment smaller than its terms."""
-    unit, scale = scaled_unit(dtype, 24.0), arguments["gradient_scale"]
-    decay, lr = arguments["weight_decay"], float(arguments["lr"])
-    coupled = decay if problem.op == "adam_update" else 0.0
-    corrections = [1.0 - beta ** float(arguments["step"]) for beta in (0.9, 0.999)]
-    corrections = corrections if arguments["bias_correction"] else [1.0, 1.0]
+    unit, scale = scaled_unit(dtype, 24.0), float(given["gradient_scale"])
+    decay, lr, betas = given["weight_decay"], float(given["lr"]), (given["beta1"], given["beta2"])
+    coupled = decay if given.op == "adam_update" else 0.0
+    corrected = bool(given["bias_correction"])
+    corrections = [1.0 - beta ** float(given["step"]) if corrected else 1.0 for beta in betas]
     terms = np.abs(scale * g) + coupled * np.abs(w)
-    m, v = 0.9 * np.abs(moments[0]) + 0.1 * terms, 0.999 * moments[1] + 0.001 * terms**2
-    left = 0.999 * moments[1] + 0.001 * (scale * g + coupled * w) ** 2
-    root = np.sqrt(left / corrections[1]) + 1e-8
+    m = betas[0] * np.abs(moments[0]) + (1.0 - betas[0]) * terms
+    v = betas[1] * moments[1] + (1.0 - betas[1]) * terms**2
+    left = betas[1] * moments[1] + (1.0 - betas[1]) * (scale * g + coupled * w) ** 2
+    root = np.sqrt(left / corrections[1]) + given["epsilon"]
     step = lr / corrections[0] * m / root * (1.0 + v / np.maximum(left, np.finfo(np.float64).tiny))
     return [unit * (np.abs(w) * (1.0 + lr * decay) + step), unit * m, unit * v]
 
@@ -96,4 +81,6 @@ CORNERS = (
     "adamw_update shapes=40,33 masters=1 mixed=1 weight_decay=0.5",
 )
 
-FAMILY = CaseFamily("adam", reference, {"adam_update": make_update, "adamw_update": make_update}, CORNERS, draw)
+_UPDATE = Primitive(_draw, _bound, updates=("weights", "first_moments", "second_moments", "masters"))
+
+FAMILY = CaseFamily("adam", reference, {"adam_update": _UPDATE, "adamw_update": _UPDATE}, CORNERS, draw)

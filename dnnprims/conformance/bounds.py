@@ -24,7 +24,13 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 #: dtype -> (bits of the significand, smallest normal exponent).
-_FORMATS = {"float32": (24, -126), "float64": (53, -1022), "float16": (11, -14), "bfloat16": (8, -126)}
+_FORMATS = {
+    "float32": (24, -126),
+    "float64": (53, -1022),
+    "float16": (11, -14),
+    "bfloat16": (8, -126),
+    "tf32": (11, -126),
+}
 
 #: Largest error of an elementwise function before the rounding to storage, in ULP of the accumulator.
 FUNCTION_ULP = 1.5
@@ -71,6 +77,44 @@ def exact(expected: Any) -> Array:
     return np.zeros(np.shape(expected))
 
 
+def grid(*arrays: Any) -> float:
+    """The largest power of two that divides every finite element; 1 where all are 0.
+
+    An element is m 2^e with m an integer of 53 bits; its lowest set bit is the grid that it lies on.
+    """
+    exponents = []
+    for a in arrays:
+        values = np.asarray(a, np.float64)
+        mantissa, exponent = np.frexp(values[np.isfinite(values) & (values != 0)])
+        digits = np.ldexp(mantissa, 53).astype(np.int64)
+        lowest = np.frexp((digits & -digits).astype(np.float64))[1] - 1
+        exponents.append(np.min(exponent - 53 + lowest, initial=2000))
+    least = min(exponents, default=2000)
+    return 1.0 if least == 2000 else float(np.ldexp(1.0, int(least)))
+
+
+def exact_sums(absolute_sum: Any, step: float, dtype: str) -> Array:
+    """Where a sum is exact in the accumulator, whatever its order: sum|terms| <= 2^p step, p the accumulator's digits.
+
+    All terms are multiples of the power of two `step`, and so is each partial sum, in any order and grouping; none
+    exceeds sum|terms|. A multiple of `step` of at most 2^p step is a number of the accumulator, so that no addition and
+    no fused multiply-add rounds. `step` must not lie below the least subnormal number.
+    """
+    digits, lowest = _FORMATS[accumulator(dtype)]
+    if step < 2.0 ** (lowest - digits + 1):
+        return np.zeros(np.shape(absolute_sum), bool)
+    top = min(2.0**digits * step, largest_finite(accumulator(dtype)))
+    return np.asarray(np.asarray(absolute_sum) <= top)
+
+
+def representable(value: Any, dtype: str) -> Array:
+    """Where a number is one of the type's."""
+    spacing = ulp(value, dtype)
+    with np.errstate(all="ignore"):
+        whole = np.asarray(value) / spacing
+    return np.asarray((np.trunc(whole) == whole) & (np.abs(value) <= largest_finite(dtype)))
+
+
 def ulp_bound(expected: Any, dtype: str, ulps: float) -> Array:
     """So many ULP of the result's type; twice that where the expectation is itself float64."""
     return ulps * (2.0 if dtype == "float64" else 1.0) * ulp(expected, dtype)
@@ -98,12 +142,13 @@ def blended(
     """Bound of alpha * result + beta * old, stored.
 
     With p = alpha * result and q = beta * old the accumulator rounds p, q and their sum: u (|p| + |q| + |p + q|), at
-    most 2 u (|p| + |q|). `expected` is the blend; |p| is at most |expected| + |q|. Alpha and beta are taken as exact:
-    the cases use numbers that every accumulator holds.
+    most 2 u (|p| + |q|), and alpha and beta themselves where it does not hold them: another u (|p| + |q|). `expected`
+    is the blend; |p| is at most |expected| + |q|.
     """
     if alpha == 1.0 and beta == 0.0:
         return rounded(expected, dtype, error)
-    unit = unit_roundoff(accumulator(dtype))
+    held = bool(np.all(representable([alpha, beta], accumulator(dtype))))
+    unit = (1.0 if held else 1.5) * unit_roundoff(accumulator(dtype))
     q = np.abs(beta * np.asarray(old, np.float64)) if beta else 0.0
     p = np.abs(expected) + q
     underflow = ulp(0.0, accumulator(dtype))

@@ -21,8 +21,10 @@ on, so that a failure can be replayed from the line that reports it. These setti
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -108,7 +110,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a result may be written: shape, dtype, what it holds before, and the operand it may replace."""
+    """Where a result may be written: shape, dtype, what is read of it before, and the operand it may replace."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -116,8 +118,46 @@ class Destination:
     in_place: str = ""
 
 
-#: Bounds of the results, in the order in which they are compared.
-Bound = Callable[[list[Array]], list[Array]]
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of one call by name, those left out at their defaults, and the math mode of its handle."""
+
+    op: str
+    values: Mapping[str, Any]
+    math: str = "ieee"
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    @property
+    def alpha(self) -> float:
+        """Factor of the result."""
+        return float(self.values.get("alpha", 1.0))
+
+    @property
+    def beta(self) -> float:
+        """Factor of what `out` held before."""
+        return float(self.values.get("beta", 0.0))
+
+    def destination(
+        self, name: str, shape: tuple[int, ...], dtype: str, *, in_place: str = "", blends: bool = True
+    ) -> Destination:
+        """The place of a result; its old contents count where beta is not 0 and the result `blends`."""
+        old = self.values.get(name) if blends and self.beta else None
+        return Destination(tuple(shape), dtype, old, in_place)
+
+    def exactly(self, target: Destination, expected: Array, absolute: Any, step: float) -> Array:
+        """Where alpha * sum + beta * old, of a sum of multiples of `step`, is exact and so is its storage."""
+        old = 0.0 if target.old is None else self.beta * wide(target.old)
+        total = abs(self.alpha) * np.asarray(absolute) + np.abs(old)
+        steps = [bounds.grid(self.alpha) * step, *([] if target.old is None else [bounds.grid(old)])]
+        return bounds.exact_sums(total, min(steps), target.dtype) & bounds.representable(expected, target.dtype)
+
+    def blended(self, target: Destination, expected: Array, error: Any = 0.0) -> Array:
+        """Bound of alpha * result + beta * old, as stored; `error` is the result's own."""
+        old = 0.0 if target.old is None else wide(target.old)
+        beta = 0.0 if target.old is None else self.beta
+        return bounds.blended(expected, target.dtype, error, alpha=self.alpha, beta=beta, old=old)
 
 
 @dataclass(frozen=True)
@@ -127,11 +167,11 @@ class Call:
     Attributes
     ----------
     arguments : mapping
-        All but the handle, by name; arrays are NumPy arrays, lists of arrays are lists.
+        All but the handle and the destinations, by name; arrays are NumPy arrays, lists of arrays are lists.
     bound : callable
-        From the expected results, in float64, to their bounds.
+        From the expected results, in float64, to their bounds, in the order in which they are compared.
     destinations : mapping
-        Keyword -> `Destination`.
+        Keyword -> `Destination`, in the order of the results.
     updates : tuple of str
         Arguments that the call changes; they are compared after the results.
     reference : mapping
@@ -139,13 +179,39 @@ class Call:
     """
 
     arguments: Mapping[str, Any]
-    bound: Bound
-    destinations: Mapping[str, Destination] = field(default_factory=dict)
+    bound: Callable[[list[Array]], list[Array]]
+    destinations: Mapping[str, Destination]
     updates: tuple[str, ...] = ()
     reference: Mapping[str, Any] = field(default_factory=dict)
 
 
-Make = Callable[[Problem, Generator], Call]
+def _none(arguments: Arguments) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """How calls of a primitive are drawn, and how far from the reference their results may lie.
+
+    Attributes
+    ----------
+    draw : callable
+        From a problem and a generator to arguments by name; ``out`` among them where its old contents are read.
+    bound : callable
+        From the arguments and the expected results, in float64, to the bounds of the results.
+    destinations : callable
+        From the arguments to the places of the results that the call returns.
+    updates : tuple of str
+        Arguments that the call changes, where they are given.
+    reference : callable
+        From the arguments to those that the reference gets in another form.
+    """
+
+    draw: Callable[[Problem, Generator], dict[str, Any]]
+    bound: Callable[[Arguments, list[Array]], list[Array]]
+    destinations: Callable[[Arguments], dict[str, Destination]] = _none
+    updates: tuple[str, ...] = ()
+    reference: Callable[[Arguments], dict[str, Any]] = _none
 
 
 @dataclass(frozen=True)
@@ -158,8 +224,8 @@ class CaseFamily:
         Of the family.
     reference : module
         With a function for each primitive, under the same name.
-    makers : mapping
-        Primitive -> function that draws the data of a problem.
+    primitives : mapping
+        Name -> `Primitive`.
     corners : tuple of str
         Problems without dtype and seed that are always run; the comment beside each says why it is there.
     draw : callable
@@ -168,9 +234,53 @@ class CaseFamily:
 
     name: str
     reference: ModuleType
-    makers: Mapping[str, Make]
+    primitives: Mapping[str, Primitive]
     corners: tuple[str, ...]
     draw: Callable[[Generator], str]
+
+    @property
+    def makers(self) -> dict[str, Callable[[Problem, Generator], Call]]:
+        """Primitive -> function that draws the data of a problem and makes the call of it."""
+        return dict.fromkeys(self.primitives, self.make)
+
+    def make(self, problem: Problem, rng: Generator) -> Call:
+        """Draw the arguments of a problem; the setting ``over`` names the operand that is replaced in place."""
+        call = self.adopt(problem.op, self.primitives[problem.op].draw(problem, rng), math=problem.word("math", "ieee"))
+        places = {
+            name: replace(place, in_place=place.in_place and problem.word("over", place.in_place))
+            for name, place in call.destinations.items()
+        }
+        return replace(call, destinations=places)
+
+    def adopt(self, op: str, arguments: Mapping[str, Any], *, math: str = "ieee") -> Call:
+        """Take a call from wherever it comes.
+
+        Parameters
+        ----------
+        op : str
+            One of `primitives`.
+        arguments : mapping
+            What the primitive is given besides the handle, by name: NumPy arrays, with what they hold before the call,
+            lists of them, options. Nothing is changed.
+        math : str
+            Math mode of the handle.
+
+        Returns
+        -------
+        Call
+            With its destinations, the arguments that it updates and its bounds.
+        """
+        bound = inspect.signature(getattr(self.reference, op)).bind(**arguments)
+        bound.apply_defaults()
+        primitive, given = self.primitives[op], Arguments(op, bound.arguments, math)
+        places = primitive.destinations(given)
+        return Call(
+            {name: value for name, value in arguments.items() if name not in places},
+            partial(primitive.bound, given),
+            places,
+            tuple(name for name in primitive.updates if given[name] is not None),
+            primitive.reference(given),
+        )
 
     def problems(self, dtype: str, seed: int, count: int) -> Iterable[Problem]:
         """The corner cases, then `count` random ones."""
@@ -190,97 +300,6 @@ def as_dtype(values: Any, dtype: str) -> Array:
         return wide.astype(np.float32).astype(_NUMPY[dtype]) if dtype == "bfloat16" else wide.astype(_NUMPY[dtype])
 
 
-def sample(problem: Problem, rng: Generator, shape: tuple[int, ...], *, dtype: str = "", scale: float = 1.0) -> Array:
-    """An array of the problem's kind of data."""
-    kind, data = dtype or problem.dtype, problem.word("data", "normal")
-    if data == "integers":
-        return as_dtype(rng.integers(-2, 3, shape), kind)
-    if data == "halves":
-        return as_dtype(rng.integers(-12, 13, shape) / 2.0, kind)
-    values = np.asarray(scale * rng.standard_normal(shape))
-    if data == "wide":
-        reach = 14 if kind == "float16" else 120
-        values = np.exp2(rng.uniform(-reach, reach, shape)) * np.sign(values)
-    if data == "special" and values.size:
-        top = bounds.largest_finite(kind)
-        ends = [top, -top, float(bounds.ulp(0.0, kind))] if problem.integer("ends", 1) else []
-        odd = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, *ends])
-        places = rng.random(shape) < 0.3
-        values = np.where(places, rng.choice(odd, shape), values)
-    return as_dtype(values, kind)
-
-
-def destination(
-    problem: Problem, rng: Generator, shape: tuple[int, ...], *, dtype: str = "", in_place: str = ""
-) -> Destination:
-    """A place for a result, with something to blend with where beta asks for it."""
-    kind = dtype or problem.dtype
-    old = as_dtype(rng.standard_normal(shape), kind) if problem.beta else None
-    return Destination(tuple(shape), kind, old, in_place)
-
-
-def blended(problem: Problem, target: Destination, expected: Array, error: Any = 0.0) -> Array:
-    """Bound of alpha * result + beta * old as this problem has them; `error` is the result's own."""
-    old = 0.0 if target.old is None else wide(target.old)
-    return bounds.blended(expected, problem.dtype, error, old=old, **problem.scaling())
-
-
 def wide(x: Any) -> Array:
     """The same values in float64."""
     return np.asarray(x).astype(np.float64)
-
-
-def pick(rng: Generator, *words: str) -> str:
-    """One of some words."""
-    return str(rng.choice(words))
-
-
-def draw_shape(rng: Generator, ranks: tuple[int, int] = (1, 4), most: int = 2000) -> tuple[int, ...]:
-    """A shape of at most `most` elements with odd and even extents, ones, and now and then a zero."""
-    ndim = int(rng.integers(ranks[0], ranks[1] + 1))
-    reach = max(2.0, most ** (1.0 / max(ndim, 1)))
-    shape = [int(np.exp(rng.uniform(0.0, np.log(2.0 * reach)))) for _ in range(ndim)]
-    while np.prod(shape) > most:
-        shape[int(np.argmax(shape))] //= 2
-    if shape and rng.random() < 0.03:
-        shape[int(rng.integers(ndim))] = 0
-    return tuple(shape)
-
-
-def show(shape: Iterable[int]) -> str:
-    """A shape as a setting."""
-    return "x".join(map(str, shape)) or "scalar"
-
-
-def draw_placing(rng: Generator, *, in_place: bool = True, blend: bool = True) -> str:
-    """Random settings of place, into, alpha and beta."""
-    words = [f"place={pick(rng, 'plain', 'plain', 'offset')}"]
-    into = pick(rng, "new", "out", "in_place") if in_place else pick(rng, "new", "out")
-    if blend and rng.random() < 0.4:
-        words.append(f"alpha={pick(rng, '0.5', '-1.25', '2.0')}")
-        if rng.random() < 0.6:
-            words.append(f"beta={pick(rng, '1.0', '-0.5', '0.75')}")
-            into = "out"
-    return " ".join([*words, f"into={into}"])
-
-
-def sample_list(problem: Problem, rng: Generator) -> list[Array]:
-    """Arrays of the shapes of the setting ``shapes``; with ``mixed=1`` every second one has another type."""
-    kinds = (problem.dtype, "float32" if problem.integer("mixed") else problem.dtype)
-    shapes = read_list(problem.word("shapes"))
-    return [sample(problem, rng, shape, dtype=kinds[i % 2]) for i, shape in enumerate(shapes)]
-
-
-def read_list(word: str) -> list[tuple[int, ...]]:
-    """Shapes from a setting such as ``3x5,0,7``."""
-    return [() if part == "scalar" else tuple(map(int, part.split("x"))) for part in word.split(",") if part]
-
-
-def show_list(shapes: Iterable[tuple[int, ...]]) -> str:
-    """Shapes as a setting."""
-    return ",".join(map(show, shapes))
-
-
-def draw_shapes(rng: Generator) -> list[tuple[int, ...]]:
-    """One to five random shapes."""
-    return [draw_shape(rng, (0, 3), most=600) for _ in range(int(rng.integers(1, 6)))]

@@ -9,37 +9,34 @@ import numpy as np
 from ..descriptors import ActivationDescriptor
 from ..reference import activation as elementwise
 from ..reference import fc as reference
+from .activation import narrowed
 from .bounds import (
     ACTIVATION_SLOPE,
     DERIVATIVE_ULP,
     early_rounding,
-    exact,
+    exact_sums,
     function_error,
+    grid,
     library_gelu_error,
     product_error,
+    representable,
     rounded,
     slope_size,
     sum_error,
     tf32_error,
 )
-from .cases import (
-    Array,
-    Call,
-    CaseFamily,
-    Destination,
-    Generator,
-    Problem,
-    as_dtype,
-    blended,
-    destination,
-    draw_placing,
-    pick,
-    sample,
-    wide,
-)
+from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, as_dtype, wide
+from .drawing import draw_placing, old_out, pick, sample
 
 #: Activations of the cases: those with a fused way, and some that follow the product.
 _ACTIVATIONS = ("relu", "gelu_tanh", "gelu", "sigmoid", "tanh", "swish")
+
+#: Primitive that is one product -> its operands, and what has the shape of its result.
+_PRODUCTS = {
+    "fc_backward_data": (("dy", "w"), "x"),
+    "fc_backward_weights": (("dy", "x"), "w"),
+    "fc_backward_bias": (("dy",), "b"),
+}
 
 
 def _activation(problem: Problem) -> ActivationDescriptor | None:
@@ -56,159 +53,192 @@ def _rows(a: Array) -> Array:
     return a.reshape(int(np.prod(a.shape[:-1])), a.shape[-1])
 
 
-def _is_exact(problem: Problem) -> bool:
-    """Integers from -2 to 2: each partial sum is one too, below 2^8 for up to 63 terms, which every type holds."""
-    linear = problem.word("activation", "relu") == "relu"
-    return problem.word("data") == "integers" and linear and not problem.scaling()
-
-
-def make_forward(problem: Problem, rng: Generator) -> Call:
-    """A sum of k products and a bias; z is rounded before an activation, or the blend of a biased product, follows."""
+def _draw_forward(problem: Problem, rng: Generator) -> dict[str, Any]:
     rows, k, n = _sizes(problem)
     x, w = sample(problem, rng, (*rows, k)), sample(problem, rng, (n, k))
     b = sample(problem, rng, (n,)) if problem.integer("bias", 1) else None
-    target, mode = destination(problem, rng, (*rows, n)), _activation(problem)
-    aux = as_dtype(np.full((*rows, n), np.nan), problem.dtype) if problem.integer("aux") else None
-
-    def bound(expected: list[Array]) -> list[Array]:
-        if _is_exact(problem):
-            return [exact(result) for result in expected]
-        bias = 0.0 if b is None else wide(b)
-        z = wide(x) @ wide(w).T + bias
-        z_error = _product_error(problem, k + 1, np.abs(wide(x)) @ np.abs(wide(w)).T + np.abs(bias))
-        if b is not None or problem.beta:
-            z_error = z_error + early_rounding(z - bias, problem.dtype)
-        error = z_error
-        if mode is not None or (b is not None and problem.scaling()):
-            error = rounded(z, problem.dtype, z_error)
-        if mode is not None:
-            value = elementwise.activation_forward(mode, z)
-            error = ACTIVATION_SLOPE * error + function_error(value, problem.dtype)
-            if mode.mode == "gelu_tanh":
-                error = error + library_gelu_error(z, problem.dtype)
-        bounds = [blended(problem, target, expected[0], error)]
-        return bounds if aux is None else [*bounds, rounded(expected[1], problem.dtype, z_error)]
-
-    arguments: dict[str, Any] = {"x": x, "w": w, "b": b, "activation": mode, **problem.scaling()}
-    if aux is not None:
-        arguments["aux"] = aux
-    return Call(arguments, bound, {"out": target}, updates=("aux",) if aux is not None else ())
+    arguments: dict[str, Any] = {"x": x, "w": w, "b": b, "activation": _activation(problem), **problem.scaling()}
+    arguments |= old_out(problem, rng, (*rows, n))
+    if problem.integer("aux"):
+        arguments["aux"] = as_dtype(np.full((*rows, n), np.nan), problem.dtype)
+    return arguments
 
 
-def make_backward_data(problem: Problem, rng: Generator) -> Call:
-    """A sum of n products."""
+def _into_rows(given: Arguments) -> dict[str, Destination]:
+    x, w = given["x"], given["w"]
+    return {"out": given.destination("out", (*x.shape[:-1], w.shape[0]), x.dtype.name)}
+
+
+def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
+    """A sum of k products and a bias; z is rounded before an activation, or the blend of a biased product, follows."""
+    x, w, dtype, target = wide(given["x"]), wide(given["w"]), given["x"].dtype.name, _into_rows(given)["out"]
+    bias = 0.0 if given["b"] is None else wide(given["b"])
+    z, mode = x @ w.T + bias, _mode(given)
+    absolute = np.abs(x) @ np.abs(w).T + np.abs(bias)
+    z_error = _product_error(given, x.shape[-1] + 1, absolute)
+    if given["b"] is not None or given.beta:
+        z_error = z_error + early_rounding(z - bias, dtype)
+    error, scaled = z_error, given.alpha != 1.0 or given.beta != 0.0
+    if mode is not None or (given["b"] is not None and scaled):
+        error = rounded(z, dtype, z_error)
+    if mode is not None:
+        value = elementwise.activation_forward(mode, z)
+        error = ACTIVATION_SLOPE * error + function_error(value, dtype)
+        if mode.mode == "gelu_tanh":
+            error = error + library_gelu_error(z, dtype)
+    limits = [given.blended(target, expected[0], error)]
+    if given["aux"] is not None:
+        limits.append(rounded(expected[1], dtype, z_error))
+    if _keeps_numbers(given):
+        step = min(grid(x) * grid(w), grid(bias))
+        right = _exact_factors(given, x, w) & exact_sums(absolute, step, dtype)
+        for stored in (z - bias, z, given.alpha * z):  # wherever a library rounds it
+            right = right & representable(stored, dtype)
+        blends = right & given.exactly(target, expected[0], absolute, step)
+        limits = [np.where(mask, 0.0, limit) for mask, limit in zip((blends, right), limits, strict=False)]
+    return limits
+
+
+def _draw_product(problem: Problem, rng: Generator) -> dict[str, Any]:
     rows, k, n = _sizes(problem)
-    dy, w = sample(problem, rng, (*rows, n)), sample(problem, rng, (n, k))
-    return _product(problem, rng, {"dy": dy, "w": w}, n, np.abs(wide(dy)) @ np.abs(wide(w)), (*rows, k))
+    shapes = {"dy": (*rows, n), "w": (n, k), "x": (*rows, k)}
+    names, result = _PRODUCTS[problem.op]
+    operands = {name: sample(problem, rng, shapes[name]) for name in names}
+    return {**operands, **problem.scaling(), **old_out(problem, rng, shapes.get(result, (n,)))}
 
 
-def make_backward_weights(problem: Problem, rng: Generator) -> Call:
-    """A sum of a product for each row."""
-    rows, k, n = _sizes(problem)
-    dy, x = sample(problem, rng, (*rows, n)), sample(problem, rng, (*rows, k))
-    absolute = np.abs(_rows(wide(dy))).T @ np.abs(_rows(wide(x)))
-    return _product(problem, rng, {"dy": dy, "x": x}, int(np.prod(rows)), absolute, (n, k))
+def _into_product(given: Arguments) -> dict[str, Destination]:
+    dy = given["dy"]
+    if given.op == "fc_backward_data":
+        shape = (*dy.shape[:-1], given["w"].shape[1])
+    else:
+        shape = dy.shape[-1:] if given.op == "fc_backward_bias" else (dy.shape[-1], given["x"].shape[-1])
+    return {"out": given.destination("out", shape, dy.dtype.name)}
 
 
-def make_backward_bias(problem: Problem, rng: Generator) -> Call:
-    """A sum of a term for each row."""
-    rows, _, n = _sizes(problem)
-    dy = sample(problem, rng, (*rows, n))
-    return _product(problem, rng, {"dy": dy}, int(np.prod(rows)), np.abs(_rows(wide(dy))).sum(axis=0), (n,))
+def _bound_product(given: Arguments, expected: list[Array]) -> list[Array]:
+    """A sum of n products, or of a product or term for each row."""
+    dy, target = wide(given["dy"]), _into_product(given)["out"]
+    if given.op == "fc_backward_data":
+        first, second = dy, wide(given["w"])
+    else:
+        first = _rows(dy).T
+        second = np.ones((first.shape[1], 1)) if given.op == "fc_backward_bias" else _rows(wide(given["x"]))
+    absolute = (np.abs(first) @ np.abs(second)).reshape(expected[0].shape)
+    error = _product_error(given, first.shape[-1], absolute)
+    if given.op != "fc_backward_bias":
+        error = error + _early(given, target, expected[0])
+    right = _exact_product(given, target, expected[0], first, second)
+    return [np.where(right, 0.0, given.blended(target, expected[0], error))]
 
 
-def _product(
-    problem: Problem, rng: Generator, operands: dict[str, Array], terms: int, absolute: Array, shape: tuple[int, ...]
-) -> Call:
-    target = destination(problem, rng, shape)
-
-    def bound(expected: list[Array]) -> list[Array]:
-        if _is_exact(problem):
-            return [exact(expected[0])]
-        error = _product_error(problem, terms, absolute)
-        if problem.op != "fc_backward_bias":
-            error = error + _early(problem, target, expected[0])
-        return [blended(problem, target, expected[0], error)]
-
-    return Call({**operands, **problem.scaling()}, bound, {"out": target})
+def _exact_factors(given: Arguments, *factors: Array) -> bool:
+    """Whether TF32 leaves the factors as they are, where it is allowed."""
+    return given.math != "tf32" or all(bool(np.all(representable(factor, "tf32"))) for factor in factors)
 
 
-def _product_error(problem: Problem, terms: int, absolute: Array) -> Array:
-    """Error of sums of products; ``math=tf32`` says that the handle may round float32 factors first."""
-    error = sum_error(terms, absolute, problem.dtype)
-    tf32 = problem.word("math") == "tf32" and problem.dtype == "float32"
-    return error + tf32_error(absolute) if tf32 else error
+def _exact_product(given: Arguments, target: Destination, expected: Array, first: Array, second: Array) -> Array:
+    """Where a blended product is exact, also where the product is stored before the old value is added to it."""
+    absolute = (np.abs(first) @ np.abs(second)).reshape(expected.shape)
+    right = given.exactly(target, expected, absolute, grid(first) * grid(second))
+    product = expected if target.old is None else expected - given.beta * wide(target.old)
+    return right & representable(product, target.dtype) & _exact_factors(given, first, second)
 
 
-def _early(problem: Problem, target: Destination, expected: Array) -> Array:
+def _product_error(given: Arguments, terms: int, absolute: Array) -> Array:
+    """Error of sums of products; the math mode ``tf32`` says that float32 factors may be rounded first."""
+    dtype = given[next(iter(given.values))].dtype.name
+    error = sum_error(terms, absolute, dtype)
+    return error + tf32_error(absolute) if given.math == "tf32" and dtype == "float32" else error
+
+
+def _early(given: Arguments, target: Destination, expected: Array) -> Array:
     """Error of storing a product before the old value is added to it."""
-    if not problem.beta or target.old is None:
+    if target.old is None:
         return np.zeros(())
-    return early_rounding(expected - problem.beta * wide(target.old), problem.dtype)
+    return early_rounding(expected - given.beta * wide(target.old), target.dtype)
 
 
-def make_backward(problem: Problem, rng: Generator) -> Call:
-    """dz errs by the derivative and one rounding; dx and dw carry that on, db is summed from the unrounded dz."""
+def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
     rows, k, n = _sizes(problem)
-    dy, x, w = (sample(problem, rng, shape) for shape in ((*rows, n), (*rows, k), (n, k)))
+    shapes = {"dy": (*rows, n), "x": (*rows, k), "w": (n, k)}
+    operands: dict[str, Any] = {name: sample(problem, rng, shape) for name, shape in shapes.items()}
     mode, needs = _activation(problem), problem.names("needs", "dx,dw,db")
-    kept = _kept(problem, mode, sample(problem, rng, (*rows, n), scale=2.0))
-    shapes = {"dx": (*rows, k), "dw": (n, k), "db": (n,)}
-    targets = {name: destination(problem, rng, shapes[name]) for name in shapes if name in needs}
-    if "dx" in needs:  # which is never blended
-        targets["dx"] = Destination(shapes["dx"], problem.dtype)
-
-    def bound(expected: list[Array]) -> list[Array]:
-        if _is_exact(problem):
-            return [exact(result) for result in expected]
-        dz, error = _before_activation(problem, mode, dy, kept)
-        rounding = np.zeros(dz.shape) if mode is None else rounded(dz, problem.dtype, error)
-        errors = {
-            "dx": _through(problem, dz, rounding, np.abs(wide(w))),
-            "dw": _through(problem, _rows(dz).T, _rows(rounding).T, np.abs(_rows(wide(x)))),
-            "db": _through(problem, _rows(dz).T, _rows(error).T, np.ones((_rows(dz).shape[0], 1)))[:, 0],
-        }
-        given = list(zip(targets.items(), expected, strict=True))
-        for (name, target), ideal in given:
-            if name == "dw":
-                errors[name] = errors[name] + _early(problem, target, ideal)
-        return [
-            rounded(ideal, problem.dtype, errors[name])
-            if name == "dx"
-            else blended(problem, target, ideal, errors[name])
-            for (name, target), ideal in given
-        ]
-
-    arguments = {"dy": dy, "x": x, "w": w, "activation": mode, **kept, "needs": needs, **problem.scaling()}
-    return Call(arguments, bound, targets)
+    z = sample(problem, rng, (*rows, n), scale=2.0)
+    if mode is not None and reference.backward_needs(mode) == ("aux",):
+        operands["aux"] = z
+    elif mode is not None:
+        operands["y"] = as_dtype(elementwise.activation_forward(mode, wide(z)), problem.dtype)
+    for name, shape in (("dw", (n, k)), ("db", (n,))):
+        operands |= old_out(problem, rng, shape, name=name) if name in needs else {}
+    return {**operands, "activation": mode, "needs": needs, **problem.scaling()}
 
 
-def _through(problem: Problem, dz: Array, dz_error: Array, other: Array) -> Array:
+def _into_gradients(given: Arguments) -> dict[str, Destination]:
+    """dx is never blended."""
+    x, w, dtype = given["x"], given["w"], given["dy"].dtype.name
+    places = {
+        "dx": given.destination("dx", x.shape, dtype, blends=False),
+        "dw": given.destination("dw", w.shape, dtype),
+        "db": given.destination("db", w.shape[:1], dtype),
+    }
+    return {name: place for name, place in places.items() if name in given["needs"]}
+
+
+def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
+    """dz errs by the derivative and one rounding; dx and dw carry that on, db is summed from the unrounded dz."""
+    dtype = given["dy"].dtype.name
+    dz, error = _before_activation(given)
+    rounding = np.zeros(dz.shape) if _mode(given) is None else rounded(dz, dtype, error)
+    factors = {
+        "dx": (dz, rounding, wide(given["w"])),
+        "dw": (_rows(dz).T, _rows(rounding).T, _rows(wide(given["x"]))),
+        "db": (_rows(dz).T, _rows(error).T, np.ones((_rows(dz).shape[0], 1))),
+    }
+    limits = []
+    for (name, target), ideal in zip(_into_gradients(given).items(), expected, strict=True):
+        limit = _through(given, *factors[name]).reshape(ideal.shape)
+        if name == "dw":
+            limit = limit + _early(given, target, ideal)
+        limit = rounded(ideal, dtype, limit) if name == "dx" else given.blended(target, ideal, limit)
+        right = _keeps_numbers(given) & _exact_product(given, target, ideal, factors[name][0], factors[name][2])
+        limits.append(np.where(right, 0.0, limit))
+    return limits
+
+
+def _through(given: Arguments, dz: Array, dz_error: Array, other: Array) -> Array:
     """Error of a product with dz: that of its sums, and what it carries on."""
-    return np.asarray(_product_error(problem, dz.shape[-1], np.abs(dz) @ other) + dz_error @ other)
+    other = np.abs(other)
+    return np.asarray(_product_error(given, dz.shape[-1], np.abs(dz) @ other) + dz_error @ other)
 
 
-def _kept(problem: Problem, mode: ActivationDescriptor | None, z: Array) -> dict[str, Array]:
-    """What the backward pass wants of the forward pass."""
-    if mode is None:
-        return {}
-    if reference.backward_needs(mode) == ("aux",):
-        return {"aux": z}
-    return {"y": as_dtype(elementwise.activation_forward(mode, wide(z)), problem.dtype)}
+def _mode(given: Arguments) -> ActivationDescriptor | None:
+    """The activation, its parameters as the accumulator holds them; None where there is none."""
+    mode = narrowed(given["activation"], given.values.get("dy", given["x"]).dtype.name)
+    return None if mode.mode == "identity" else mode
 
 
-def _before_activation(
-    problem: Problem, mode: ActivationDescriptor | None, dy: Array, kept: dict[str, Array]
-) -> tuple[Array, Array]:
+def _keeps_numbers(given: Arguments) -> bool:
+    """Whether the derivative of the activation is 0 or 1."""
+    mode = _mode(given)
+    return mode is None or mode.mode == "relu"
+
+
+def _exact_reference(given: Arguments) -> dict[str, Any]:
+    return {"activation": _mode(given)}
+
+
+def _before_activation(given: Arguments) -> tuple[Array, Array]:
     """dz and its error."""
+    dy, mode, dtype = wide(given["dy"]), _mode(given), given["dy"].dtype.name
     if mode is None:
-        return wide(dy), np.zeros(dy.shape)
-    saved: dict[str, Any] = {"x" if name == "aux" else name: wide(a) for name, a in kept.items()}
+        return dy, np.zeros(dy.shape)
+    from_input = reference.backward_needs(mode) == ("aux",)
+    saved: dict[str, Any] = {"x": wide(given["aux"])} if from_input else {"y": wide(given["y"])}
     slope = elementwise.activation_backward(mode, np.ones(dy.shape), **saved)
-    argument = saved.get("x")
-    size = slope if argument is None else slope_size(slope, argument, problem.dtype)
-    error = function_error(size, problem.dtype, DERIVATIVE_ULP, argument)
-    return wide(dy) * slope, product_error([(wide(dy), 0.0), (slope, error)], problem.dtype)
+    size = slope_size(slope, saved["x"], dtype) if from_input else slope
+    error = function_error(size, dtype, DERIVATIVE_ULP, saved.get("x"))
+    return dy * slope, product_error([(dy, 0.0), (slope, error)], dtype)
 
 
 def draw(rng: Generator) -> str:
@@ -262,15 +292,17 @@ def _corners() -> tuple[str, ...]:
     return tuple(lines)
 
 
+_PRODUCT = Primitive(_draw_product, _bound_product, _into_product)
+
 FAMILY = CaseFamily(
     "fc",
     reference,
     {
-        "fc_forward": make_forward,
-        "fc_backward_data": make_backward_data,
-        "fc_backward_weights": make_backward_weights,
-        "fc_backward_bias": make_backward_bias,
-        "fc_backward": make_backward,
+        "fc_forward": Primitive(_draw_forward, _bound_forward, _into_rows, ("aux",), _exact_reference),
+        "fc_backward_data": _PRODUCT,
+        "fc_backward_weights": _PRODUCT,
+        "fc_backward_bias": _PRODUCT,
+        "fc_backward": Primitive(_draw_backward, _bound_backward, _into_gradients, reference=_exact_reference),
     },
     _corners(),
     draw,

@@ -8,77 +8,68 @@ import numpy as np
 
 from ..reference import glu as reference
 from .bounds import DERIVATIVE_ULP, function_error, product_error, slope_size
-from .cases import (
-    Array,
-    Call,
-    CaseFamily,
-    Generator,
-    Problem,
-    blended,
-    destination,
-    draw_placing,
-    draw_shape,
-    pick,
-    sample,
-    show,
-    wide,
-)
+from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, wide
+from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
 
 #: Gates whose value and slope involve no elementary function.
 _PLAIN_GATES = ("relu", "identity")
 
 
-def make_forward(problem: Problem, rng: Generator) -> Call:
+def _draw_forward(problem: Problem, rng: Generator) -> dict[str, Any]:
+    shape = problem.extents()
+    x = sample(problem, rng, _doubled(shape, problem.integer("axis", -1)), scale=2.0)
+    return {"x": x, **_options(problem), **old_out(problem, rng, shape)}
+
+
+def _into_half(given: Arguments) -> dict[str, Destination]:
+    x = given["x"]
+    axis = given["axis"] % x.ndim
+    return {"out": given.destination("out", (*x.shape[:axis], x.shape[axis] // 2, *x.shape[axis + 1 :]), x.dtype.name)}
+
+
+def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
     """A gate, right to its function's bound, times a number."""
-    axis, shape = problem.integer("axis", -1), problem.extents()
-    x = sample(problem, rng, _doubled(shape, axis), scale=2.0)
-    target = destination(problem, rng, shape)
-
-    def bound(expected: list[Array]) -> list[Array]:
-        value, gate, _ = _parts(problem, x)
-        error = product_error([(value, 0.0), gate], problem.dtype)
-        return [blended(problem, target, expected[0], error)]
-
-    return Call({"x": x, **_options(problem)}, bound, {"out": target})
+    value, gate, _ = _parts(given)
+    error = product_error([(value, 0.0), gate], given["x"].dtype.name)
+    return [given.blended(_into_half(given)["out"], expected[0], error)]
 
 
-def make_backward(problem: Problem, rng: Generator) -> Call:
+def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
+    shape = problem.extents()
+    dy, x = sample(problem, rng, shape), sample(problem, rng, _doubled(shape, problem.integer("axis", -1)), scale=2.0)
+    return {"dy": dy, "x": x, **_options(problem), **old_out(problem, rng, x.shape)}
+
+
+def _into_input(given: Arguments) -> dict[str, Destination]:
+    x = given["x"]
+    return {"out": given.destination("out", x.shape, x.dtype.name, in_place="x")}
+
+
+def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
     """dy times a gate, and dy times a number times a slope."""
-    axis, shape = problem.integer("axis", -1), problem.extents()
-    dy, x = sample(problem, rng, shape), sample(problem, rng, _doubled(shape, axis), scale=2.0)
-    target = destination(problem, rng, x.shape, in_place="x")
-
-    def bound(expected: list[Array]) -> list[Array]:
-        value, gate, slope = _parts(problem, x)
-        value_error = product_error([(wide(dy), 0.0), gate], problem.dtype)
-        gate_error = product_error([(wide(dy), 0.0), (value, 0.0), slope], problem.dtype)
-        error = np.concatenate([value_error, gate_error], axis=axis)
-        return [blended(problem, target, expected[0], error)]
-
-    return Call({"dy": dy, "x": x, **_options(problem)}, bound, {"out": target})
+    dy, dtype = (wide(given["dy"]), 0.0), given["x"].dtype.name
+    value, gate, slope = _parts(given)
+    errors = [product_error([dy, gate], dtype), product_error([dy, (value, 0.0), slope], dtype)]
+    return [given.blended(_into_input(given)["out"], expected[0], np.concatenate(errors, axis=given["axis"]))]
 
 
-def _parts(problem: Problem, x: Array) -> tuple[Array, tuple[Array, Any], tuple[Array, Any]]:
+def _parts(given: Arguments) -> tuple[Array, tuple[Array, Any], tuple[Array, Any]]:
     """The first half; the gate and its slope, each with its error."""
-    name = problem.word("gate", "sigmoid")
-    value, gating = np.split(wide(x), 2, axis=problem.integer("axis", -1))
+    name, dtype = given["gate"], given["x"].dtype.name
+    value, gating = np.split(wide(given["x"]), 2, axis=given["axis"])
     gate, slope = reference.GATES[name](gating)
     if name in _PLAIN_GATES:
         return value, (gate, 0.0), (slope, 0.0)
-    measured = slope if name == "sigmoid" else slope_size(slope, gating, problem.dtype)
+    measured = slope if name == "sigmoid" else slope_size(slope, gating, dtype)
     return (
         value,
-        (gate, function_error(gate, problem.dtype, argument=gating)),
-        (slope, function_error(measured, problem.dtype, DERIVATIVE_ULP, gating)),
+        (gate, function_error(gate, dtype, argument=gating)),
+        (slope, function_error(measured, dtype, DERIVATIVE_ULP, gating)),
     )
 
 
 def _options(problem: Problem) -> dict[str, Any]:
-    return {
-        "gate": problem.word("gate", "sigmoid"),
-        "axis": problem.integer("axis", -1),
-        **problem.scaling(),
-    }
+    return {"gate": problem.word("gate", "sigmoid"), "axis": problem.integer("axis", -1), **problem.scaling()}
 
 
 def _doubled(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -114,4 +105,13 @@ CORNERS = (
     "glu_backward shape=16x32 gate=relu data=special ends=0",
 )
 
-FAMILY = CaseFamily("glu", reference, {"glu_forward": make_forward, "glu_backward": make_backward}, CORNERS, draw)
+FAMILY = CaseFamily(
+    "glu",
+    reference,
+    {
+        "glu_forward": Primitive(_draw_forward, _bound_forward, _into_half),
+        "glu_backward": Primitive(_draw_backward, _bound_backward, _into_input),
+    },
+    CORNERS,
+    draw,
+)

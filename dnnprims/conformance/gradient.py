@@ -2,56 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..reference import gradient as reference
+from ..reference.tensor_lists import as_list
 from .bounds import blended, exact, norm_error, rounded, scaled_unit
-from .cases import (
-    Array,
-    Call,
-    CaseFamily,
-    Destination,
-    Generator,
-    Problem,
-    draw_shapes,
-    pick,
-    sample_list,
-    show_list,
-    wide,
-)
+from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, wide
+from .drawing import draw_shapes, pick, sample_list, show_list
 
 
 def _norm_dtype(arrays: list[Array]) -> str:
     return "float64" if any(a.dtype == np.float64 for a in arrays) else "float32"
 
 
-def _norm_bound(problem: Problem, arrays: list[Array], norm: Array) -> Array:
-    count = sum(a.size for a in arrays)
-    kept = _norm_dtype(arrays)
-    return rounded(norm, kept, norm_error(max(count, 1), norm, kept))
-
-
-def make_norm(problem: Problem, rng: Generator) -> Call:
+def _norm_limit(arrays: list[Array], norm: Array) -> Array:
     """The root of a sum of squares."""
-    arrays = sample_list(problem, rng)
-    return Call(
-        {"arrays": arrays},
-        lambda expected: [_norm_bound(problem, arrays, expected[0])],
-        {"out": Destination((), _norm_dtype(arrays))},
-    )
+    kept = _norm_dtype(arrays)
+    return rounded(norm, kept, norm_error(max(sum(a.size for a in arrays), 1), norm, kept))
 
 
-def make_clip(problem: Problem, rng: Generator) -> Call:
-    """The coefficient inherits the norm's error, and each element rounds once more."""
-    arrays = sample_list(problem, rng)
+def _draw_norm(problem: Problem, rng: Generator) -> dict[str, Any]:
+    return {"arrays": sample_list(problem, rng)}
 
-    def bound(expected: list[Array]) -> list[Array]:
-        norm, *clipped = expected
-        limit = _norm_bound(problem, arrays, norm)
-        relative = limit / np.maximum(norm, np.finfo(np.float64).tiny) + scaled_unit(_norm_dtype(arrays), 4.0)
-        return [limit, *(_stored(a, c, relative) for a, c in zip(arrays, clipped, strict=True))]
 
-    return Call({"arrays": arrays, "max_norm": problem.number("max_norm", 1.0)}, bound, updates=("arrays",))
+def _into_norm(given: Arguments) -> dict[str, Destination]:
+    return {"out": Destination((), _norm_dtype(as_list(given["arrays"])))}
+
+
+def _bound_norm(given: Arguments, expected: list[Array]) -> list[Array]:
+    return [_norm_limit(as_list(given["arrays"]), expected[0])]
+
+
+def _draw_clip(problem: Problem, rng: Generator) -> dict[str, Any]:
+    return {"arrays": sample_list(problem, rng), "max_norm": problem.number("max_norm", 1.0)}
+
+
+def _bound_clip(given: Arguments, expected: list[Array]) -> list[Array]:
+    """The coefficient inherits the error of a norm that is not given, and each element rounds once more."""
+    arrays, (norm, *clipped) = as_list(given["arrays"]), expected
+    limit = _norm_limit(arrays, norm) if given["norm"] is None else exact(norm)
+    relative = limit / np.maximum(norm, np.finfo(np.float64).tiny) + scaled_unit(_norm_dtype(arrays), 4.0)
+    return [limit, *(_stored(a, c, relative) for a, c in zip(arrays, clipped, strict=True))]
 
 
 def _stored(before: Array, after: Array, relative: Array) -> Array:
@@ -61,15 +54,20 @@ def _stored(before: Array, after: Array, relative: Array) -> Array:
     return rounded(after, kind, (relative + scaled_unit(kind, 2.0)) * np.abs(after))
 
 
-def make_scale(problem: Problem, rng: Generator) -> Call:
+def _draw_scale(problem: Problem, rng: Generator) -> dict[str, Any]:
+    return {"arrays": sample_list(problem, rng), "scale": problem.number("scale", 0.125)}
+
+
+def _into_flag(given: Arguments) -> dict[str, Destination]:
+    """A flag that is given keeps what it held where nothing is found."""
+    flag = given["found_inf"]
+    return {} if flag is None else {"found_inf": Destination((), "int32", flag)}
+
+
+def _bound_scale(given: Arguments, expected: list[Array]) -> list[Array]:
     """One product; the flag exactly."""
-    arrays, scale = sample_list(problem, rng), problem.number("scale", 0.125)
-
-    def bound(expected: list[Array]) -> list[Array]:
-        flag, *scaled = expected
-        return [exact(flag), *(blended(s, a.dtype.name, alpha=scale) for a, s in zip(arrays, scaled, strict=True))]
-
-    return Call({"arrays": arrays, "scale": scale}, bound, updates=("arrays",))
+    arrays, scale, (flag, *scaled) = as_list(given["arrays"]), float(given["scale"]), expected
+    return [exact(flag), *(blended(s, a.dtype.name, alpha=scale) for a, s in zip(arrays, scaled, strict=True))]
 
 
 def draw(rng: Generator) -> str:
@@ -99,7 +97,11 @@ CORNERS = (
 FAMILY = CaseFamily(
     "gradient",
     reference,
-    {"global_norm": make_norm, "clip_by_global_norm": make_clip, "scale_and_check_finite": make_scale},
+    {
+        "global_norm": Primitive(_draw_norm, _bound_norm, _into_norm),
+        "clip_by_global_norm": Primitive(_draw_clip, _bound_clip, updates=("arrays",)),
+        "scale_and_check_finite": Primitive(_draw_scale, _bound_scale, _into_flag, updates=("arrays",)),
+    },
     CORNERS,
     draw,
 )

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..descriptors import LOSS_KINDS, REDUCTIONS, LossDescriptor
+from ..descriptors.loss import as_loss
 from ..reference import loss as reference
-from . import bounds
 from .bounds import (
     accumulator,
+    blended,
     growth,
     log_softmax_error,
     rounded,
@@ -20,35 +21,30 @@ from .bounds import (
     sum_error,
     ulp,
 )
-from .cases import (
-    Array,
-    Call,
-    CaseFamily,
-    Destination,
-    Generator,
-    Problem,
-    as_dtype,
-    blended,
-    destination,
-    draw_placing,
-    draw_shape,
-    pick,
-    sample,
-    show,
-    wide,
-)
+from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, as_dtype, wide
+from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
 
 _ROW_KINDS = ("cross_entropy", "nll", "cosine")
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Descriptor and operands of one problem."""
+    """Descriptor and operands of one call."""
 
     loss: LossDescriptor
     prediction: Array
     target: Array
     weight: Array | None
+
+    @classmethod
+    def of(cls, given: Arguments) -> _Data:
+        """Those of a call."""
+        return cls(as_loss(given["loss"], given.op), given["prediction"], given["target"], given["weight"])
+
+    @property
+    def dtype(self) -> str:
+        """Element type of the prediction."""
+        return str(self.prediction.dtype.name)
 
     @property
     def axis(self) -> int:
@@ -63,12 +59,8 @@ class _Data:
         shape = self.prediction.shape
         return tuple(np.delete(shape, self.axis)) if self.loss.kind in _ROW_KINDS else shape
 
-    def operands(self) -> dict[str, Any]:
-        """As arguments."""
-        return {"loss": self.loss, "prediction": self.prediction, "target": self.target, "weight": self.weight}
 
-
-def _draw_data(problem: Problem, rng: Generator) -> _Data:
+def _draw_operands(problem: Problem, rng: Generator) -> dict[str, Any]:
     """Predictions and targets from the domain of the kind."""
     kind, shape, dtype = problem.word("kind", "mse"), problem.extents(), problem.dtype
     options = {name: problem.number(name) for name in ("delta", "label_smoothing", "margin") if problem.word(name)}
@@ -84,18 +76,26 @@ def _draw_data(problem: Problem, rng: Generator) -> _Data:
         target = as_dtype(np.where(rng.random(shape) < 0.5, -1.0, 1.0), dtype)
     elif kind == "nll":
         x = as_dtype(-np.abs(wide(x)), dtype)
-    labels = problem.word("labels", "int64" if kind == "nll" else "")
-    if kind in ("cross_entropy", "nll") and labels:
-        target = rng.integers(0, shape[axis], np.delete(shape, axis)).astype(labels)
-        target[rng.random(target.shape) < problem.number("ignored")] = loss.ignore_index
-    elif kind == "cross_entropy":
-        target = as_dtype(rng.dirichlet(np.ones(max(shape[axis], 1)), np.delete(shape, axis)), dtype)
-        target = np.ascontiguousarray(np.moveaxis(target, -1, axis))
+    if kind in ("cross_entropy", "nll"):
+        target = _draw_classes(problem, rng, axis)
     weight = None
     if problem.integer("weight"):
         extents = (shape[axis],) if kind in _ROW_KINDS else shape
         weight = as_dtype(rng.random(extents) + 0.25, dtype)
-    return _Data(loss, x, target, weight)
+    return {"loss": loss, "prediction": x, "target": target, "weight": weight}
+
+
+def _draw_classes(problem: Problem, rng: Generator, axis: int) -> Array:
+    """Labels, some of them ignored, or probabilities."""
+    shape = problem.extents()
+    rows, classes = np.delete(shape, axis), shape[axis]
+    labels = problem.word("labels", "int64" if problem.word("kind") == "nll" else "")
+    if not labels:
+        shares = as_dtype(rng.dirichlet(np.ones(max(classes, 1)), rows), problem.dtype)
+        return np.ascontiguousarray(np.moveaxis(shares, -1, axis))
+    target = rng.integers(0, classes, rows).astype(labels)
+    target[rng.random(target.shape) < problem.number("ignored")] = LossDescriptor("nll").ignore_index
+    return target
 
 
 @dataclass(frozen=True)
@@ -211,34 +211,38 @@ def _gradient_error(data: _Data, errors: _Errors, gradient: Array, upstream: Arr
     return np.asarray(errors.slopes * factor + relative * np.abs(gradient) + ulp(0.0, accumulator(dtype)))
 
 
-def make_forward(problem: Problem, rng: Generator) -> Call:
+def _into_loss(given: Arguments) -> dict[str, Destination]:
+    data = _Data.of(given)
+    return {"out": Destination(data.result_shape, accumulator(data.dtype))}
+
+
+def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
     """A sum of losses."""
-    data = _draw_data(problem, rng)
-
-    def bound(expected: list[Array]) -> list[Array]:
-        return [_loss_bound(data, _errors(data, problem.dtype), expected[0], problem.dtype)]
-
-    return Call(data.operands(), bound, {"out": Destination(data.result_shape, accumulator(problem.dtype))})
+    data = _Data.of(given)
+    return [_loss_bound(data, _errors(data, data.dtype), expected[0], data.dtype)]
 
 
-def make_backward(problem: Problem, rng: Generator) -> Call:
-    """Slopes, times what reaches the loss."""
-    data = _draw_data(problem, rng)
-    upstream = as_dtype(rng.standard_normal(data.result_shape), accumulator(problem.dtype))
-    arguments = {**data.operands(), **problem.scaling()}
+def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
+    operands = _draw_operands(problem, rng)
+    data = _Data(**operands)
     if problem.integer("dloss"):
-        arguments["dloss"] = upstream
-    target = destination(problem, rng, data.prediction.shape, in_place="prediction")
+        operands["dloss"] = as_dtype(rng.standard_normal(data.result_shape), accumulator(problem.dtype))
+    return {**operands, **problem.scaling(), **old_out(problem, rng, data.prediction.shape)}
 
-    def bound(expected: list[Array]) -> list[Array]:
-        factor = wide(upstream) if problem.integer("dloss") else np.ones(())
-        if factor.ndim and data.loss.kind in _ROW_KINDS:
-            factor = np.expand_dims(factor, data.axis)
-        plain = _unblended(data, arguments.get("dloss"))
-        error = _gradient_error(data, _errors(data, problem.dtype), plain, factor, problem.dtype)
-        return [blended(problem, target, expected[0], error)]
 
-    return Call(arguments, bound, {"out": target})
+def _into_prediction(given: Arguments) -> dict[str, Destination]:
+    x = given["prediction"]
+    return {"out": given.destination("out", x.shape, x.dtype.name, in_place="prediction")}
+
+
+def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
+    """Slopes, times what reaches the loss."""
+    data, dloss = _Data.of(given), given["dloss"]
+    factor = np.ones(()) if dloss is None else wide(dloss)
+    if factor.ndim and data.loss.kind in _ROW_KINDS:
+        factor = np.expand_dims(factor, data.axis)
+    error = _gradient_error(data, _errors(data, data.dtype), _unblended(data, dloss), factor, data.dtype)
+    return [given.blended(_into_prediction(given)["out"], expected[0], error)]
 
 
 def _unblended(data: _Data, dloss: Array | None) -> Array:
@@ -248,28 +252,30 @@ def _unblended(data: _Data, dloss: Array | None) -> Array:
     return reference.loss_backward(data.loss, wide(data.prediction), target, weight=weight, dloss=upstream)
 
 
-def make_both(problem: Problem, rng: Generator) -> Call:
-    """Loss and gradient; `scale` counts for the gradient alone."""
-    data, scale = _draw_data(problem, rng), problem.number("scale", 1.0)
+def _draw_both(problem: Problem, rng: Generator) -> dict[str, Any]:
+    return {**_draw_operands(problem, rng), "scale": problem.number("scale", 1.0)}
 
-    def bound(expected: list[Array]) -> list[Array]:
-        errors = _errors(data, problem.dtype)
-        value, gradient = expected
-        plain = gradient / scale
-        error = _gradient_error(data, errors, plain, np.ones(()), problem.dtype)
-        return [
-            _loss_bound(data, errors, value, problem.dtype),
-            bounds.blended(gradient, problem.dtype, error, alpha=scale),
-        ]
 
-    return Call(
-        {**data.operands(), "scale": scale},
-        bound,
-        {
-            "out": Destination(data.result_shape, accumulator(problem.dtype)),
-            "dprediction": Destination(data.prediction.shape, problem.dtype, in_place="prediction"),
-        },
-    )
+def _into_both(given: Arguments) -> dict[str, Destination]:
+    """Loss and gradient, of which the latter may replace the prediction."""
+    data = _Data.of(given)
+    gradient = Destination(data.prediction.shape, data.dtype, in_place="prediction")
+    return {"out": Destination(data.result_shape, accumulator(data.dtype)), "dprediction": gradient}
+
+
+def _bound_both(given: Arguments, expected: list[Array]) -> list[Array]:
+    """As the two alone; `scale` counts for the gradient."""
+    data, (value, gradient) = _Data.of(given), expected
+    errors = _errors(data, data.dtype)
+    error = _gradient_error(data, errors, _unblended(data, None), np.ones(()), data.dtype)
+    return [
+        _loss_bound(data, errors, value, data.dtype),
+        blended(gradient, data.dtype, error, alpha=float(given["scale"])),
+    ]
+
+
+def _described(given: Arguments) -> dict[str, Any]:
+    return {"loss": as_loss(given["loss"], given.op)}
 
 
 def draw(rng: Generator) -> str:
@@ -319,7 +325,11 @@ def _corners() -> tuple[str, ...]:
 FAMILY = CaseFamily(
     "loss",
     reference,
-    {"loss_forward": make_forward, "loss_backward": make_backward, "loss_forward_backward": make_both},
+    {
+        "loss_forward": Primitive(_draw_operands, _bound_forward, _into_loss, reference=_described),
+        "loss_backward": Primitive(_draw_backward, _bound_backward, _into_prediction, reference=_described),
+        "loss_forward_backward": Primitive(_draw_both, _bound_both, _into_both, reference=_described),
+    },
     _corners(),
     draw,
 )

@@ -2,56 +2,61 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..reference import maxout as reference
 from .bounds import exact
-from .cases import (
-    Array,
-    Call,
-    CaseFamily,
-    Destination,
-    Generator,
-    Problem,
-    blended,
-    destination,
-    draw_placing,
-    draw_shape,
-    pick,
-    sample,
-    show,
-)
+from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem
+from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
 
 
 def _index_dtype(pool: int) -> str:
     return "uint8" if pool <= 256 else "int32"
 
 
-def make_forward(problem: Problem, rng: Generator) -> Call:
+def _options(problem: Problem) -> tuple[int, int]:
+    return problem.integer("pool", 2), problem.integer("axis", -1)
+
+
+def _draw_forward(problem: Problem, rng: Generator) -> dict[str, Any]:
     """`shape` is that of y; small integers make ties, of which the first must win."""
-    units, axis, pool = problem.extents(), problem.integer("axis", -1), problem.integer("pool", 2)
-    x = sample(problem, rng, _grown(units, axis, pool))
-    return Call(
-        {"x": x, "pool_size": pool, "axis": axis},
-        lambda expected: [exact(y) for y in expected],
-        {"out": Destination(units, problem.dtype), "which": Destination(units, _index_dtype(pool))},
-    )
+    pool, axis = _options(problem)
+    return {"x": sample(problem, rng, _scaled(problem.extents(), axis, pool)), "pool_size": pool, "axis": axis}
 
 
-def make_backward(problem: Problem, rng: Generator) -> Call:
+def _into_maxima(given: Arguments) -> dict[str, Destination]:
+    x, pool = given["x"], given["pool_size"]
+    axis = given["axis"] % x.ndim
+    units = (*x.shape[:axis], x.shape[axis] // pool, *x.shape[axis + 1 :])
+    return {"out": Destination(units, x.dtype.name), "which": Destination(units, _index_dtype(pool))}
+
+
+def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
+    """Values and indices are moved."""
+    return [exact(result) for result in expected]
+
+
+def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
     """`shape` is that of dy."""
-    units, axis, pool = problem.extents(), problem.integer("axis", -1), problem.integer("pool", 2)
+    (pool, axis), units = _options(problem), problem.extents()
     dy, which = sample(problem, rng, units), rng.integers(0, pool, units).astype(_index_dtype(pool))
-    target = destination(problem, rng, _grown(units, axis, pool))
-
-    def bound(expected: list[Array]) -> list[Array]:
-        if not problem.scaling():
-            return [exact(expected[0])]
-        return [blended(problem, target, expected[0])]
-
-    arguments = {"dy": dy, "which": which, "pool_size": pool, "axis": axis, **problem.scaling()}
-    return Call(arguments, bound, {"out": target})
+    old = old_out(problem, rng, _scaled(units, axis, pool))
+    return {"dy": dy, "which": which, "pool_size": pool, "axis": axis, **problem.scaling(), **old}
 
 
-def _grown(units: tuple[int, ...], axis: int, pool: int) -> tuple[int, ...]:
+def _into_groups(given: Arguments) -> dict[str, Destination]:
+    dy = given["dy"]
+    return {"out": given.destination("out", _scaled(dy.shape, given["axis"], given["pool_size"]), dy.dtype.name)}
+
+
+def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
+    """Gradients are moved, and blended where that is asked for."""
+    if given.alpha == 1.0 and given.beta == 0.0:
+        return [exact(expected[0])]
+    return [given.blended(_into_groups(given)["out"], expected[0])]
+
+
+def _scaled(units: tuple[int, ...], axis: int, pool: int) -> tuple[int, ...]:
     axis %= len(units)
     return (*units[:axis], units[axis] * pool, *units[axis + 1 :])
 
@@ -92,5 +97,12 @@ CORNERS = (
 )
 
 FAMILY = CaseFamily(
-    "maxout", reference, {"maxout_forward": make_forward, "maxout_backward": make_backward}, CORNERS, draw
+    "maxout",
+    reference,
+    {
+        "maxout_forward": Primitive(_draw_forward, _bound_forward, _into_maxima),
+        "maxout_backward": Primitive(_draw_backward, _bound_backward, _into_groups),
+    },
+    CORNERS,
+    draw,
 )

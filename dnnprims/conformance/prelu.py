@@ -2,89 +2,81 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..reference import prelu as reference
 from .bounds import accumulator_error, rounded, sum_bound
-from .cases import (
-    Array,
-    Call,
-    CaseFamily,
-    Destination,
-    Generator,
-    Problem,
-    as_dtype,
-    blended,
-    destination,
-    draw_placing,
-    draw_shape,
-    pick,
-    sample,
-    show,
-    wide,
-)
+from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, as_dtype, wide
+from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
 
 
-def _slopes(problem: Problem, rng: Generator, shape: tuple[int, ...]) -> Array:
+def _draw_slopes(problem: Problem, rng: Generator, shape: tuple[int, ...]) -> Array:
     kind = problem.word("slope", "channels")
     extent = {"scalar": (), "one": (1,)}.get(kind) if kind != "channels" else (shape[problem.integer("axis", 1)],)
     return as_dtype(0.25 + 0.5 * rng.standard_normal(extent), problem.dtype)
 
 
-def make_forward(problem: Problem, rng: Generator) -> Call:
+def _draw_forward(problem: Problem, rng: Generator) -> dict[str, Any]:
+    shape = problem.extents()
+    operands = {"x": sample(problem, rng, shape), "slope": _draw_slopes(problem, rng, shape)}
+    return {**operands, "axis": problem.integer("axis", 1), **problem.scaling(), **old_out(problem, rng, shape)}
+
+
+def _into_input(given: Arguments) -> dict[str, Destination]:
+    x = given["x"]
+    return {"out": given.destination("out", x.shape, x.dtype.name, in_place="x")}
+
+
+def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
     """One product: half an ULP of the accumulator."""
+    x = wide(given["x"])
+    product = accumulator_error(x * _spread(given), given["x"].dtype.name, 0.5)
+    return [given.blended(_into_input(given)["out"], expected[0], np.where(x > 0, 0.0, product))]
+
+
+def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
     shape = problem.extents()
-    x, slope = sample(problem, rng, shape), _slopes(problem, rng, shape)
-    target = destination(problem, rng, shape, in_place="x")
-
-    def bound(expected: list[Array]) -> list[Array]:
-        (y,) = expected
-        result = wide(x) * _spread(problem, slope, shape)
-        error = np.where(wide(x) > 0, 0.0, accumulator_error(result, problem.dtype, 0.5))
-        return [blended(problem, target, y, error)]
-
-    arguments = {"x": x, "slope": slope, "axis": problem.integer("axis", 1), **problem.scaling()}
-    return Call(arguments, bound, {"out": target})
+    operands = {name: sample(problem, rng, shape) for name in ("dy", "x")}
+    options = {"axis": problem.integer("axis", 1), "needs": problem.names("needs", "dx,dslope")}
+    return {**operands, "slope": _draw_slopes(problem, rng, shape), **options}
 
 
-def make_backward(problem: Problem, rng: Generator) -> Call:
-    """dx is one product; dslope a sum of products over everything that shares a slope."""
-    shape = problem.extents()
-    dy, x, slope = sample(problem, rng, shape), sample(problem, rng, shape), _slopes(problem, rng, shape)
-    needs = problem.names("needs", "dx,dslope")
-
-    def bound(expected: list[Array]) -> list[Array]:
-        results = dict(zip((name for name in ("dx", "dslope") if name in needs), expected, strict=True))
-        bounds = []
-        if "dx" in needs:
-            product = accumulator_error(results["dx"], problem.dtype, 0.5)
-            bounds.append(rounded(results["dx"], problem.dtype, np.where(wide(x) > 0, 0.0, product)))
-        if "dslope" in needs:
-            terms = np.where(wide(x) > 0, 0.0, np.abs(wide(dy) * wide(x)))
-            absolute = _per_slope(problem, terms, slope)
-            count = x.size // max(slope.size, 1)
-            bounds.append(sum_bound(count, absolute, problem.dtype, results["dslope"]))
-        return bounds
-
-    targets = {
-        "dx": Destination(shape, problem.dtype, in_place=problem.word("over", "dy")),
-        "dslope": Destination(slope.shape, problem.dtype),
+def _into_gradients(given: Arguments) -> dict[str, Destination]:
+    x, slope = given["x"], given["slope"]
+    places = {
+        "dx": given.destination("dx", x.shape, x.dtype.name, in_place="dy"),
+        "dslope": given.destination("dslope", slope.shape, slope.dtype.name),
     }
-    arguments = {"dy": dy, "x": x, "slope": slope, "axis": problem.integer("axis", 1), "needs": needs}
-    return Call(arguments, bound, {name: targets[name] for name in ("dx", "dslope") if name in needs})
+    return {name: place for name, place in places.items() if name in given["needs"]}
 
 
-def _spread(problem: Problem, slope: Array, shape: tuple[int, ...]) -> Array:
+def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
+    """dx is one product; dslope a sum of products over everything that shares a slope."""
+    x, dtype, size = wide(given["x"]), given["x"].dtype.name, given["slope"].size
+    limits = []
+    for name, result in zip(_into_gradients(given), expected, strict=True):
+        if name == "dx":
+            product = accumulator_error(result, dtype, 0.5)
+            limits.append(rounded(result, dtype, np.where(x > 0, 0.0, product)))
+        else:
+            absolute = _per_slope(given, np.where(x > 0, 0.0, np.abs(wide(given["dy"]) * x)))
+            limits.append(sum_bound(x.size // max(size, 1), absolute, dtype, result))
+    return limits
+
+
+def _spread(given: Arguments) -> Array:
+    slope, ndim = wide(given["slope"]), given["x"].ndim
     if slope.size == 1:
-        return wide(slope).reshape(())
-    axis = problem.integer("axis", 1) % len(shape)
-    return wide(slope).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        return slope.reshape(())
+    return slope.reshape([-1 if i == given["axis"] % ndim else 1 for i in range(ndim)])
 
 
-def _per_slope(problem: Problem, terms: Array, slope: Array) -> Array:
-    if slope.size == 1:
-        return np.reshape(terms.sum(), slope.shape)
-    axis = problem.integer("axis", 1) % terms.ndim
+def _per_slope(given: Arguments, terms: Array) -> Array:
+    if given["slope"].size == 1:
+        return np.reshape(terms.sum(), given["slope"].shape)
+    axis = given["axis"] % terms.ndim
     return np.asarray(terms.sum(axis=tuple(i for i in range(terms.ndim) if i != axis)))
 
 
@@ -126,4 +118,13 @@ CORNERS = (
     "prelu_backward shape=8x24 data=special ends=0",
 )
 
-FAMILY = CaseFamily("prelu", reference, {"prelu_forward": make_forward, "prelu_backward": make_backward}, CORNERS, draw)
+FAMILY = CaseFamily(
+    "prelu",
+    reference,
+    {
+        "prelu_forward": Primitive(_draw_forward, _bound_forward, _into_input),
+        "prelu_backward": Primitive(_draw_backward, _bound_backward, _into_gradients),
+    },
+    CORNERS,
+    draw,
+)

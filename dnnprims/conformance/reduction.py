@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..reference import reduction as reference
 from .bounds import exact, growth, norm_error, scaled_unit, sum_error
-from .cases import (
-    Array,
-    Call,
-    CaseFamily,
-    Destination,
-    Generator,
-    Problem,
-    blended,
-    destination,
-    draw_placing,
-    draw_shape,
-    pick,
-    sample,
-    show,
-    wide,
-)
+from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, wide
+from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
 
 _SELECTIONS = ("max", "min", "amax")
 _INDICES = ("argmax", "argmin")
@@ -36,30 +24,39 @@ def _axis(problem: Problem) -> int | tuple[int, ...] | None:
     return axes if len(axes) > 1 else axes[0]
 
 
-def make_reduction(problem: Problem, rng: Generator) -> Call:
+def _draw(problem: Problem, rng: Generator) -> dict[str, Any]:
+    x = sample(problem, rng, problem.extents())
+    options: dict[str, Any] = {"axis": _axis(problem), "keepdims": problem.integer("keepdims") == 1}
+    left = reference.reduce_tensor(wide(x), "norm1", **options).shape
+    operation = problem.word("operation", "sum")
+    return {"x": x, "operation": operation, **options, **problem.scaling(), **old_out(problem, rng, left)}
+
+
+def _axes(given: Arguments) -> tuple[int, ...]:
+    axis, ndim = given["axis"], given["x"].ndim
+    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
+    return tuple(one % ndim for one in axes)
+
+
+def _into_kept(given: Arguments) -> dict[str, Destination]:
+    x, axes, keepdims = given["x"], _axes(given), given["keepdims"]
+    left = tuple(1 if i in axes else extent for i, extent in enumerate(x.shape) if keepdims or i not in axes)
+    if given["operation"] in _INDICES:
+        return {"out": Destination(left, "int64")}
+    return {"out": given.destination("out", left, x.dtype.name)}
+
+
+def _bound(given: Arguments, expected: list[Array]) -> list[Array]:
     """Sums by the bound of sums, products by their number of roundings, selections exactly."""
-    shape, axis, operation = problem.extents(), _axis(problem), problem.word("operation", "sum")
-    given = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    axes, keepdims = tuple(one % len(shape) for one in given), problem.integer("keepdims") == 1
-    left = tuple(1 if i in axes else extent for i, extent in enumerate(shape) if keepdims or i not in axes)
-    x = sample(problem, rng, shape)
-    count = int(np.prod([shape[one] for one in axes]))
-    target = destination(problem, rng, left)
-    if operation in _INDICES:
-        target = Destination(left, "int64")
-
-    def bound(expected: list[Array]) -> list[Array]:
-        if operation in _INDICES:
-            return [exact(expected[0])]
-        plain = reference.reduce_tensor(wide(x), operation, axis=axis, keepdims=keepdims)
-        absolute = np.abs(wide(x)).sum(axis=axes, keepdims=keepdims)
-        error = _error(operation, plain, count, absolute, problem.dtype)
-        if operation in _SELECTIONS and not problem.scaling():
-            return [exact(expected[0])]
-        return [blended(problem, target, expected[0], error)]
-
-    arguments = {"x": x, "operation": operation, "axis": axis, "keepdims": keepdims, **problem.scaling()}
-    return Call(arguments, bound, {"out": target})
+    x, operation, axes, keepdims = wide(given["x"]), given["operation"], _axes(given), given["keepdims"]
+    selects = operation in _SELECTIONS and given.alpha == 1.0 and given.beta == 0.0
+    if operation in _INDICES or selects:
+        return [exact(expected[0])]
+    plain = reference.reduce_tensor(x, operation, axis=axes, keepdims=keepdims)
+    absolute = np.abs(x).sum(axis=axes, keepdims=keepdims)
+    count = int(np.prod([x.shape[one] for one in axes]))
+    error = _error(operation, plain, count, absolute, given["x"].dtype.name)
+    return [given.blended(_into_kept(given)["out"], expected[0], error)]
 
 
 def _error(operation: str, result: Array, count: int, absolute: Array, dtype: str) -> Array:
@@ -104,4 +101,4 @@ CORNERS = (
     "reduce_tensor operation=norm2 shape=4x50 axis=1 data=wide only=float32,bfloat16",
 )
 
-FAMILY = CaseFamily("reduction", reference, {"reduce_tensor": make_reduction}, CORNERS, draw)
+FAMILY = CaseFamily("reduction", reference, {"reduce_tensor": Primitive(_draw, _bound, _into_kept)}, CORNERS, draw)

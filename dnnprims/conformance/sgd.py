@@ -7,37 +7,24 @@ from typing import Any
 import numpy as np
 
 from ..reference import sgd as reference
+from ..reference.tensor_lists import as_list, positions
 from .bounds import accumulator, rounded, scaled_unit
-from .cases import (
-    Array,
-    Call,
-    CaseFamily,
-    Generator,
-    Problem,
-    as_dtype,
-    draw_shapes,
-    pick,
-    sample_list,
-    show_list,
-    wide,
-)
+from .cases import Arguments, Array, CaseFamily, Generator, Primitive, Problem, as_dtype, wide
+from .drawing import draw_shapes, pick, sample_list, show_list
 
 
-def make_update(problem: Problem, rng: Generator) -> Call:
-    """Each state is a sum of few products: so many roundings of the sizes of its terms."""
+def _draw(problem: Problem, rng: Generator) -> dict[str, Any]:
     weights, gradients = sample_list(problem, rng), sample_list(problem, rng)
     options = {name: problem.number(name) for name in ("momentum", "dampening", "weight_decay") if problem.word(name)}
-    momentum = options.get("momentum", 0.0)
-    states = [as_dtype(rng.standard_normal(w.shape), accumulator(w.dtype.name)) for w in weights] if momentum else None
-    masters = masters_of(problem, rng, weights)
+    states = [as_dtype(rng.standard_normal(w.shape), accumulator(w.dtype.name)) for w in weights]
     arguments: dict[str, Any] = {
         "weights": weights,
         "gradients": gradients,
-        "velocities": states,
+        "velocities": states if options.get("momentum") else None,
         "lr": problem.number("lr", 0.125),
         "nesterov": problem.integer("nesterov") == 1,
         "form": problem.word("form", "accumulate_gradient"),
-        "masters": masters,
+        "masters": masters_of(problem, rng, weights),
         "gradient_scale": problem.number("gradient_scale", 1.0),
         **options,
     }
@@ -45,25 +32,24 @@ def make_update(problem: Problem, rng: Generator) -> Call:
         arguments["lr"] = np.array(arguments["lr"], np.float32)
     if problem.word("found_inf"):
         arguments["found_inf"] = np.array(problem.integer("found_inf"), np.int32)
+    return arguments
 
-    def bound(expected: list[Array]) -> list[Array]:
-        bounds: list[Array] = []
-        lr = float(arguments["lr"])
-        for i, w in enumerate(weights):
-            current = wide(w if masters is None else masters[i])
-            gradient = np.abs(arguments["gradient_scale"] * wide(gradients[i]))
-            gradient = gradient + options.get("weight_decay", 0.0) * np.abs(current)
-            history = momentum * np.abs(wide(states[i])) if states else np.zeros(w.shape)
-            unit = scaled_unit(w.dtype.name, 16.0)
-            large = (lr if problem.word("form") == "accumulate_step" else 1.0) * gradient + history
-            step = large if problem.word("form") == "accumulate_step" else lr * large
-            bounds.append(unit * (np.abs(current) + (1.0 + momentum) * step + lr * gradient))
-            if states:
-                bounds.append(unit * large)
-        return stored(arguments, bounds, expected, 2 if states else 1)
 
-    updates = ("weights", *(("velocities",) if states else ()), *(("masters",) if masters else ()))
-    return Call(arguments, bound, updates=updates)
+def _bound(given: Arguments, expected: list[Array]) -> list[Array]:
+    """Each state is a sum of few products: so many roundings of the sizes of its terms."""
+    errors: list[Array] = []
+    lr, momentum, stepping = float(given["lr"]), given["momentum"], given["form"] == "accumulate_step"
+    for w, g, (v,), master in positions(given["weights"], given["gradients"], (given["velocities"],), given["masters"]):
+        current = wide(w if master is None else master)
+        gradient = np.abs(float(given["gradient_scale"]) * wide(g)) + given["weight_decay"] * np.abs(current)
+        history = momentum * np.abs(wide(v)) if v is not None and momentum else np.zeros(w.shape)
+        unit = scaled_unit(w.dtype.name, 16.0)
+        large = (lr if stepping else 1.0) * gradient + history
+        step = large if stepping else lr * large
+        errors.append(unit * (np.abs(current) + (1.0 + momentum) * step + lr * gradient))
+        if v is not None:
+            errors.append(unit * large)
+    return stored(given, errors, expected, 1 if given["velocities"] is None else 2)
 
 
 def masters_of(problem: Problem, rng: Generator, weights: list[Array]) -> list[Array] | None:
@@ -75,20 +61,20 @@ def masters_of(problem: Problem, rng: Generator, weights: list[Array]) -> list[A
     ]
 
 
-def stored(arguments: dict[str, Any], errors: list[Array], expected: list[Array], per_weight: int) -> list[Array]:
+def stored(given: Arguments, errors: list[Array], expected: list[Array], per_weight: int) -> list[Array]:
     """Bounds in the order of the results: weights, each list of states, masters; errors come weight by weight."""
-    weights, masters = arguments["weights"], arguments["masters"]
-    ideal, bounds = iter(expected), []
+    weights, masters = as_list(given["weights"]), as_list(given["masters"])
+    ideal, limits = iter(expected), []
     for k in range(per_weight):
         for i, w in enumerate(weights):
             kind = w.dtype.name if k == 0 else accumulator(w.dtype.name)
             error = errors[i * per_weight + k]
-            if k == 0 and masters is not None:
+            if k == 0 and masters:
                 error = rounded(wide(masters[i]), accumulator(w.dtype.name), error)
-            bounds.append(rounded(next(ideal), kind, error))
-    for i, master in enumerate(masters or ()):
-        bounds.append(rounded(next(ideal), master.dtype.name, errors[i * per_weight]))
-    return bounds
+            limits.append(rounded(next(ideal), kind, error))
+    for i, master in enumerate(masters):
+        limits.append(rounded(next(ideal), master.dtype.name, errors[i * per_weight]))
+    return limits
 
 
 def draw(rng: Generator) -> str:
@@ -113,4 +99,10 @@ CORNERS = (
     "sgd_update shapes=40,33 found_inf=0",
 )
 
-FAMILY = CaseFamily("sgd", reference, {"sgd_update": make_update}, CORNERS, draw)
+FAMILY = CaseFamily(
+    "sgd",
+    reference,
+    {"sgd_update": Primitive(_draw, _bound, updates=("weights", "velocities", "masters"))},
+    CORNERS,
+    draw,
+)

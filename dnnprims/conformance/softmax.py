@@ -8,22 +8,8 @@ import numpy as np
 
 from ..reference import softmax as reference
 from .bounds import log_softmax_error, scaled_unit, softmax_error, sum_error
-from .cases import (
-    Array,
-    Call,
-    CaseFamily,
-    Generator,
-    Problem,
-    as_dtype,
-    blended,
-    destination,
-    draw_placing,
-    draw_shape,
-    pick,
-    sample,
-    show,
-    wide,
-)
+from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, as_dtype, wide
+from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
 
 
 def _axis(problem: Problem) -> int | tuple[int, ...] | str:
@@ -34,55 +20,63 @@ def _axis(problem: Problem) -> int | tuple[int, ...] | str:
     return axes if len(axes) > 1 else axes[0]
 
 
-def _axes(problem: Problem, ndim: int) -> tuple[int, ...]:
-    axis = _axis(problem)
-    if isinstance(axis, str):
-        return tuple(range(1, ndim)) if axis == "instance" else (1,)
-    return tuple(one % ndim for one in (axis if isinstance(axis, tuple) else (axis,)))
-
-
 def _options(problem: Problem) -> dict[str, Any]:
     return {"axis": _axis(problem), "algorithm": problem.word("algorithm", "accurate"), **problem.scaling()}
 
 
-def make_forward(problem: Problem, rng: Generator) -> Call:
+def _draw_forward(problem: Problem, rng: Generator) -> dict[str, Any]:
+    x = sample(problem, rng, problem.extents(), scale=problem.number("spread", 3.0))
+    return {"x": x, **_options(problem), **old_out(problem, rng, x.shape)}
+
+
+def _row(given: Arguments, x: Array) -> tuple[tuple[int, ...], int]:
+    """The axes that are taken as one row, and its length."""
+    axis = given["axis"]
+    if isinstance(axis, str):
+        axes = tuple(range(1, x.ndim)) if axis == "instance" else (1,)
+    else:
+        axes = tuple(one % x.ndim for one in (axis if isinstance(axis, tuple | list) else (axis,)))
+    return axes, int(np.prod([x.shape[one] for one in axes]))
+
+
+def _into_input(given: Arguments) -> dict[str, Destination]:
+    x = given["x"]
+    return {"out": given.destination("out", x.shape, x.dtype.name, in_place="x")}
+
+
+def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
     """Relative errors for the probabilities, absolute ones for their logarithms."""
-    shape = problem.extents()
-    x = sample(problem, rng, shape, scale=problem.number("spread", 3.0))
-    target, axes = destination(problem, rng, shape, in_place="x"), _axes(problem, len(shape))
-    algorithm = problem.word("algorithm", "accurate")
-
-    def bound(expected: list[Array]) -> list[Array]:
-        n = int(np.prod([shape[axis] for axis in axes]))
-        top = wide(x).max(axis=axes, keepdims=True, initial=-np.inf)
-        powers, distance = np.exp(wide(x) - top), np.abs(wide(x) if algorithm == "fast" else wide(x) - top)
-        derive = log_softmax_error if algorithm == "log" else softmax_error
-        plain = reference.softmax_forward(wide(x), axis=_axis(problem), algorithm=algorithm)
-        error = derive(plain, n, powers, distance, problem.dtype, axes)
-        return [blended(problem, target, expected[0], error)]
-
-    return Call({"x": x, **_options(problem)}, bound, {"out": target})
+    x, dtype, algorithm = wide(given["x"]), given["x"].dtype.name, given["algorithm"]
+    axes, n = _row(given, x)
+    shifted = x - x.max(axis=axes, keepdims=True, initial=-np.inf)
+    powers, distance = np.exp(shifted), np.abs(x if algorithm == "fast" else shifted)
+    derive = log_softmax_error if algorithm == "log" else softmax_error
+    plain = reference.softmax_forward(x, axis=given["axis"], algorithm=algorithm)
+    error = derive(plain, n, powers, distance, dtype, axes)
+    return [given.blended(_into_input(given)["out"], expected[0], error)]
 
 
-def make_backward(problem: Problem, rng: Generator) -> Call:
+def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
+    options, dy = _options(problem), sample(problem, rng, problem.extents())
+    x = sample(problem, rng, dy.shape, scale=problem.number("spread", 3.0))
+    y = reference.softmax_forward(wide(x), axis=options["axis"], algorithm=options["algorithm"])
+    return {"dy": dy, "y": as_dtype(y, problem.dtype), **options, **old_out(problem, rng, dy.shape)}
+
+
+def _into_gradient(given: Arguments) -> dict[str, Destination]:
+    y = given["y"]
+    return {"out": given.destination("out", y.shape, y.dtype.name, in_place="dy")}
+
+
+def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
     """A sum over the row, a difference and a product."""
-    shape, algorithm = problem.extents(), problem.word("algorithm", "accurate")
-    axes, dy = _axes(problem, len(shape)), sample(problem, rng, shape)
-    x = sample(problem, rng, shape, scale=problem.number("spread", 3.0))
-    y = as_dtype(reference.softmax_forward(wide(x), axis=_axis(problem), algorithm=algorithm), problem.dtype)
-    target = destination(problem, rng, shape, in_place=problem.word("over", "dy"))
-
-    def bound(expected: list[Array]) -> list[Array]:
-        n = int(np.prod([shape[axis] for axis in axes]))
-        factor = np.exp(wide(y)) if algorithm == "log" else np.abs(wide(y))
-        terms = np.abs(wide(dy)) if algorithm == "log" else np.abs(wide(dy) * wide(y))
-        total = terms.sum(axis=axes, keepdims=True)
-        sizes = np.abs(wide(dy)) + factor * total if algorithm == "log" else factor * (np.abs(wide(dy)) + total)
-        unit = scaled_unit(problem.dtype, 4.0, functions=float(algorithm == "log"))
-        error = factor * sum_error(n, total, problem.dtype) + unit * sizes
-        return [blended(problem, target, expected[0], error)]
-
-    return Call({"dy": dy, "y": y, **_options(problem)}, bound, {"out": target})
+    dy, y, dtype, log = wide(given["dy"]), wide(given["y"]), given["y"].dtype.name, given["algorithm"] == "log"
+    axes, n = _row(given, y)
+    factor, terms = (np.exp(y), np.abs(dy)) if log else (np.abs(y), np.abs(dy * y))
+    total = terms.sum(axis=axes, keepdims=True)
+    sizes = np.abs(dy) + factor * total if log else factor * (np.abs(dy) + total)
+    error = factor * sum_error(n, total, dtype) + scaled_unit(dtype, 4.0, functions=float(log)) * sizes
+    return [given.blended(_into_gradient(given)["out"], expected[0], error)]
 
 
 def draw(rng: Generator) -> str:
@@ -129,5 +123,12 @@ CORNERS = (
 )
 
 FAMILY = CaseFamily(
-    "softmax", reference, {"softmax_forward": make_forward, "softmax_backward": make_backward}, CORNERS, draw
+    "softmax",
+    reference,
+    {
+        "softmax_forward": Primitive(_draw_forward, _bound_forward, _into_input),
+        "softmax_backward": Primitive(_draw_backward, _bound_backward, _into_gradient),
+    },
+    CORNERS,
+    draw,
 )

@@ -2,77 +2,80 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..reference import tensor as reference
 from .bounds import blended, exact, rounded
-from .cases import (
-    DTYPES,
-    Array,
-    Call,
-    CaseFamily,
-    Destination,
-    Generator,
-    Problem,
-    draw_placing,
-    draw_shape,
-    pick,
-    sample,
-    show,
-    wide,
-)
+from .cases import DTYPES, Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, wide
+from .drawing import draw_placing, draw_shape, pick, sample, show
 
 _INTEGERS = ("int32", "int64", "uint8")
 
 
-def make_set(problem: Problem, rng: Generator) -> Call:
-    """One rounding."""
-    y = sample(problem, rng, problem.extents())
-    return Call(
-        {"y": y, "value": problem.number("value", 0.3)},
-        lambda expected: [rounded(y, problem.dtype) for y in expected],
-        updates=("y",),
-    )
+def _draw_set(problem: Problem, rng: Generator) -> dict[str, Any]:
+    return {"y": sample(problem, rng, problem.extents()), "value": problem.number("value", 0.3)}
 
 
-def make_scale(problem: Problem, rng: Generator) -> Call:
+def _bound_set(given: Arguments, expected: list[Array]) -> list[Array]:
+    """One rounding; integers exactly."""
+    return [_converted(y, given["y"].dtype.name) for y in expected]
+
+
+def _draw_scale(problem: Problem, rng: Generator) -> dict[str, Any]:
+    return {"y": sample(problem, rng, problem.extents()), "alpha": problem.number("alpha", 0.75)}
+
+
+def _bound_scale(given: Arguments, expected: list[Array]) -> list[Array]:
     """One product, in place."""
-    y = sample(problem, rng, problem.extents())
-    alpha = problem.number("alpha", 0.75)
-    return Call(
-        {"y": y, "alpha": alpha},
-        lambda expected: [blended(y, problem.dtype, alpha=alpha) for y in expected],
-        updates=("y",),
-    )
+    return [blended(y, given["y"].dtype.name, alpha=given.alpha) for y in expected]
 
 
-def make_add(problem: Problem, rng: Generator) -> Call:
-    """Two products and their sum; `addend` is the shape of what is added."""
+def _draw_add(problem: Problem, rng: Generator) -> dict[str, Any]:
     c = sample(problem, rng, problem.extents())
     a = sample(problem, rng, problem.extents("addend", problem.word("shape")))
-    alpha, beta = problem.number("alpha", 1.0), problem.number("beta", 1.0)
-    return Call(
-        {"a": a, "c": c, "alpha": alpha, "beta": beta},
-        lambda expected: [blended(y, problem.dtype, alpha=alpha, beta=beta, old=wide(c)) for y in expected],
-        updates=("c",),
-    )
+    return {"a": a, "c": c, "alpha": problem.number("alpha", 1.0), "beta": problem.number("beta", 1.0)}
 
 
-def make_cast(problem: Problem, rng: Generator) -> Call:
-    """One rounding to a floating type; integers exactly. `source` is the other type where the dtype is the target."""
-    source, target = problem.word("source", problem.dtype), problem.word("target", problem.dtype)
-    shape, scale = problem.extents(), problem.number("spread", 1.0)
+def _bound_add(given: Arguments, expected: list[Array]) -> list[Array]:
+    """Two products and their sum."""
+    c = given["c"]
+    return [blended(y, c.dtype.name, alpha=given.alpha, beta=given.beta, old=wide(c)) for y in expected]
+
+
+def _draw_cast(problem: Problem, rng: Generator) -> dict[str, Any]:
+    """`source` is the other type where the dtype is the target, `target` where it is the source."""
+    source, shape = problem.word("source", problem.dtype), problem.extents()
     if source in _INTEGERS:
         limits = np.iinfo(source)
         x = rng.integers(limits.min, limits.max, shape, dtype=source, endpoint=True)
     else:
-        x = sample(problem, rng, shape, dtype=source, scale=scale)
+        x = sample(problem, rng, shape, dtype=source, scale=problem.number("spread", 1.0))
+    return {"x": x, "dtype": problem.word("target", problem.dtype)}
 
-    def bound(expected: list[Array]) -> list[Array]:
-        return [exact(expected[0]) if target in _INTEGERS else rounded(expected[0], target)]
 
-    swapped = {} if target in _INTEGERS else {"dtype": "float64"}
-    return Call({"x": x, "dtype": target}, bound, {"out": Destination(shape, target)}, reference=swapped)
+def _target(given: Arguments) -> str:
+    """Name of the type that `cast` converts to."""
+    dtype = given["dtype"]
+    return dtype if isinstance(dtype, str) else str(getattr(dtype, "name", np.dtype(dtype).name))
+
+
+def _into_target(given: Arguments) -> dict[str, Destination]:
+    return {"out": Destination(given["x"].shape, _target(given))}
+
+
+def _bound_cast(given: Arguments, expected: list[Array]) -> list[Array]:
+    """One rounding to a floating type; integers exactly."""
+    return [_converted(expected[0], _target(given))]
+
+
+def _converted(expected: Array, dtype: str) -> Array:
+    return exact(expected) if dtype in _INTEGERS else rounded(expected, dtype)
+
+
+def _unrounded(given: Arguments) -> dict[str, Any]:
+    return {} if _target(given) in _INTEGERS else {"dtype": "float64"}
 
 
 def draw(rng: Generator) -> str:
@@ -120,7 +123,12 @@ CORNERS = (
 FAMILY = CaseFamily(
     "tensor",
     reference,
-    {"set_tensor": make_set, "scale_tensor": make_scale, "add_tensor": make_add, "cast": make_cast},
+    {
+        "set_tensor": Primitive(_draw_set, _bound_set, updates=("y",)),
+        "scale_tensor": Primitive(_draw_scale, _bound_scale, updates=("y",)),
+        "add_tensor": Primitive(_draw_add, _bound_add, updates=("c",)),
+        "cast": Primitive(_draw_cast, _bound_cast, _into_target, reference=_unrounded),
+    },
     CORNERS,
     draw,
 )
