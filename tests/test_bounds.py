@@ -59,7 +59,10 @@ def test_adopted_call_takes_what_the_primitive_takes() -> None:
         ("loss_forward", {"loss": "mse", "prediction": x, "target": x}),
         ("global_norm", {"arrays": x}),
         ("sgd_update", {"weights": x, "gradients": x, "lr": 0.1}),
-        ("adamw_update", {"weights": x, "gradients": x, "first_moments": x, "second_moments": x, "lr": 0.1, "step": 1}),
+        (
+            "adamw_update",
+            {"weights": x, "gradients": x, "first_moments": x, "second_moments": x * x, "lr": 0.1, "step": 1},
+        ),
         ("cast", {"x": x, "dtype": np.float64}),
     ):
         family = next(f for f in FAMILIES.values() if op in f.primitives)
