@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import sensors
-from .runtime import compiler
+from .runtime import cache, compiler
 
 PASS, WARN, FAIL, SKIP = "PASS", "WARN", "FAIL", "SKIP"
 
@@ -228,8 +228,8 @@ def probe_blaslt(answers: Answers) -> Probe:
 
 def probe_cache(_: Answers) -> Probe:
     """The kernel cache is a directory of the user's own that nobody else writes to."""
-    path = compiler.cache_path()
-    problem = compiler.cache_problem(path)
+    path = cache.cache_path()
+    problem = cache.cache_problem(path)
     if problem is None:
         free = shutil.disk_usage(path).free
         detail = f"{path}, {free >> 20} MiB free"

@@ -2,19 +2,14 @@
 
 The unit of compilation is one group of instantiations of one family for one dtype. A cache entry is found by a digest
 of all that shapes it (flattened text, instantiations, options, NVRTC version, architecture), so a changed header or
-option never meets a stale binary. The cache is code: it is used only in a directory that nobody else can write to.
+option never meets a stale binary.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
 import struct
-import tempfile
-import threading
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +18,7 @@ from typing import Any
 
 from ..dtypes import DType
 from ..errors import CompileError, ExecutionError
+from .cache import opened_cache
 from .launch import Family
 
 KERNEL_DIRECTORY = Path(__file__).resolve().parent.parent / "kernels"
@@ -30,8 +26,6 @@ KERNEL_DIRECTORY = Path(__file__).resolve().parent.parent / "kernels"
 #: Fixed for every kernel. Contraction is off so that a kernel computes what its text says and the emulator agrees;
 #: where a fused multiply-add is wanted it is written. Flush to zero is off by default and stays off.
 NVRTC_OPTIONS = ("-std=c++17", "-fmad=false", "-lineinfo")
-
-_FORMAT = b"dnnprims-cubin-1\0"
 
 
 @cache
@@ -76,14 +70,15 @@ def compile_group(family: Family, dtype: DType, group: str, arch: str) -> Binary
     """Return the machine code of a group for an architecture such as ``sm_90``, from the cache where it is there."""
     expressions = family.instances(dtype)[group]
     source = f'{read_source(family.name)}\n#line 1 "{family.name} structs"\n{struct_asserts(family, dtype)}\n'
-    digest = _digest(source, expressions, arch)
-    directory = cache_directory()
-    path = directory / f"{family.name}-{dtype.name}-{arch}-{digest[:32]}.cubin" if directory else None
-    binary = _read_entry(path) if path else None
-    if binary is None:
+    key = _digest(source, expressions, arch)
+    name = f"{family.name}-{dtype.name}-{arch}-{key[:32]}.cubin"
+    with opened_cache() as directory:
+        kept = directory.load(name, key) if directory else None
+        if kept is not None:
+            return _unpack(kept)
         binary = compile_source(source, expressions, arch, what=f"{family.name}.cu for {dtype.name}, group {group}")
-        if path:
-            write_atomically(path, _pack_entry(binary))
+        if directory:
+            directory.keep(name, key, _pack(binary))
     return binary
 
 
@@ -145,83 +140,12 @@ def _digest(source: str, expressions: Sequence[str], arch: str) -> str:
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()
 
 
-# An entry: format mark, SHA-256 of the rest, length of the JSON, JSON of the lowered names, machine code. The digest
-# guards against damage, not against malice: that is what the directory's permissions are for.
-def _pack_entry(binary: Binary) -> bytes:
+# What is kept of a binary: length of the JSON, JSON of the lowered names, machine code.
+def _pack(binary: Binary) -> bytes:
     names = json.dumps(binary.lowered).encode()
-    payload = struct.pack("<Q", len(names)) + names + binary.code
-    return _FORMAT + hashlib.sha256(payload).digest() + payload
+    return struct.pack("<Q", len(names)) + names + binary.code
 
 
-def _read_entry(path: Path) -> Binary | None:
-    try:
-        data = path.read_bytes()
-        head = len(_FORMAT) + 32
-        payload = data[head:]
-        if data[: len(_FORMAT)] != _FORMAT or hashlib.sha256(payload).digest() != data[len(_FORMAT) : head]:
-            return None
-        (length,) = struct.unpack_from("<Q", payload)
-        return Binary(payload[8 + length :], json.loads(payload[8 : 8 + length]))
-    except (OSError, ValueError, struct.error):
-        return None
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a cache entry so that no reader sees half of it; a full or read-only disk only costs the caching."""
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        warnings.warn(
-            f"dnnprims: the kernel cache {path.parent} cannot be written: {error}", RuntimeWarning, stacklevel=2
-        )
-
-
-def cache_path() -> Path:
-    """Return where the cache is kept: ``DNNPRIMS_CACHE_DIR``, else the user's cache directory."""
-    given = os.environ.get("DNNPRIMS_CACHE_DIR")
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(given) if given else Path(base) / "dnnprims"
-
-
-def cache_problem(path: Path) -> str | None:
-    """Return why the directory must not be used as a cache, or None. It is made, for the user alone, when missing."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        facts = path.lstat()
-    except OSError as error:
-        return f"cannot be made: {error}"
-    if stat.S_ISLNK(facts.st_mode):
-        return "is a symbolic link"
-    if facts.st_uid != os.geteuid():
-        return f"belongs to user {facts.st_uid}, not to you"
-    if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"can be written by others (mode {stat.S_IMODE(facts.st_mode):o})"
-    return None if os.access(path, os.W_OK | os.X_OK) else "cannot be written"
-
-
-_warned: set[Path] = set()
-_warned_lock = threading.Lock()
-
-
-def cache_directory() -> Path | None:
-    """Return the directory of the cache, or None, with one warning, when it must not be used."""
-    path = cache_path()
-    problem = cache_problem(path)
-    if problem is None:
-        return path
-    with _warned_lock:
-        if path not in _warned:
-            _warned.add(path)
-            warnings.warn(
-                f"dnnprims: the kernel cache {path} is not used: it {problem}; set DNNPRIMS_CACHE_DIR or mend it",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-    return None
+def _unpack(data: bytes) -> Binary:
+    (length,) = struct.unpack_from("<Q", data)
+    return Binary(data[8 + length :], json.loads(data[8 : 8 + length]))

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from ..dtypes import DType
 from ..errors import BadParamError, CompileError, ExecutionError
-from .compiler import KERNEL_DIRECTORY, cache_directory, read_source, struct_asserts, write_atomically
+from .cache import Directory, Unusable, opened, opened_cache
+from .compiler import KERNEL_DIRECTORY, read_source, struct_asserts
 from .launch import Family
 
 HEADER_DIRECTORY = Path(__file__).resolve().parent
@@ -41,8 +42,6 @@ SANITIZERS = ("", "address", "address,undefined")
 
 #: Instantiations from which on a library is compiled in several pieces at once.
 PIECE = 60
-
-_MARK = b"dnnprims-emulator-1\0"
 
 _ENTRY_TYPES = (ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_char_p)
 
@@ -119,24 +118,33 @@ def build_source(source: str, expressions: Sequence[str], name: str) -> Library:
     with _building:
         if digest not in _libraries:
             file = f"{name}-emulator-{digest[:32]}.so"
-            _libraries[digest] = _load_or_compile(file, source, expressions, options, name)
+            _libraries[digest] = _load_or_compile(file, digest, source, expressions, options, name)
         return _libraries[digest]
 
 
 def _load_or_compile(
-    file: str, source: str, expressions: Sequence[str], options: tuple[str, ...], name: str
+    file: str, key: str, source: str, expressions: Sequence[str], options: tuple[str, ...], name: str
 ) -> Library:
-    directory = cache_directory()
-    found = _load(directory / file, expressions) if directory else None
-    if found:
-        return found
-    entry = _sealed(_compile(source, expressions, options, name))
-    for place in (directory, Path(_private_directory().name)):
-        if place:
-            write_atomically(place / file, entry)
-            if found := _load(place / file, expressions):
-                return found
-    raise ExecutionError("compile", f"{name} was compiled for the emulator but cannot be loaded")
+    with opened_cache() as cache:
+        if found := _load(cache, file, key, expressions) if cache else None:
+            return found
+        code = _compile(source, expressions, options, name)
+        if found := _keep(cache, file, key, code, expressions) if cache else None:
+            return found
+    private = Path(_private_directory().name)
+    try:
+        with opened(private) as directory:
+            found = _keep(directory, file, key, code, expressions)
+    except Unusable as problem:
+        raise ExecutionError("compile", f"{name} has nowhere to be loaded from: {private} {problem}") from None
+    if not found:
+        raise ExecutionError("compile", f"{name} was compiled for the emulator but cannot be loaded")
+    return found
+
+
+def _keep(directory: Directory, file: str, key: str, code: bytes, expressions: Sequence[str]) -> Library | None:
+    directory.keep(file, key, code)
+    return _load(directory, file, key, expressions)
 
 
 def sanitizer_options() -> tuple[str, ...]:
@@ -158,7 +166,8 @@ def sanitizer_options() -> tuple[str, ...]:
             "AddressSanitizer must be loaded before Python",
             hint="run LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 python ...",
         )
-    return (f"-fsanitize={wanted}", "-g", "-fno-omit-frame-pointer")
+    # Elsewhere integers wrap, as on the GPU; here an overflow is found. The first finding ends the process.
+    return (f"-fsanitize={wanted}", "-fno-sanitize-recover=all", "-fno-wrapv", "-g1", "-fno-omit-frame-pointer")
 
 
 @cache
@@ -191,17 +200,13 @@ def _private_directory() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="dnnprims-")
 
 
-# A cache entry is the shared object with its digest behind it, where the loader does not look. The digest
-# guards against damage; the permissions of the directory guard against others.
-def _sealed(code: bytes) -> bytes:
-    return code + _MARK + hashlib.sha256(code).digest()
-
-
-def _load(path: Path, expressions: Sequence[str]) -> Library | None:
+def _load(directory: Directory, file: str, key: str, expressions: Sequence[str]) -> Library | None:
+    """Load an entry whose seal holds: the dynamic loader itself trusts whatever it is given."""
+    if directory.load(file, key) is None:
+        return None
+    # The reports of a sanitizer read the file again, when the directory is no longer open.
+    path = directory.path / file if os.environ.get("DNNPRIMS_EMULATOR_SANITIZE") else directory.locate(file)
     try:
-        data = path.read_bytes()
-        if data != _sealed(data[: -len(_MARK) - 32]):
-            return None
         return Library(path, expressions)
     except (OSError, AttributeError, ValueError):
         return None
