@@ -1,75 +1,78 @@
-"""Write the README's measured tables from the committed results: ``python tools/results.py [--check]``.
+"""Write the README's measured tables and picture from the committed results: ``python tools/results.py [--check]``.
 
-Reads ``benchmarks/h200/bench.jsonl``, which ``tools/bench.py --json`` wrote. Nothing in the tables is typed by hand.
+Reads ``benchmarks/h200/*.jsonl``, which ``tools/bench.py --json`` wrote. Nothing in the tables is typed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+
+from benchmark.picture import draw
+from benchmark.records import geometric_mean
+from benchmark.results import Line, Results, ratio, read
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "h200" / "bench.jsonl"
+FOLDER = ROOT / "benchmarks" / "h200"
+PICTURE = FOLDER / "roofline.png"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
-Line = dict[str, Any]
-
-
-def geometric_mean(values: list[float]) -> float:
-    """Mean of ratios."""
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
-def ratio(line: Line) -> float | None:
-    """How many times faster than the peer a case is."""
-    return next((value for name, value in line.items() if name.startswith("times faster")), None)
+#: PyTorch as one calls it: its plain functions, and its fused optimizers.
+EAGER = ("torch", "torch.f*", "torch fused")
 
 
 def group_of(line: Line) -> tuple[str, str]:
     """Primitive and dtype of a case."""
-    parts = line["name"].split(".")
-    dtype = next(part for part in parts if part in ("float32", "float64", "float16", "bfloat16"))
-    return parts[0], f"{dtype} ({parts[-1]})" if parts[-1] == "tf32" else dtype
+    return line["op"], f"{line['dtype']} (tf32)" if line["math"] == "tf32" else line["dtype"]
 
 
-def device_table(lines: list[Line]) -> Iterator[str]:
-    """One row for each primitive and dtype: share of the ceiling and ratio to the peer, over its cases."""
-    yield "| primitive | dtype | cases | of the copy rate, or TFLOP/s | times faster than PyTorch: mean (least, most) |"
-    yield "| --- | --- | --- | --- | --- |"
+def device_table(lines: Sequence[Line]) -> Iterator[str]:
+    """One row for each primitive and dtype: share of the ceiling and ratio to the peers, over its cases."""
+    compared = any(len(line["peers"]) > 1 for line in lines)
+    heads = [
+        "primitive",
+        "dtype",
+        "cases",
+        "of the copy rate, or TFLOP/s",
+        "times faster than PyTorch: mean (least, most)",
+    ]
+    heads += ["than the fastest peer"] if compared else []
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{' --- |' * len(heads)}"
     groups: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
-        if ratio(line) is not None:
+        if ratio(line, EAGER) is not None:
             groups.setdefault(group_of(line), []).append(line)
     for (primitive, dtype), cases in groups.items():
-        ratios = [value for value in map(ratio, cases) if value is not None]
         unit = "of_copy" if "of_copy" in cases[0] else "TFLOPs"
-        rates = [case[unit] for case in cases]
+        rates = [case[unit] for case in cases if unit in case]
         digits = 2 if unit == "of_copy" else 0
         span = f"{min(rates):.{digits}f} to {max(rates):.{digits}f}"
-        means = f"{geometric_mean(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})"
-        yield f"| `{primitive}` | {dtype} | {len(cases)} | {span} | {means} |"
+        best = f" {means(cases, ())} |" if compared else ""
+        yield f"| `{primitive}` | {dtype} | {len(cases)} | {span} | {means(cases, EAGER)} |{best}"
 
 
-def host_table(lines: list[Line]) -> Iterator[str]:
+def means(cases: Sequence[Line], peers: Sequence[str]) -> str:
+    """Geometric mean, least and most of the ratios to the fastest of some peers."""
+    ratios = [found for case in cases if (found := ratio(case, peers)) is not None]
+    return f"{geometric_mean(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})"
+
+
+def host_table(results: Results) -> Iterator[str]:
     """Microseconds per call on the host."""
     yield "| call on 1,024 elements | us |"
     yield "| --- | --- |"
-    for line in lines:
-        if line["name"].startswith("host."):
-            yield f"| `{line['name'].removeprefix('host.')}` | {line['us']:.1f} |"
+    for name, micros in results.host.items():
+        yield f"| `{name}` | {micros:.1f} |"
 
 
-def section() -> str:
+def section(results: Results) -> str:
     """Text between the README's markers."""
-    lines = [json.loads(text) for text in RESULTS.read_text(encoding="utf-8").splitlines()]
-    facts = next(line for line in lines if line["name"] == "environment")
-    limits = next(line for line in lines if line["name"] == "limits")
+    facts, limits = results.environment, results.limits
+    picture = [f"![Roofline]({PICTURE.relative_to(ROOT)})", ""] if has_picture(results) else []
     text = [
         f"One {facts['gpu']}, {facts['date']}, torch {facts['torch']}, CuPy {facts['cupy']}, by `tools/bench.py`: each",
         "primitive is checked against the reference, then timed by device events with the L2 flushed, medians of 21",
@@ -79,25 +82,36 @@ def section() -> str:
         "small tensors both are bound by the host. Float32 activations and softmax pay for their accuracy (at most 2",
         "ULP over the whole range): there PyTorch is ahead where its shorter formulas are.",
         "",
-        *device_table(lines),
+        *picture,
+        *device_table(list(results.cases.values())),
         "",
         "Host time of a call, wall time over 20,000 calls, best of three passes over all of them:",
         "",
-        *host_table(lines),
+        *host_table(results),
     ]
     return "\n".join(text)
 
 
+def has_picture(results: Results) -> bool:
+    """Whether the results say what each case moves and computes."""
+    return any("flops" in line and "bytes" in line for line in results.cases.values())
+
+
 def main() -> int:
-    """Rewrite the section, or with ``--check`` say whether it is current."""
+    """Rewrite the section and the picture, or with ``--check`` say whether the section is current."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    results = read(sorted(FOLDER.glob("*.jsonl")))
     old = README.read_text(encoding="utf-8")
     head, rest = old.split(BEGIN)
-    new = f"{head}{BEGIN}\n\n{section()}\n\n{END}{rest.split(END)[1]}"
-    if parser.parse_args().check:
+    new = f"{head}{BEGIN}\n\n{section(results)}\n\n{END}{rest.split(END)[1]}"
+    if given.check:
         return int(new != old)
     README.write_text(new, encoding="utf-8")
+    if has_picture(results):
+        limits = {name: rate * 1e12 for name, rate in results.limits.items() if name != "name"}
+        draw(list(results.cases.values()), limits, results.environment["gpu"], PICTURE)
     return 0
 
 

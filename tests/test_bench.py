@@ -1,0 +1,349 @@
+"""The instrument: every kind of case, check, peer, record, table and picture, in little and without a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import bench
+import numpy as np
+import pytest
+import targets
+from conftest import HAS_COMPILER
+
+import dnnprims as dp
+from benchmark import check, clock, results
+from benchmark.arrays import BLOCK, Arrays
+from benchmark.case import Case, Contestant, Part, name_of
+from benchmark.families import load
+from benchmark.records import Record, Sample, geometric_mean
+from benchmark.run import Session
+from dnnprims.conformance.cases import Problem
+
+ROOT = Path(__file__).resolve().parent.parent
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+def run(tmp_path: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    """Exit code of the command, and the lines that it wrote."""
+    path = tmp_path / "results.jsonl"
+    code = bench.main([*arguments, "--smoke", "--json", str(path)])
+    return code, [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def session() -> Session:
+    """A run on NumPy without peers; what it tells is kept."""
+    told: list[str] = []
+    made = Session.open("numpy", load(), [], told.append)
+    made.words = told  # type: ignore[attr-defined]
+    return made
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own
+def test_every_kind_of_case_is_checked_and_timed(tmp_path: Path) -> None:
+    """All families and types on NumPy, beside torch where it is installed, with a picture."""
+    plot = tmp_path / "roof.png"
+    code, lines = run(tmp_path, "--backend", "numpy", "--peers", "torch,cupy", "--plot", str(plot))
+    assert code == 0
+    assert [line for line in lines if "failed" in line] == []
+    cases = {line["op"]: line for line in lines if "op" in line}
+    assert set(cases) == {op for family in load().values() for op in family.makers}
+    for line in cases.values():
+        assert line["ms"] > 0
+        assert line["bytes"] > 0
+        assert line["error"] < 0.05
+    assert {line["name"] for line in lines if line["name"].startswith("host.")} >= {"host.plan(x, out=y)"}
+    assert any(line["name"].startswith("first_use.") and line["cache"] == "warm" for line in lines)
+    assert plot.stat().st_size > 10_000
+    if HAS_TORCH:
+        assert all(any(peer.startswith("torch") for peer in line["peers"]) for line in cases.values())
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="the emulator needs g++")
+def test_kernels_are_what_is_timed(tmp_path: Path) -> None:
+    """The emulator runs the CUDA texts under the same instrument."""
+    code, lines = run(tmp_path, "activation", "fc", "--dtype", "float32", "--backend", "emulator", "--peers", "")
+    assert code == 0
+    assert {line["op"] for line in lines if "op" in line} >= {"activation_forward", "fc_backward"}
+    facts = lines[0]
+    assert facts["name"] == "environment"
+    assert facts["dnnprims"] == dp.__version__
+
+
+def test_a_wrong_result_fails_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A primitive that leaves its last element unwritten is reported; the other cases are still measured."""
+    right = dp.activation_forward
+
+    def wrong(handle: dp.Handle, activation: Any, x: Any, *, out: Any) -> Any:
+        right(handle, activation, x[:-1], out=out[:-1])
+        return out
+
+    monkeypatch.setattr(dp, "activation_forward", wrong)
+    case = "activation_forward mode=gelu shape=1000 dtype=float32"
+    other = "softmax_forward shape=4x9 dtype=float32"
+    code, lines = run(tmp_path, "--case", case, "--case", other, "--backend", "numpy", "--peers", "")
+    assert code == 1
+    failed, measured = lines[-2:]
+    assert failed["name"] == "activation_forward.gelu.1000.float32"
+    assert "failed" in failed
+    assert measured["ms"] > 0
+
+
+def test_what_cannot_be_made_fails_in_words(session: Session) -> None:
+    """Out of memory, an unknown primitive: a complaint, no exception."""
+    assert "no family" in session.run("conv_forward shape=1").failed
+
+    def starve(*_: Any) -> Case:
+        raise MemoryError("no memory left")
+
+    session.families["maxout"].makers["maxout_forward"] = starve  # type: ignore[index]
+    try:
+        record = session.run("maxout_forward shape=2x2 pool=2")
+    finally:
+        from benchmark.families import maxout
+
+        session.families["maxout"].makers["maxout_forward"] = maxout.make_forward  # type: ignore[index]
+    assert record.failed == "MemoryError: no memory left"
+
+
+class Rivals:
+    """A peer that does what it is told."""
+
+    name = "rival"
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    def contestants(self, case: Case) -> list[Contestant]:
+        """One, of the call given."""
+        return [Contestant("rival", lambda: self.call(case), ("out",))]
+
+
+def test_peers_are_checked_and_told_of_once(session: Session) -> None:
+    """A peer that does other work, or fails, is left out and named once; one that does the same is timed."""
+    line = "activation_forward mode=relu shape=100 dtype=float32"
+    session.peers = [Rivals(lambda case: np.maximum(case.operands["x"], 0.0))]
+    assert session.run(line).peers["rival"].ms > 0
+    session.peers = [Rivals(lambda case: np.abs(case.operands["x"]))]
+    assert session.run(line).peers == {}
+    session.run(line)
+    assert len(session.words) == 1  # type: ignore[attr-defined]
+    assert "does other work" in session.words[0]  # type: ignore[attr-defined]
+    session.peers = [Rivals(lambda case: 1 / 0)]
+    record = session.run(line)
+    assert record.ours is not None
+    assert record.peers == {}
+    assert "ZeroDivisionError" in session.words[-1]  # type: ignore[attr-defined]
+
+
+def test_what_counts_as_an_error() -> None:
+    """Norm over norm; a NaN in a number's place is infinite, a NaN that is due is none."""
+    ideal = np.array([3.0, 4.0])
+    assert check.relative_error(np.array([3.0, 4.5]), ideal) == pytest.approx(0.1)
+    assert check.relative_error(np.array([3.0, np.nan]), ideal) == math.inf
+    assert check.relative_error(np.array([np.nan, 4.0]), np.array([np.nan, 4.0])) == 0.0
+    assert check.relative_error(np.zeros(3), ideal) == math.inf
+    assert check.relative_error(np.zeros(2, np.float16), np.full(2, 1e-9)) == 0.0  # below its smallest step
+
+
+def test_ways_and_turns() -> None:
+    """Small cases are repeated in a graph; lists are captured; on the host it is the wall. Nobody always begins."""
+    plain = Case(Problem.parse("x dtype=float32"), {}, {}, {}, nbytes=10**9)
+    assert clock.way(plain, on_gpu=True) == "events"
+    assert clock.way(plain, on_gpu=False) == "wall"
+    assert clock.way(Case(plain.problem, {}, {}, {}, nbytes=100), on_gpu=True) == "repeat"
+    assert clock.way(Case(plain.problem, {}, {}, {}, nbytes=50_000_000), on_gpu=True) == "graph"
+    assert clock.way(Case(plain.problem, {}, {}, {}, nbytes=10**9, captured=True), on_gpu=True) == "graph"
+    assert clock.way(Case(plain.problem, {}, {}, {}, nbytes=100, clock="wall"), on_gpu=True) == "wall"
+    assert list(clock._turns(["a", "b", "c"], 3)) == list("abcbcacab")
+
+
+def test_arrays_are_the_same_everywhere_and_reach_any_size(numpy_handle: dp.Handle) -> None:
+    """Past the block the numbers repeat, in other places of a row; a tag names an array."""
+    arrays = Arrays(numpy_handle, 1 << 30)
+    x = arrays.normal((3, BLOCK // 2), "bfloat16", tag="x")
+    flat = x.reshape(-1)
+    assert np.array_equal(flat[BLOCK:], flat[: flat.size - BLOCK])
+    assert arrays.normal((3, BLOCK // 2), "bfloat16", tag="x") is x
+    assert not np.array_equal(arrays.normal(64, "float32", tag="y"), arrays.normal(64, "float32", tag="z"))
+    again = Arrays(numpy_handle, 0).normal(64, "float32", tag="y")
+    assert np.array_equal(arrays.normal(64, "float32", tag="y"), again)
+
+
+def test_shards_resume_and_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shards share the cases out; a run resumes what its file lacks; no case begins after the time is up."""
+    whole = bench.choose(bench.parse(["--smoke"]), set())[1]
+    parts = [bench.choose(bench.parse(["--smoke", "--shard", f"{i}/3"]), set())[1] for i in range(3)]
+    assert sorted(line for part in parts for line in part) == sorted(whole)
+    assert bench.choose(bench.parse(["--smoke", "--shard", "1/3"]), set())[0] == []
+    options = ("maxout", "--backend", "numpy", "--peers", "")
+    _, lines = run(tmp_path, *options, "--budget-seconds", "1e-9")
+    assert not any("ms" in line for line in lines)
+    assert "time is up: 6 of 6" in capsys.readouterr().out
+    _, lines = run(tmp_path, *options)
+    measured = sum("ms" in line for line in lines)
+    assert measured == 6
+    _, lines = run(tmp_path, *options, "--resume")
+    assert sum("ms" in line for line in lines) == measured
+
+
+def test_shapes_say_where_they_are_from_and_can_be_made() -> None:
+    """Every set names its source, and each line that it stands for is a primitive that is measured."""
+    makers = {op for family in load().values() for op in family.makers}
+    for path in sorted((ROOT / "benchmarks" / "shapes").glob("*.json")):
+        assert len(bench.read_shapes(path.stem)["source"]) > 20
+        lines = list(bench.lines_of([path.stem], list(load().values()), bench.DTYPES))
+        assert {Problem.parse(line).op for line in lines} <= makers
+        assert len({name_of(Problem.parse(line)) for line in lines}) == len(set(lines))
+    assert sum(1 for _ in bench.lines_of(["deepbench"], [load()["fc"]], ["float32"])) == 4 * 166
+
+
+def _record(line: str, ms: float, share: float, **peers: float) -> dict[str, Any]:
+    problem = Problem.parse(line, dtype="float32")
+    samples = {name: Sample(value, value, value, 0.0) for name, value in peers.items()}
+    record = Record(name_of(problem), line, op=problem.op, dtype=problem.dtype, nbytes=10**9, flops=1)
+    record.ours, record.peers, record.shares = Sample(ms, ms, ms, 0.0), samples, {"of_copy": share, "of_roof": share}
+    return record.as_json()
+
+
+def test_targets_are_judged(tmp_path: Path) -> None:
+    """The worst case decides, or the mean; one list is held against another; what is missing is said to be."""
+    lines = [
+        {"name": "environment", "gpu": "x"},
+        _record("activation_forward mode=relu shape=9 dtype=float32", 1.0, 0.99, torch=1.1),
+        _record("activation_forward mode=gelu shape=9 dtype=float32", 1.0, 0.80, torch=0.9),
+        _record("sgd_update list=1000x10000 dtype=float32", 1.5, 0.5, **{"torch.fused": 3.0}),
+        _record("sgd_update list=1x10000000 dtype=float32", 1.0, 0.5),
+        {"name": "host.fc_forward(out=)", "us": 6.0},
+        {"name": "host.torch linear + relu", "us": 12.0},
+        {"name": "first_use.softmax_forward.float32.empty", "ms": 700.0, "cache": "empty"},
+        {"name": "maxout_forward.x", "line": "maxout_forward", "failed": "wrong"},
+    ]
+    path = tmp_path / "some.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    found = results.read([path])
+    wanted = json.loads(targets.TARGETS.read_text(encoding="utf-8"))["lines"]
+    verdicts = {target["work"]: targets.judge(target, found) for target in wanted}
+    shares = verdicts["activations, every mode, both ways, past the L2"]
+    assert (shares.measured, shares.word, shares.count) == (0.80, "missed", 2)
+    assert shares.decided_by == "activation_forward.gelu.9.float32"
+    assert verdicts["activations at every size from 1 element"].measured == pytest.approx(0.9)
+    lists = verdicts["1,000 tensors of 10,000 elements beside one of 10^7"]
+    assert (lists.measured, lists.word) == (1.5, "missed")
+    assert verdicts["host: fc forward, planned"].word == "met"
+    assert verdicts["first use of a family in a new dtype, empty cache"].word == "missed"
+    assert verdicts["maxout of 4, forward and backward"].word == "not measured"
+    table = "\n".join(targets.rows(list(verdicts.values()), missed=True))
+    assert "| 0.8 | missed | activation_forward.gelu.9.float32 | 1 of 2 |" in table
+
+
+def test_every_target_can_be_measured() -> None:
+    """Each line of the targets selects cases of the sets of shapes, with the peers that it names."""
+    sets = list(bench.lines_of(["targets", "deepbench"], list(load().values()), bench.DTYPES))
+    found = results.Results()
+    for line in sets:
+        record = _record(line, 1.0, 1.0, torch=1.0, **{"torch._addmm_activation": 1.0})
+        found.cases[record["name"]] = {**record, "math": Problem.parse(line).word("math", "ieee")}
+    for target in json.loads(targets.TARGETS.read_text(encoding="utf-8"))["lines"]:
+        if target["measure"] not in ("host", "first_use"):
+            assert targets.judge(target, found).count > 0, target["work"]
+
+
+def test_first_results_are_still_read() -> None:
+    """Lines that spelled peers out in their keys become what later ones are."""
+    old = {"name": "fc_forward.relu.8x8x8.float32.tf32", "ms": 1.0, "TFLOPs": 2.0, "torch ms": 3.0}
+    found = results.Results()
+    results._add(found, {**old, "times faster than torch": 3.0})
+    line = found.cases[old["name"]]
+    assert (line["op"], line["dtype"], line["math"]) == ("fc_forward", "float32", "tf32")
+    assert results.ratio(line) == 3.0
+    assert results.ratio(line, ["cupy"]) is None
+    assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
+
+
+def test_parts_cover_both_ends(numpy_handle: dp.Handle) -> None:
+    """A wrong first or last row of a matrix cannot pass."""
+    arrays = Arrays(numpy_handle, 1 << 30)
+    maker = load()["softmax"].makers["softmax_forward"]
+    case = maker(Problem.parse("softmax_forward shape=100x7 dtype=float32"), arrays, numpy_handle)
+    checker = check.Checker(arrays)
+    pieces = checker.before(case, case.operands)
+    for row in (0, 99):
+        y = dp.softmax_forward(numpy_handle, case.operands["x"])
+        assert checker.error(case, pieces, {"out": y}) < 1e-6
+        y[row, 3] = 0.0
+        assert checker.error(case, pieces, {"out": y}) > check.tolerance(case)
+    assert all(isinstance(part, Part) for part in case.parts)
+
+
+def _fake_cupy(log: list[str]) -> ModuleType:
+    """As much of CuPy as the device clock touches, writing down what it is asked."""
+    cupy = ModuleType("cupy")
+
+    class Stream:
+        ptr = 7
+
+        def __init__(self, **_: Any) -> None: ...
+        def __enter__(self) -> Stream:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def synchronize(self) -> None:
+            log.append("wait")
+
+        def begin_capture(self) -> None:
+            log.append("begin")
+
+        def end_capture(self) -> Any:
+            log.append("end")
+            return Graph()
+
+    class Graph:
+        def launch(self, stream: Any) -> None:
+            log.append("launch")
+
+    class Event:
+        def record(self, stream: Any) -> None:
+            log.append("event")
+
+    class Pool:
+        malloc = None
+
+    class Using:
+        def __init__(self, _: Any) -> None: ...
+        def __enter__(self) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
+
+    cuda = ModuleType("cuda")
+    cuda.Stream, cuda.Event, cuda.MemoryPool, cuda.using_allocator = Stream, Event, Pool, Using  # type: ignore
+    cuda.alloc = lambda n: Stream()  # type: ignore[attr-defined]
+    cuda.get_elapsed_time = lambda start, end: 100.0  # type: ignore[attr-defined]
+    cuda.runtime = ModuleType("runtime")  # type: ignore[attr-defined]
+    cuda.runtime.memsetAsync = lambda *_: log.append("flush")
+    cupy.cuda = cuda  # type: ignore[attr-defined]
+    return cupy
+
+
+def test_device_clock_flushes_marks_and_captures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each timing is flush, event, call, event; a repeated graph is not flushed and is divided by its calls."""
+    log: list[str] = []
+    monkeypatch.setitem(sys.modules, "cupy", _fake_cupy(log))
+    watch = clock.DeviceClock()
+    with watch.active() if "torch" not in sys.modules else watch.stream:
+        ours = watch.prepare(Contestant("ours", lambda: log.append("call")), "events")
+        log.clear()
+        assert watch.rounds({"ours": ours}, "events", 2) == {"ours": [100.0, 100.0]}
+        assert log == ["flush", "event", "call", "event"] * 2 + ["wait"]
+        log.clear()
+        graph = watch.prepare(Contestant("ours", lambda: log.append("call")), "repeat")
+        assert log[log.index("begin") : log.index("end") + 1] == ["begin", *["call"] * clock.REPEATS, "end"]
+        log.clear()
+        assert watch.rounds({"ours": graph}, "repeat", 1) == {"ours": [100.0 / clock.REPEATS]}
+        assert log == ["event", "launch", "event", "wait"]
+        watch.forget()
