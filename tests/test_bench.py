@@ -14,13 +14,14 @@ import bench
 import numpy as np
 import pytest
 import targets
-from conftest import HAS_COMPILER
+from conftest import HAS_COMPILER, HAS_GPU
 
 import dnnprims as dp
 from benchmark import check, clock, results
 from benchmark.arrays import BLOCK, Arrays
 from benchmark.case import Case, Contestant, Part, name_of
 from benchmark.families import load
+from benchmark.precompile import units
 from benchmark.records import Record, Sample, geometric_mean
 from benchmark.run import Session
 from dnnprims.conformance.cases import Problem
@@ -74,6 +75,29 @@ def test_kernels_are_what_is_timed(tmp_path: Path) -> None:
     facts = lines[0]
     assert facts["name"] == "environment"
     assert facts["dnnprims"] == dp.__version__
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU here")
+@pytest.mark.filterwarnings("ignore")
+def test_events_and_graphs_on_the_gpu(tmp_path: Path) -> None:
+    """The same on CUDA, where small cases are captured in graphs, ours and the peers'."""
+    code, lines = run(tmp_path, "--backend", "cuda", "--peers", "torch,cupy")
+    assert [line for line in lines if "failed" in line] == []
+    assert code == 0
+    assert {line["way"] for line in lines if "way" in line} >= {"repeat", "graph", "wall"}
+    if HAS_TORCH:
+        assert any("torch" in line["peers"] for line in lines if line.get("way") == "repeat")
+
+
+def test_units_cover_what_a_line_may_launch() -> None:
+    """The modes of the lines and no others, with what goes with them."""
+    found = units(["activation_forward mode=gelu dtype=float16", "fc_forward activation=tanh dtype=float32"])
+    assert ("activation", "float16", "forward of gelu") in found
+    assert not any("swish" in group for _, _, group in found)
+    assert ("gemm", "float32", "all") in found
+    every = bench.lines_of(["targets"], list(load().values()), bench.DTYPES)
+    assert {dtype for _, dtype, _ in units(every)} == set(bench.DTYPES)
 
 
 def test_a_wrong_result_fails_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from benchmark.case import name_of
 from benchmark.families import Family
 from benchmark.first_use import first_use_records
 from benchmark.host import host_records
+from benchmark.precompile import precompile, units
 from benchmark.records import Record, summary
 from benchmark.run import ROUNDS, Session
 from dnnprims.conformance.cases import Problem
@@ -186,11 +187,15 @@ def measure(given: argparse.Namespace, session: Session, special: list[str], lin
             output.keep(line)
             output.tell(f"{line['name']}  {line['us']} us")
     if "first_use" in special:
-        for line in first_use_records(given.backend, given.dtype):
+        for line in first_use_records(given.backend, given.dtype, given.device):
             output.keep(line)
             output.tell(f"{line['name']}  {line.get('ms', line.get('failed'))} ms")
     if not lines:
         return
+    if given.backend == "cuda":
+        wanted = units(lines)
+        output.tell(f"compiling {len(wanted)} groups of kernels, where the cache has not got them")
+        precompile(wanted, session.handles["ieee"].profile.arch)
     session.measure_limits(given.dtype)
     rates = {name: round(rate * 1e-12, 6) for name, rate in session.limits.items()}
     output.keep({"name": "limits", **rates})

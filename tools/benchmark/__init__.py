@@ -6,6 +6,7 @@
 ``peers``     one module for each library that does the same work
 ``check``     holds the results of a case, and of each peer, against the float64 reference
 ``clock``     device events or wall time; CUDA graphs
+``precompile``  what a run will need, compiled on all cores
 ``limits``    the ceilings of the machine, measured in the same run
 ``run``       the loop over cases: check, time, record, keep going
 ``records``   what is written for each case, and the summary

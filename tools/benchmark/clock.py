@@ -113,7 +113,7 @@ class DeviceClock(WallClock):
         """Make the stream the current one of CuPy and, where it is loaded, of torch."""
         with self.stream:
             torch = sys.modules.get("torch")
-            if torch is None:
+            if torch is None or not torch.cuda.is_available():
                 yield
             else:
                 with torch.cuda.stream(torch.cuda.ExternalStream(self.stream.ptr)):

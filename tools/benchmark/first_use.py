@@ -22,7 +22,9 @@ from dnnprims.conformance.cases import as_dtype
 CALLS = ("activation_forward", "softmax_forward", "maxout_forward", "reduce_tensor", "fc_forward", "loss_forward")
 
 
-def first_use_records(backend: str, dtypes: Sequence[str], ops: Sequence[str] = CALLS) -> Iterator[dict[str, Any]]:
+def first_use_records(
+    backend: str, dtypes: Sequence[str], device: int = 0, ops: Sequence[str] = CALLS
+) -> Iterator[dict[str, Any]]:
     """Milliseconds of each first call, cold and warm; the two passes share a cache that begins empty."""
     tools = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory() as cache:
@@ -30,7 +32,15 @@ def first_use_records(backend: str, dtypes: Sequence[str], ops: Sequence[str] = 
         environment = {**os.environ, "DNNPRIMS_CACHE_DIR": cache}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tools), os.environ.get("PYTHONPATH", "")]))
         for state in ("empty", "warm"):
-            command = [sys.executable, "-m", "benchmark.first_use", backend, ",".join(dtypes), ",".join(ops)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmark.first_use",
+                backend,
+                str(device),
+                ",".join(dtypes),
+                ",".join(ops),
+            ]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
                 yield {"name": f"first_use.{state}", "failed": done.stderr.strip()[-500:]}
@@ -39,11 +49,11 @@ def first_use_records(backend: str, dtypes: Sequence[str], ops: Sequence[str] = 
                 yield {"name": f"first_use.{name}.{state}", "ms": ms, "cache": state}
 
 
-def measure(backend: str, dtypes: Sequence[str], ops: Sequence[str]) -> dict[str, float]:
+def measure(backend: str, device: int, dtypes: Sequence[str], ops: Sequence[str]) -> dict[str, float]:
     """Milliseconds of the first call of each primitive and dtype in this process."""
     import numpy as np
 
-    handle = dp.create_handle(backend)
+    handle = dp.create_handle(backend, device=device)
     rng = np.random.default_rng(0)
     times = {}
     for dtype in dtypes:
@@ -67,5 +77,5 @@ def measure(backend: str, dtypes: Sequence[str], ops: Sequence[str]) -> dict[str
 
 
 if __name__ == "__main__":
-    _, given, names, wanted = sys.argv
-    print(json.dumps(measure(given, names.split(","), wanted.split(","))))
+    _, given, number, names, wanted = sys.argv
+    print(json.dumps(measure(given, int(number), names.split(","), wanted.split(","))))

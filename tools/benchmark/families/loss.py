@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import dnnprims as dp
@@ -143,6 +144,7 @@ def _gradients(problem: Problem, name: str) -> list[Part]:
 def _value(handle: dp.Handle, problem: Problem, operands: Mapping[str, Any]) -> Part:
     """The loss is the mean, in float64, of the losses that the library gives unreduced."""
 
+    @cache
     def expect() -> dict[str, Any]:
         losses = dp.loss_forward(handle, **_options(problem, "none"), **operands)
         return {"out": float(losses.sum(dtype="float64")) / _count(problem)}
