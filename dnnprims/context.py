@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import index
 from typing import Any
 
 from . import checks
@@ -70,20 +71,7 @@ class Context:
         CuPy's pool orders memory by its *current* stream. With a fixed stream that is not the current one, keep arrays
         alive until their work is done, or make the stream current too (``with stream:``).
         """
-        if stream is None:
-            self._fixed_stream = None
-        elif hasattr(stream, "ptr") or hasattr(stream, "__index__"):
-            self._fixed_stream = int(getattr(stream, "ptr", stream))
-        elif hasattr(stream, "__cuda_stream__"):
-            self._fixed_stream = int(stream.__cuda_stream__()[1])
-        else:
-            raise BadParamError(
-                "set_stream",
-                "is no stream",
-                param="stream",
-                got=type(stream).__name__,
-                expected="a CuPy stream, an address or None",
-            )
+        self._fixed_stream = None if stream is None else _stream_address(stream)
         self._stream_owner = stream
 
     @property
@@ -169,6 +157,21 @@ class Context:
         if self._executor is not None:
             self.on_device(self._executor.synchronize, self.stream)
             self.check()
+
+
+def _stream_address(stream: Any) -> int:
+    """Address of a CuPy stream, of an object with ``__cuda_stream__``, or the address itself."""
+    try:
+        if hasattr(stream, "ptr") or hasattr(stream, "__index__"):
+            address = index(getattr(stream, "ptr", stream))
+        else:
+            address = index(stream.__cuda_stream__()[1])
+        if not 0 <= address < 2**64:
+            raise ValueError
+        return address
+    except (AttributeError, IndexError, TypeError, ValueError):
+        kind, rule = type(stream).__name__, "a CuPy stream, an address or None"
+        raise BadParamError("set_stream", "is no stream", param="stream", got=kind, expected=rule) from None
 
 
 def _device_getter(executor: Any) -> Callable[[], int] | None:

@@ -6,6 +6,9 @@ parts stay readable as attributes, so that a framework can build its own message
 
 from __future__ import annotations
 
+#: Characters of a value that a message repeats.
+_LONGEST = 400
+
 
 class DnnprimsError(Exception):
     """Base of every error of this library.
@@ -37,7 +40,7 @@ class DnnprimsError(Exception):
         self.op = op
         self.param = param
         self.problem = problem
-        self.got = "" if got is None else str(got)
+        self.got = "" if got is None else _shortened(str(got))
         self.expected = "" if expected is None else str(expected)
         self.hint = hint
         super().__init__(self._sentence(problem))
@@ -48,6 +51,11 @@ class DnnprimsError(Exception):
         facts += [f"expected {self.expected}"] if self.expected else []
         text = f"{text}: {', '.join(facts)}" if facts else text
         return f"{text}; {self.hint}" if self.hint else text
+
+
+def _shortened(text: str) -> str:
+    """The text, or its two ends where it is longer than anyone reads."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 class BadParamError(DnnprimsError, ValueError):

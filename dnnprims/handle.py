@@ -13,7 +13,16 @@ from . import checks, verbose
 from .context import Context
 from .descriptors import TensorDescriptor
 from .errors import BadParamError
-from .operands import Build, describe_operands, flat_names, flatten, op_name, operand_names, refuse_descriptors
+from .operands import (
+    Build,
+    describe_operands,
+    flat_names,
+    flatten,
+    op_name,
+    operand_names,
+    refuse_descriptors,
+    specify,
+)
 from .runtime.launch import PlanSpec, Profile
 from .runtime.plan import Executor, Overlap, Plan
 
@@ -158,10 +167,7 @@ class Handle(Context):
     ) -> tuple[PlanSpec, list[TensorDescriptor | None]]:
         try:
             described = describe_operands(build, adopted, self._describe)
-            spec = build(self.profile, *options, *described)
-            misfit = spec.unrepresentable()
-            if misfit:
-                raise checks.refuse_magnitude(op_name(build), *misfit)
+            spec = specify(build, self.profile, options, described)
         except BadParamError as error:
             if self._log is not None:
                 self._log.refused(error)

@@ -12,7 +12,8 @@ from typing import Any
 from . import checks
 from .descriptors import TensorDescriptor
 from .errors import BadParamError
-from .runtime.launch import PlanSpec
+from .runtime.launch import PlanSpec, Profile
+from .runtime.limits import MOST_BLOCKS, oversized_grid, unrepresentable
 
 #: Plan function of an op: (profile, *options, *operand descriptors) -> PlanSpec.
 Build = Callable[..., PlanSpec]
@@ -68,6 +69,17 @@ def describe_operands(
         else:
             described.append(a if a is None else _describe(op, label, a, describe))
     return tuple(described)
+
+
+def specify(build: Build, profile: Profile, options: tuple[Any, ...], described: tuple[Any, ...]) -> PlanSpec:
+    """Plan a call, and see that it can be launched."""
+    spec = build(profile, *options, *described)
+    misfit, grid = unrepresentable(spec), oversized_grid(spec)
+    if misfit:
+        raise checks.refuse_magnitude(op_name(build), *misfit)
+    if grid:
+        raise checks.refuse_grid(op_name(build), grid, MOST_BLOCKS)
+    return spec
 
 
 def _describe(op: str, label: str, a: Any, describe: Callable[[Any], TensorDescriptor | None]) -> TensorDescriptor:

@@ -11,7 +11,7 @@ from . import checks
 from .descriptors import BoundTensor, TensorDescriptor
 from .errors import BadParamError, NotSupportedError
 from .handle import Handle
-from .operands import describe_operands, flat_names, flatten, op_name, operand_names
+from .operands import describe_operands, flat_names, flatten, op_name, operand_names, specify
 from .runtime.compiler import read_source
 from .runtime.launch import KernelStep, PlanSpec, Profile
 from .runtime.plan import Overlap
@@ -49,11 +49,7 @@ def _capture(op: Callable[..., Any], profile: Profile, arguments: tuple[Any, ...
 def _specify(op: Callable[..., Any], profile: Profile, arguments: tuple[Any, ...], options: dict[str, Any]) -> PlanSpec:
     build, plan_options, operands, _ = _capture(op, profile, arguments, options)
     described = describe_operands(build, operands, _describe)
-    spec: PlanSpec = build(profile, *plan_options, *described)
-    misfit = spec.unrepresentable()
-    if misfit:
-        raise checks.refuse_magnitude(op_name(build), *misfit)
-    return spec
+    return specify(build, profile, plan_options, described)
 
 
 def _describe(a: Any) -> TensorDescriptor | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BadParamError, ExecutionError
+from ..errors import BadParamError, ExecutionError, NotSupportedError
 
 if TYPE_CHECKING:
     from ..handle import Handle
@@ -107,7 +107,16 @@ def refuse_device(op: str, param: str, got: int, expected: int) -> BadParamError
 
 def refuse_magnitude(op: str, param: str, value: object) -> BadParamError:
     """A number is finite, but not in the type that the kernels take it in."""
-    return BadParamError(op, "is out of range", param=param, got=value, expected="a number that float32 holds")
+    return BadParamError(
+        op, "is out of range", param=param, got=value, expected="a number that its type in the kernel holds"
+    )
+
+
+def refuse_grid(op: str, grid: tuple[int, ...], most: tuple[int, ...]) -> NotSupportedError:
+    """The tensors are so large that a launch would need more blocks than a grid has."""
+    return NotSupportedError(
+        op, "needs too many blocks", got=str(grid), expected=f"at most {most}", hint="call it on parts of the tensors"
+    )
 
 
 def refuse_options(op: str, options: Sequence[object], build: Callable[..., Any] | None = None) -> BadParamError:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..descriptors import TensorDescriptor
 from ..dtypes import FLOATS, LABELS, DType
-from ..errors import BadParamError
+from ..errors import BadParamError, NotSupportedError
 from .options import require_lists
 
 
@@ -168,14 +168,24 @@ def require_scalar(op: str, param: str, x: TensorDescriptor | None, allowed: Seq
         require_dtype(op, param, x, allowed)
 
 
+#: Elements of a list of tensors, 512 GiB of the narrowest type: its chunks are listed in a table.
+MOST_LISTED = 2**38
+
+
 def require_tensors(op: str, param: str, tensors: Sequence[TensorDescriptor | None] | None) -> None:
     """`tensors` is a list of contiguous tensors of floating types, none of them missing."""
     if tensors is None:
         raise BadParamError(op, "is missing", param=param, got=None, expected="an array or a list of arrays")
+    total = 0
     for i, item in enumerate(tensors):
         x = require_present(op, f"{param}[{i}]", item)
         require_float(op, f"{param}[{i}]", x)
         require_contiguous(op, **{f"{param}[{i}]": x})
+        total += x.size
+    if total > MOST_LISTED:
+        raise NotSupportedError(
+            op, "has too many elements", param=param, got=str(total), expected="at most 2^38", hint="call it on parts"
+        )
 
 
 def require_matching_tensors(

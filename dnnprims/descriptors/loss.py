@@ -73,11 +73,11 @@ class LossDescriptor:
 
     def __post_init__(self) -> None:
         op = "LossDescriptor"
-        if self.kind not in LOSS_KINDS:
+        if not isinstance(self.kind, str) or self.kind not in LOSS_KINDS:
             raise BadParamError(
                 op, "is unknown", param="kind", got=repr(self.kind), expected="one of " + ", ".join(LOSS_KINDS)
             )
-        if self.reduction not in REDUCTIONS:
+        if not isinstance(self.reduction, str) or self.reduction not in REDUCTIONS:
             raise BadParamError(
                 op,
                 "is unknown",
@@ -101,6 +101,10 @@ class LossDescriptor:
         ):
             raise BadParamError(
                 op, "is no integer", param="ignore_index", got=repr(self.ignore_index), expected="an int of 64 bits"
+            )
+        if not isinstance(self.log_target, bool):
+            raise BadParamError(
+                op, "is no bool", param="log_target", got=repr(self.log_target), expected="True or False"
             )
         for option, (kinds, default) in _LOSS_OPTIONS.items():
             if self.kind not in kinds and getattr(self, option) != default:

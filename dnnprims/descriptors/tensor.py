@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from math import prod
 from operator import index
 from typing import Any
@@ -37,13 +38,45 @@ def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+#: Axes of a tensor, as many as NumPy has.
+MOST_AXES = 64
+
+#: Kernels count elements and bytes in 64 bits with a sign.
+_BYTES = 2**63
+
+
 def _integers(values: Any) -> tuple[int, ...] | None:
-    """Return one integer or several as a tuple, or None where something else was given."""
+    """Return one integer or several as a tuple, or None where something else was given.
+
+    Of items without an end no more are looked at than it takes to see that they are too many.
+    """
     try:
-        items = (values,) if hasattr(values, "__index__") and not hasattr(values, "__len__") else tuple(values)
+        single = hasattr(values, "__index__") and not hasattr(values, "__len__")
+        items = (values,) if single else tuple(islice(iter(values), MOST_AXES + 1))
         return None if any(isinstance(item, bool) for item in items) else tuple(index(item) for item in items)
-    except TypeError:
+    except (TypeError, ValueError):
         return None
+
+
+def _bad_extents(shape: object) -> BadParamError:
+    return BadParamError("TensorDescriptor", "has a bad extent", param="shape", got=shape, expected="integers >= 0")
+
+
+def _bad_steps(strides: object, rule: str) -> BadParamError:
+    return BadParamError("TensorDescriptor", "has a bad step", param="strides", got=strides, expected=rule)
+
+
+def _require_countable(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> None:
+    """No number that a kernel may be given about this tensor needs more than 64 bits; empty axes count as one."""
+    op = "TensorDescriptor"
+    if len(shape) > MOST_AXES:
+        raise BadParamError(op, "has too many axes", param="shape", got=shape, expected=f"at most {MOST_AXES}")
+    extents = [max(extent, 1) for extent in shape]
+    if prod(extents) * itemsize >= _BYTES:
+        raise BadParamError(op, "is too large", param="shape", got=shape, expected="fewer than 2^63 bytes")
+    reach = sum(max(extent - 1, 1) * abs(step) for extent, step in zip(extents, strides, strict=True))
+    if reach * itemsize >= _BYTES:
+        raise BadParamError(op, "reach too far", param="strides", got=strides, expected="fewer than 2^63 bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +97,8 @@ class TensorDescriptor:
     Raises
     ------
     BadParamError
-        An extent is negative or no integer, or the strides have another length than the shape.
+        An extent is negative or no integer, the strides have another length than the shape, or the tensor has more than
+        64 axes or needs 2^63 bytes or more.
     """
 
     shape: tuple[int, ...]
@@ -81,14 +115,10 @@ class TensorDescriptor:
     ) -> None:
         extents = _integers(shape)
         if extents is None or min(extents, default=0) < 0:
-            raise BadParamError(
-                "TensorDescriptor", "has a bad extent", param="shape", got=shape, expected="integers >= 0"
-            )
+            raise _bad_extents(shape)
         steps = dense_strides(extents) if strides is None else _integers(strides)
         if steps is None:
-            raise BadParamError(
-                "TensorDescriptor", "has a bad step", param="strides", got=strides, expected="integers, in elements"
-            )
+            raise _bad_steps(strides, "integers, in elements")
         if len(steps) != len(extents):
             raise BadParamError(
                 "TensorDescriptor",
@@ -97,7 +127,7 @@ class TensorDescriptor:
                 got=strides,
                 expected=f"{len(extents)} steps",
             )
-        if alignment not in (1, 2, 4, 8, 16):
+        if type(alignment) is not int or alignment not in (1, 2, 4, 8, 16):
             raise BadParamError(
                 "TensorDescriptor",
                 "is no alignment",
@@ -105,16 +135,24 @@ class TensorDescriptor:
                 got=alignment,
                 expected="1, 2, 4, 8 or 16 bytes",
             )
+        row = dtype_row(dtype)
+        _require_countable(extents, steps, row.itemsize)
         object.__setattr__(self, "shape", extents)
-        object.__setattr__(self, "dtype", dtype_row(dtype))
+        object.__setattr__(self, "dtype", row)
         object.__setattr__(self, "strides", steps)
         object.__setattr__(self, "alignment", alignment)
+        if self.contiguous:
+            # Steps that no element takes are no difference between descriptors.
+            object.__setattr__(self, "strides", dense_strides(extents))
 
     @classmethod
     def from_array(cls, x: Any) -> TensorDescriptor:
         """Describe a NumPy or CuPy array, or anything with `shape`, `dtype` and byte `strides`."""
         row = dtype_row(x.dtype)
-        if any(step % row.itemsize for step in x.strides):
+        steps = _integers(x.strides)
+        if steps is None:
+            raise _bad_steps(x.strides, "integers, in bytes")
+        if any(step % row.itemsize for step in steps):
             raise BadParamError(
                 "TensorDescriptor",
                 "are no whole elements",
@@ -123,18 +161,22 @@ class TensorDescriptor:
                 expected=f"multiples of {row.itemsize} bytes, the size of {row.name}",
                 hint="pass a contiguous copy",
             )
-        return cls(x.shape, row, tuple(step // row.itemsize for step in x.strides))
+        return cls(x.shape, row, tuple(step // row.itemsize for step in steps))
 
     def bind(self, pointer: int, owner: object = None) -> BoundTensor:
         """Name memory that is no array: an address on the handle's device, with this layout.
 
         `owner` is kept alive as long as the bound tensor is. That the memory is as large as described is not checked.
         """
-        if isinstance(pointer, bool) or not hasattr(pointer, "__index__") or pointer < 0:
+        try:
+            address = -1 if isinstance(pointer, bool) else index(pointer)
+        except TypeError:
+            address = -1
+        if not 0 <= address < 2**64:
             raise BadParamError(
                 "TensorDescriptor.bind", "is no address", param="pointer", got=pointer, expected="an integer >= 0"
             )
-        return BoundTensor(self, int(pointer), owner)
+        return BoundTensor(self, address, owner)
 
     @property
     def ndim(self) -> int:

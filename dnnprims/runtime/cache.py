@@ -112,7 +112,7 @@ def _read_own_file(descriptor: int) -> bytes:
     if _problem_of_owner(facts) or not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST_ENTRY:
         return b""
     with os.fdopen(descriptor, "rb", closefd=False) as file:
-        return file.read(LARGEST_ENTRY)
+        return file.read(facts.st_size)
 
 
 def cache_path() -> Path:

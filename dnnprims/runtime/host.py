@@ -28,8 +28,11 @@ FOREIGN = object()
 def look_aside(
     look: Callable[[Sequence[Any]], tuple[list[Any], list[int]]], a: Any, seen: list[Any], addresses: list[int]
 ) -> None:
-    """Look at an operand that is not simply an array: left out, a list of arrays, described, or foreign."""
-    if isinstance(a, list | tuple):
+    """Look at an operand that is not simply an array: left out, a list of arrays, described, or foreign.
+
+    Lists within lists are foreign: one may be within itself.
+    """
+    if isinstance(a, list | tuple) and not any(isinstance(item, list | tuple) for item in a):
         items, pointers = look(a)
         seen.append(tuple(items))
         addresses += pointers

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
 #: struct-module codes of the scalar types a parameter struct may hold; "A" is the accumulator of the unit's dtype.
 SCALAR_CODES = {"f32": "f", "f64": "d", "i32": "i", "u32": "I", "i64": "q", "u64": "Q"}
-
-#: Largest number that rounds to a finite float32.
-FLOAT32_MAX = (2.0 - 2.0**-24) * 2.0**127
 
 #: Bytes between scratch regions: one line of the L2.
 SCRATCH_ALIGNMENT = 256
@@ -242,24 +238,6 @@ class PlanSpec:
     def workspace_bytes(self) -> int:
         """Bytes of scratch memory taken from the handle."""
         return sum(-(-size // SCRATCH_ALIGNMENT) * SCRATCH_ALIGNMENT for size in self.scratch)
-
-    def unrepresentable(self) -> tuple[str, float] | None:
-        """Name and value of a number that the type it is passed in cannot hold, or None."""
-        for step in self.steps:
-            if isinstance(step, FillStep):
-                continue
-            if isinstance(step, KernelStep):
-                given = [
-                    (name, value)
-                    for (name, kind), value in zip(step.kernel.struct.scalars, step.scalars, strict=True)
-                    if (step.dtype.accumulator if kind == "A" else kind) in ("float32", "f32")
-                ]
-            else:
-                given = [("alpha", step.alpha), ("beta", step.beta)] if step.dtype.accumulator == "float32" else []
-            for name, value in given:
-                if not isinstance(value, Live) and isfinite(value) and abs(value) > FLOAT32_MAX:
-                    return name, float(value)
-        return None
 
     def scratch_offsets(self) -> list[int]:
         """Byte offset of each scratch region in the workspace."""
