@@ -11,7 +11,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,11 @@ def struct_asserts(family: Family, dtype: DType) -> str:
 
 @dataclass(frozen=True)
 class Binary:
-    """Machine code and the mangled name of each instantiation in it."""
+    """Machine code, the mangled name of each instantiation in it, and what the compiler said if it ran just now."""
 
     code: bytes
     lowered: dict[str, str]
+    log: str = field(default="", compare=False)
 
 
 def compile_group(family: Family, dtype: DType, group: str, arch: str) -> Binary:
@@ -82,26 +83,29 @@ def compile_group(family: Family, dtype: DType, group: str, arch: str) -> Binary
     return binary
 
 
-def compile_source(source: str, expressions: Sequence[str], arch: str, *, what: str) -> Binary:
-    """Compile with NVRTC; needs no GPU."""
+def compile_source(
+    source: str, expressions: Sequence[str], arch: str, *, what: str, options: Sequence[str] = ()
+) -> Binary:
+    """Compile with NVRTC, with `options` beside those that every kernel has; needs no GPU."""
     nvrtc = load_nvrtc()
     program = nvrtc.createProgram(source, "dnnprims.cu", [], [])
     try:
         for expression in expressions:
             nvrtc.addNameExpression(program, expression)
         try:
-            nvrtc.compileProgram(program, (f"-arch={arch}", *NVRTC_OPTIONS))
+            nvrtc.compileProgram(program, (f"-arch={arch}", *NVRTC_OPTIONS, *options))
         except nvrtc.NVRTCError:
             log = nvrtc.getProgramLog(program)
             raise CompileError("compile", f"{what}, {arch} failed", log=log, source=source) from None
         virtual = arch.startswith("compute_")
         code = nvrtc.getPTX(program) if virtual else nvrtc.getCUBIN(program)
         lowered = {expression: nvrtc.getLoweredName(program, expression) for expression in expressions}
+        log = nvrtc.getProgramLog(program).strip("\0\n")
     finally:
         nvrtc.destroyProgram(program)
     code = code.encode() if isinstance(code, str) else bytes(code)
     # CuPy cuts the last byte off a cubin as if it ended a string; the tools that read ELF files want it back.
-    return Binary(code + b"\0" * (-len(code) % 8), lowered)
+    return Binary(code + b"\0" * (-len(code) % 8), lowered, log)
 
 
 def load_nvrtc() -> Any:
