@@ -74,8 +74,9 @@ DEVICE void fc_gradient_of_pack(const FcGradientParams<T>& p, i64 at, pack<T, VE
   if (p.dz) store<VEC>(p.dz, at, dz);
 }
 
+// float64 asks for no more than two blocks on a multiprocessor: left to itself, ptxas aims at four and spills.
 template <class T, class Act, int VEC>
-__global__ void __launch_bounds__(256) fc_gradient(const FcGradientParams<T> p) {
+__global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 0) fc_gradient(const FcGradientParams<T> p) {
   typedef acc_t<T> A;
   constexpr int IN_FLIGHT = VEC > 4 ? 2 : 4;  // more would only unroll heavy activations past the instruction cache
   __shared__ A sums[DEPTH][LANES * VEC];
