@@ -1,0 +1,144 @@
+"""What every compiled kernel must keep to: no spill, a block that fits, no atomic, no silent rounding, wide accesses.
+
+Each exception is named here with its reason. `violations` words what does not keep to the rules; the tests expect none.
+More than 48 KiB of static shared memory needs no rule: ptxas refuses it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from dnnprims.runtime import compiler
+
+from . import machine_code
+from .units import REGISTERS, Resources, Unit
+
+#: The compiler that `SPILLS` is of. ptxas of another one rounds registers its own way: there `TOLERATED` bytes pass.
+LISTED_NVRTC, TOLERATED = (13, 5), 64
+
+#: ptxas rather spills than lose a block: the registers at which it stops, and how many blocks fit then.
+_STOPS = {
+    32: "ptxas stops at 32 registers, with which a multiprocessor is full",
+    64: "ptxas stops at 64 registers, with which four blocks fit",
+    80: "ptxas stops at 80 registers, with which three blocks fit",
+}
+#: (kernel, architecture) -> bytes that its spills may move, and why.
+SPILLS: dict[tuple[str, int], tuple[int, str]] = {
+    ("fc_gradient<float16, Swish<float16>, 8>", 75): (8, _STOPS[64]),
+    ("fc_gradient<float, FromOutput<Celu<float>>, 4>", 100): (20, _STOPS[80]),
+    ("fc_gradient<float, HardSwish<float>, 4>", 100): (20, _STOPS[80]),
+    ("fc_gradient<float, Log<float>, 4>", 100): (20, _STOPS[80]),
+    ("reduce_rows<double, MaxOf<double>, 2, 32>", 80): (36, _STOPS[32]),
+    ("reduce_rows<double, MaxOf<double>, 2, 256>", 80): (36, _STOPS[32]),
+    ("reduce_rows<double, MinOf<double>, 2, 32>", 80): (36, _STOPS[32]),
+    ("reduce_rows<double, MinOf<double>, 2, 256>", 80): (36, _STOPS[32]),
+    ("softmax_forward_row<float, 1, 16, 1024>", 80): (16, _STOPS[32]),
+    ("softmax_forward_row<float, 1, 16, 1024>", 90): (16, _STOPS[32]),
+}
+
+#: Atomics that a kernel may use, by entry, with the reason. Without them results cannot depend on who comes first.
+ATOMICS: dict[str, str] = {}
+
+_ATOMIC_ROOTS = ("atom", "red", "suatom", "sured", "multimem")
+_MACHINE_ATOMIC = re.compile(r"(SU)?ATOM|(SU|U)?RED(?!UX)|UBLKRED|UTMARED")
+
+#: Kernels that move 16 bytes at once, and in which direction. Where VEC is a template argument it is the first integer
+#: among them, and 1 frees the kernel from the rule.
+PACKED = {
+    "activation_forward": "ld st",
+    "activation_backward": "ld st",
+    "adam_update": "ld st",
+    "add_packed": "ld st",
+    "add_strided": "ld st",
+    "cast_packed": "either",
+    "cross_entropy_in_cache": "ld",
+    "cross_entropy_in_registers": "ld st",
+    "elementwise_loss": "ld st",
+    "fc_activation_forward": "ld st",
+    "fc_gradient": "ld st",
+    "glu_backward": "ld st",
+    "glu_forward": "ld st",
+    "maxout_backward": "st",
+    "maxout_forward_strided": "ld st",
+    "maxout_forward_units": "ld st",
+    "norm_partials": "ld",
+    "prelu_backward_columns": "ld st",
+    "prelu_backward_data": "ld st",
+    "prelu_backward_rows": "ld st",
+    "prelu_forward": "ld st",
+    "reduce_rows": "ld",
+    "scale_arrays": "ld st",
+    "scale_packed": "ld st",
+    "set_packed": "st",
+    "sgd_update": "ld st",
+    "softmax_backward_online": "ld st",
+    "softmax_backward_row": "ld st",
+    "softmax_forward_online": "ld st",
+    "softmax_forward_row": "ld st",
+}
+
+#: Approximate instructions that a dtype's kernels may use, in families that say so in their headers. float32 takes the
+#: bare reciprocal as a first guess and corrects it (elementary.cuh); the 16-bit types have the policy Quick (math.cuh).
+_QUICK = ("ex2.approx.f32", "lg2.approx.f32", "rcp.approx.f32", "rcp.approx.ftz.f32", "rsqrt.approx.f32")
+APPROXIMATE = {"float32": ("rcp.approx.ftz.f32",), "float16": _QUICK, "bfloat16": _QUICK}
+APPROXIMATING = ("activation", "fc", "glu", "loss", "softmax")
+
+_ACCESS = re.compile(r"(ld|st)\.global\S*?(?:\.v(\d))?\.[a-z](\d+)")
+
+
+def violations(unit: Unit, machine: bool = False) -> list[str]:
+    """What a unit's kernels do that they must not; with `machine` their instructions are looked at, too."""
+    found = [f"{unit.family}.cu: {line}" for line in unit.warnings]
+    for row in unit.resources:
+        words = [*_resources(row), *_ptx(row, unit.ptx[row.kernel])]
+        if machine:
+            words += _machine(row, machine_code.machine_instructions(unit.machine[row.kernel]))
+        found += [f"{row.kernel} for sm_{row.arch}: {word}" for word in words]
+    return found
+
+
+def _resources(row: Resources) -> Iterator[str]:
+    moved, (allowed, _) = row.spill_stores + row.spill_loads, SPILLS.get((row.kernel, row.arch), (0, ""))
+    if tuple(compiler.load_nvrtc().getVersion()) != LISTED_NVRTC:
+        allowed = max(allowed, TOLERATED)
+    if moved > allowed:
+        yield f"spills move {moved} bytes, {allowed} are allowed"
+    if row.stack and not moved:
+        yield f"keeps {row.stack} bytes of arrays in local memory"
+    if row.block_registers > REGISTERS:
+        yield f"{row.threads} threads with {row.registers} registers each do not fit a multiprocessor"
+
+
+def _ptx(row: Resources, text: str) -> Iterator[str]:
+    used = machine_code.ptx_instructions(text)
+    atomics = [name for name in used if name.split(".")[0] in _ATOMIC_ROOTS or name.startswith("cp.reduce.")]
+    if atomics and row.entry not in ATOMICS:
+        yield f"atomics in the PTX: {_listed(atomics)}"
+    allowed = APPROXIMATE.get(row.dtype, ()) if row.family in APPROXIMATING else ()
+    rough = [name for name in used if re.search(r"\.(approx|ftz)\b", name) and name not in allowed]
+    if rough:
+        yield f"approximate instructions in the PTX: {_listed(rough)}"
+    wide = {kind for kind, many, bits in _ACCESS.findall(text) if int(many or 1) * int(bits) >= 128}
+    wanted = PACKED.get(row.entry, "") if vector_length(row.kernel) != 1 else ""
+    if wanted == "either" and not wide:
+        yield "moves nothing 16 bytes at once"
+    for kind in ("ld", "st"):
+        if kind in wanted.split() and kind not in wide:
+            yield f"{'loads' if kind == 'ld' else 'stores'} nothing 16 bytes at once"
+
+
+def _machine(row: Resources, used: Iterable[str]) -> Iterator[str]:
+    atomics = [name for name in used if _MACHINE_ATOMIC.match(name)]
+    if atomics and row.entry not in ATOMICS:
+        yield f"atomics in the machine code: {_listed(atomics)}"
+
+
+def vector_length(kernel: str) -> int | None:
+    """The first template argument that is an integer: VEC, in the kernels of `PACKED` that have one."""
+    match = re.search(r"[<,] *(\d+) *(?=[,>])", kernel)
+    return int(match[1]) if match else None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(set(names)))
