@@ -8,6 +8,7 @@ import pytest
 
 from dnnprims.errors import BadParamError
 from dnnprims.ops.gradient import clip_by_global_norm, global_norm, scale_and_check_finite
+from dnnprims.reference import gradient as reference
 
 DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 
@@ -136,3 +137,9 @@ def test_refusals_name_the_argument_and_change_nothing(handle):
 def test_the_same_call_gives_the_same_bits(handle):
     x = [handle.asarray(np.random.default_rng(1).standard_normal(9001).astype(np.float32)) for _ in range(3)]
     assert float(global_norm(handle, x)) == float(global_norm(handle, x))
+
+
+def test_reference_norm_of_integers_is_exact():
+    """Scaling by the largest element, 3 here, would round each of them."""
+    x = np.array([3.0, -1.0, 3.0, 1.0, 1.0, 2.0, 2.0] * 8)
+    assert float(reference.global_norm([x])) == np.sqrt(29.0 * 8)
