@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dnnprims.conformance import FAMILIES, runner
-from dnnprims.conformance.cases import Call, CaseFamily, Problem, as_dtype
+import dnnprims
+from dnnprims.conformance import FAMILIES, bounds, runner
+from dnnprims.conformance.cases import DTYPES, Call, CaseFamily, Problem, as_dtype
+from dnnprims.conformance.drawing import EXACT_DATA
 
 
 def made(line: str, **defaults: object) -> tuple[CaseFamily, Problem, Call]:
@@ -83,3 +85,117 @@ def test_math_mode_is_the_calls_own() -> None:
         ieee, tf32 = (family.adopt(problem.op, arguments, math=math) for math in ("ieee", "tf32"))
         expected = runner.expect(family, problem, ieee)
         assert bool(np.all(tf32.bound(expected)[0] > ieee.bound(expected)[0])) is wider
+
+
+# -- exact results ---------------------------------------------------------------------------------------------------
+
+
+def shipped(family: CaseFamily, dtype: str, count: int) -> list[tuple[Problem, list[Any], list[Any]]]:
+    """(problem, expected results, bounds) of the cases with data that are meant to be exact; indices left out."""
+    found = []
+    for problem in family.problems(dtype, seed=2, count=count):
+        if problem.word("data") in (*EXACT_DATA, "equal"):
+            call = family.make(problem, np.random.default_rng(problem.integer("seed")))
+            expected = runner.expect(family, problem, call)
+            with np.errstate(all="ignore"):
+                limits = call.bound(expected)
+            kinds = [place.dtype for place in call.destinations.values()]
+            numbers = [i for i in range(len(expected)) if i >= len(kinds) or kinds[i] in DTYPES]
+            found.append((problem, [expected[i] for i in numbers], [limits[i] for i in numbers]))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exact_cases_are_informative(family: CaseFamily, dtype: str) -> None:
+    """At most 30 % of the results that must be met to the last bit are 0: a 0 says little about where it came from."""
+    for problem, expected, limits in shipped(family, dtype, 40):
+        for ideal, limit in zip(expected, limits, strict=True):
+            if ideal.size >= 16 and not np.any(limit):
+                assert np.mean(ideal == 0) <= 0.3, str(problem)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES.values() if f.name != "adam"], ids=lambda family: family.name)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_family_has_exact_cases(family: CaseFamily, dtype: str) -> None:
+    """In the corners and at random, for every primitive but those of Adam, whose root and quotient always round."""
+    exact = {
+        problem.op
+        for problem, expected, limits in shipped(family, dtype, 60)
+        if any(ideal.size and not np.any(limit) for ideal, limit in zip(expected, limits, strict=True))
+    }
+    assert exact == set(family.primitives)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_on_a_grid_are_exact_in_any_order(dtype: str) -> None:
+    """Up to 2^p steps, in every permutation; one step more and an order that rounds is found."""
+    kind, digits = np.dtype(dtype).type, {"float32": 24, "float64": 53}[dtype]
+    rng = np.random.default_rng(4)
+    terms = rng.integers(-(2 ** (digits - 7)), 2 ** (digits - 7), 100).astype(np.float64) / 8.0
+    assert bool(bounds.exact_sums(np.abs(terms).sum(), bounds.grid(terms), dtype))
+    assert len({sum(rng.permutation(terms).astype(kind), kind(0)) for _ in range(20)}) == 1
+    big = [2.0**digits, 1.0, 1.0]
+    assert not bool(bounds.exact_sums(sum(big), bounds.grid(big), dtype))
+    assert kind(kind(big[0]) + kind(1)) + kind(1) != kind(big[0]) + kind(2)
+
+
+def test_grid_is_what_divides() -> None:
+    """Of dyadic numbers, of zeros, of what is not finite, of subnormal numbers."""
+    assert bounds.grid([1.5, 4.0, 0.0]) == 0.5
+    assert bounds.grid([0.0]) == np.inf
+    assert bounds.lowest_bit([6.0, 0.0, np.nan, np.inf, 2.0**-1074]).tolist() == [2.0, np.inf, 0.0, 0.0, 2.0**-1074]
+    assert bounds.representable([257.0, 256.0, 2.0**-150, np.inf], "bfloat16").tolist() == [False, True, False, False]
+    assert not bool(bounds.exact_sums(1.0, 0.0, "float32"))
+
+
+def test_products_of_few_digits_are_exact() -> None:
+    """The odd parts have 24 bits together, or they have not."""
+    x = np.array([[3.0, 5.0, 0.5], [2.0**-60, 2.0**-60, 1.0], [2.0**13 + 1, 2.0**12 + 1, 1.0], [0.1, 1.0, 1.0]])
+    assert bounds.exact_products(x, (1,), "float32").tolist() == [True, True, False, False]
+    assert bounds.exact_roots([3.0, np.sqrt(2.0)], [9.0, 2.0], "float32").tolist() == [True, False]
+
+
+# -- the table of tiers, and how tight the bounds are ----------------------------------------------------------------
+
+
+def test_table_of_tiers_is_complete() -> None:
+    """Each primitive has its tiers and the derivation that they come from."""
+    assert set(bounds.TIERS) == {op.__name__ for op in dnnprims.PRIMITIVES}
+    assert all(set(tiers.split()) <= {"T0", "T1", "T2"} and why for tiers, why in bounds.TIERS.values())
+
+
+@pytest.mark.parametrize("form", ["accumulate_gradient", "accumulate_step"])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_counted_operations_bound_an_update(form: str, nesterov: bool) -> None:
+    """Float32 arithmetic without fused operations stays within the bound of an SGD step, and comes near it."""
+    rng, one = np.random.default_rng(5), np.float32
+    w, g, v = (rng.standard_normal(20000).astype(one) for _ in range(3))
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "gain": 0.7, "decay": 0.01, "scale": 0.3}
+    lr, mu, gain, decay, scale = (one(value) for value in options.values())
+    gradient = scale * g + decay * w
+    if form == "accumulate_step":
+        velocity = mu * v - (lr * gain) * gradient
+        weight = w + (mu * velocity - lr * gradient if nesterov else velocity)
+    else:
+        velocity = mu * v + gain * gradient
+        weight = w - lr * (gradient + mu * velocity if nesterov else velocity)
+    wide = [a.astype(np.float64) for a in (w, g, v)]
+    ideal_w, ideal_v = wide[0].copy(), wide[2].copy()
+    keywords = {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01, "gradient_scale": 0.3, "nesterov": nesterov}
+    FAMILIES["sgd"].reference.sgd_update([ideal_w], [wide[1]], [ideal_v], lr=0.1, form=form, **keywords)
+    limits = bounds.sgd_errors(*wide, "float32", nesterov=nesterov, stepping=form == "accumulate_step", **options)
+    for got, ideal, limit in ((weight, ideal_w, limits[0]), (velocity, ideal_v, limits[1])):
+        ratio = np.abs(got - ideal) / bounds.rounded(ideal, "float32", limit)
+        assert 0.25 < ratio.max() <= 1.0
+
+
+def test_hinge_slope_may_jump_where_its_side_is_unknown() -> None:
+    """At margin = t x of numbers that float32 rounds either slope is right; away from there one is."""
+    x = np.array([[0.1, 0.3]], np.float32)
+    call = FAMILIES["loss"].adopt(
+        "loss_backward",
+        {"loss": dnnprims.LossDescriptor("hinge", margin=0.1), "prediction": x, "target": np.ones_like(x)},
+    )
+    limit = call.bound([np.array([[-1.0, 0.0]])])[0]
+    assert limit[0, 0] > 1.0 > limit[0, 1]

@@ -9,8 +9,17 @@ import numpy as np
 from ..descriptors import ACTIVATION_MODES, ActivationDescriptor
 from ..descriptors.activation import as_activation
 from ..reference import activation as reference
-from .bounds import DERIVATIVE_ULP, function_error, product_error, scaled_unit, slope_size
-from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, as_dtype, wide
+from .bounds import (
+    DERIVATIVE_ULP,
+    exact_where,
+    function_error,
+    lowest_bit,
+    product_error,
+    scaled_unit,
+    slope_size,
+)
+from .calls import Arguments, Array, Destination, Generator, Primitive, as_dtype, wide
+from .cases import CaseFamily, Problem
 from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
 
 #: Mode -> settings of its parameters, other than the defaults, that every element type holds; ``f.`` keeps elu's alpha
@@ -40,6 +49,11 @@ _MODES = tuple(ACTIVATION_MODES)
 _CANCELLING = ("gelu", "gelu_tanh", "swish", "mish")
 
 
+#: Modes that hand on x, |x| or a parameter, and all whose slopes are constants or twice x.
+_SELECTING = ("identity", "relu", "clipped_relu", "threshold", "hardshrink", "hard_tanh", "abs")
+_EXACT_SLOPES = (*_SELECTING, "leaky_relu", "softshrink", "square", "squared_relu")
+
+
 def _descriptor(problem: Problem) -> ActivationDescriptor:
     given = ActivationDescriptor(problem.word("mode", "relu"))
     values = {name: problem.number(f"f.{name}", default) for name, default in given.parameters}
@@ -64,6 +78,25 @@ def _function_error(exact: ActivationDescriptor, value: Array, dtype: str, x: Ar
     return function_error(value, dtype)
 
 
+def _terms(exact: ActivationDescriptor, x: Array) -> tuple[Array, Array]:
+    """(sizes, grid) of the terms of modes that select, or take one operation on, numbers; grid 0 for the others.
+
+    The pieces of hard_sigmoid, and of squares, are products; softshrink's is a difference. What is constant is a
+    parameter as the accumulator has it.
+    """
+    mode, parameters = exact.mode, dict(exact.parameters)
+    value = np.abs(reference.activation_forward(exact, x))
+    if mode in _SELECTING:
+        return value, lowest_bit(value)
+    if mode == "leaky_relu":
+        return value, np.where(x > 0, lowest_bit(x), lowest_bit(x) * lowest_bit(parameters["slope"]))
+    if mode in ("square", "squared_relu"):
+        return value, lowest_bit(x) ** 2
+    if mode == "softshrink":
+        return np.abs(x) + parameters["lambd"], np.minimum(lowest_bit(x), lowest_bit(parameters["lambd"]))
+    return value, np.zeros(x.shape)
+
+
 def _draw_forward(problem: Problem, rng: Generator) -> dict[str, Any]:
     x = sample(problem, rng, problem.extents(), scale=4.0)
     return {"activation": _descriptor(problem), "x": x, **problem.scaling(), **old_out(problem, rng, x.shape)}
@@ -79,7 +112,9 @@ def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
     x, dtype = wide(given["x"]), given["x"].dtype.name
     exact = narrowed(given["activation"], dtype)
     error = _function_error(exact, reference.activation_forward(exact, x), dtype, x)
-    return [given.blended(_into_input(given)["out"], expected[0], error)]
+    target = _into_input(given)["out"]
+    right = given.exactly(target, expected[0], *_terms(exact, x))
+    return [exact_where(right, given.blended(target, expected[0], error))]
 
 
 def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
@@ -111,7 +146,10 @@ def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
         [(dy, 0.0), (slope, function_error(size, dtype, DERIVATIVE_ULP, argument) + _either_side(exact, kept, dtype))],
         dtype,
     )
-    return [given.blended(_into_gradient(given)["out"], expected[0], error)]
+    target = _into_gradient(given)["out"]
+    finest = lowest_bit(dy) * lowest_bit(slope) if exact.mode in _EXACT_SLOPES else np.zeros(dy.shape)
+    right = given.exactly(target, expected[0], dy * slope, finest)
+    return [exact_where(right, given.blended(target, expected[0], error))]
 
 
 def _either_side(exact: ActivationDescriptor, kept: dict[str, Array], dtype: str) -> Array:
@@ -139,7 +177,12 @@ def draw(rng: Generator) -> str:
     mode = pick(rng, *_MODES)
     settings = pick(rng, *_EXACT_KINKS.get(mode, ("", *_PARAMETERS.get(mode, ()))))
     shape = show(draw_shape(rng, (0, 3), most=800))
-    words = f"mode={mode} {settings} shape={shape} data={pick(rng, 'normal', 'halves')}"
+    kinds = (
+        ("normal", "halves", "lopsided")
+        if mode in _EXACT_SLOPES and mode != "hard_tanh" and not settings
+        else ("normal", "halves")
+    )
+    words = f"mode={mode} {settings} shape={shape} data={pick(rng, *kinds)}"
     if rng.random() < 0.5:
         return f"activation_forward {words} {draw_placing(rng)}"
     given = pick(rng, "x", "y") if _from_output(mode, settings) else "x"
@@ -160,6 +203,9 @@ def _corners() -> tuple[str, ...]:
         "activation_backward mode=swish shape=1001 place=offset into=out",
         "activation_backward mode=sigmoid shape=64x32 given=y alpha=2.0 beta=0.75 into=out",
     ]
+    blend = "alpha=0.5 beta=1.0 into=out"
+    for mode in _EXACT_SLOPES:
+        lines += [f"activation_{way} mode={mode} shape=5x40 data=lopsided {blend}" for way in ("forward", "backward")]
     for mode in _MODES:
         exact, *_ = _EXACT_KINKS.get(mode, ("",))
         kinds = ("data=normal", "data=wide", "data=special", f"data=halves {exact}".rstrip())

@@ -8,8 +8,9 @@ import numpy as np
 
 from ..reference import adam as reference
 from ..reference.tensor_lists import positions
-from .bounds import accumulator, scaled_unit
-from .cases import Arguments, Array, CaseFamily, Generator, Primitive, Problem, as_dtype, wide
+from .bounds import accumulator, adam_errors
+from .calls import Arguments, Array, Generator, Primitive, as_dtype, wide
+from .cases import CaseFamily, Problem
 from .drawing import draw_shapes, pick, sample_list, show_list
 from .sgd import masters_of, stored
 
@@ -37,29 +38,25 @@ def _draw(problem: Problem, rng: Generator) -> dict[str, Any]:
 
 
 def _bound(given: Arguments, expected: list[Array]) -> list[Array]:
-    """The moments are sums of products; the step inherits the relative errors of both, half that of the second."""
+    """Operations counted; a step that is skipped is exact."""
     errors: list[Array] = []
+    decay, betas, step = given["weight_decay"], (given["beta1"], given["beta2"]), float(given["step"])
+    corrections = tuple(1.0 - beta**step if given["bias_correction"] else 1.0 for beta in betas)
+    options: dict[str, Any] = {
+        "lr": float(given["lr"]),
+        "betas": betas,
+        "epsilon": given["epsilon"],
+        "corrections": corrections,
+        "coupled": decay if given.op == "adam_update" else 0.0,
+        "decoupled": decay if given.op == "adamw_update" else 0.0,
+        "scale": float(given["gradient_scale"]),
+    }
     states = given["first_moments"], given["second_moments"]
     for w, g, (first, second), master in positions(given["weights"], given["gradients"], states, given["masters"]):
-        current = wide(w if master is None else master)
-        errors += _errors(given, w.dtype.name, current, wide(g), (wide(first), wide(second)))
-    return stored(given, errors, expected, 3)
-
-
-def _errors(given: Arguments, dtype: str, w: Array, g: Array, moments: tuple[Array, Array]) -> list[Array]:
-    """Errors of weight and moments. A decay that cancels the gradient makes a second moment smaller than its terms."""
-    unit, scale = scaled_unit(dtype, 24.0), float(given["gradient_scale"])
-    decay, lr, betas = given["weight_decay"], float(given["lr"]), (given["beta1"], given["beta2"])
-    coupled = decay if given.op == "adam_update" else 0.0
-    corrected = bool(given["bias_correction"])
-    corrections = [1.0 - beta ** float(given["step"]) if corrected else 1.0 for beta in betas]
-    terms = np.abs(scale * g) + coupled * np.abs(w)
-    m = betas[0] * np.abs(moments[0]) + (1.0 - betas[0]) * terms
-    v = betas[1] * moments[1] + (1.0 - betas[1]) * terms**2
-    left = betas[1] * moments[1] + (1.0 - betas[1]) * (scale * g + coupled * w) ** 2
-    root = np.sqrt(left / corrections[1]) + given["epsilon"]
-    step = lr / corrections[0] * m / root * (1.0 + v / np.maximum(left, np.finfo(np.float64).tiny))
-    return [unit * (np.abs(w) * (1.0 + lr * decay) + step), unit * m, unit * v]
+        operands = wide(w if master is None else master), wide(g), (wide(first), wide(second))
+        errors += adam_errors(*operands, w.dtype.name, **options)
+    never = [np.zeros(error.shape, bool) for error in errors]
+    return stored(given, errors, never, expected, ("weights", "first_moments", "second_moments"))
 
 
 def draw(rng: Generator) -> str:

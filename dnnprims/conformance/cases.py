@@ -12,9 +12,10 @@ on, so that a failure can be replayed from the line that reports it. These setti
             blended; ``in_place``: over the operand that the primitive allows
 ``alpha``   factor of the result
 ``beta``    factor of what `out` held before
-``data``    ``normal``; ``integers``: small ones, so that sums are exact; ``halves``: multiples of 1/2, where functions
-            have their kinks; ``special``: with NaN, infinities, zeros and the ends of the range among normal ones;
-            ``wide``: of all magnitudes
+``data``    ``normal``; ``wide``: of all magnitudes; ``special``: with NaN, infinities, zeros and the ends of the range
+            among normal ones; ``halves``: multiples of 1/2, where functions have their kinks. Exact ones: ``integers``,
+            small; ``lopsided``, more of them positive, so that few sums fall below a kink at 0; ``powers`` of two;
+            ``equal``: one integer everywhere
 ``ends``    0: ``special`` without the ends of the range, whose products and sums may leave it on the way
 ==========  ============================================================================================
 """
@@ -23,30 +24,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from . import bounds
+from .calls import DTYPES, Arguments, Array, Call, Generator, Primitive, as_dtype, wide
 
-Array = np.ndarray[Any, Any]
-Generator = np.random.Generator
-
-DTYPES = ("float32", "float64", "float16", "bfloat16")
-
-_NUMPY = {
-    "float32": np.dtype(np.float32),
-    "float64": np.dtype(np.float64),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "int32": np.dtype(np.int32),
-    "int64": np.dtype(np.int64),
-    "uint8": np.dtype(np.uint8),
-}
+__all__ = ["DTYPES", "Array", "Call", "CaseFamily", "Problem", "as_dtype", "wide"]
 
 
 @dataclass(frozen=True)
@@ -106,112 +93,6 @@ class Problem:
     def scaling(self) -> dict[str, float]:
         """Alpha and beta as keywords, where the case names them."""
         return {name: self.number(name) for name in ("alpha", "beta") if self.word(name)}
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where a result may be written: shape, dtype, what is read of it before, and the operand it may replace."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    old: Array | None = None
-    in_place: str = ""
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The arguments of one call by name, those left out at their defaults, and the math mode of its handle."""
-
-    op: str
-    values: Mapping[str, Any]
-    math: str = "ieee"
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    @property
-    def alpha(self) -> float:
-        """Factor of the result."""
-        return float(self.values.get("alpha", 1.0))
-
-    @property
-    def beta(self) -> float:
-        """Factor of what `out` held before."""
-        return float(self.values.get("beta", 0.0))
-
-    def destination(
-        self, name: str, shape: tuple[int, ...], dtype: str, *, in_place: str = "", blends: bool = True
-    ) -> Destination:
-        """The place of a result; its old contents count where beta is not 0 and the result `blends`."""
-        old = self.values.get(name) if blends and self.beta else None
-        return Destination(tuple(shape), dtype, old, in_place)
-
-    def exactly(self, target: Destination, expected: Array, absolute: Any, step: float) -> Array:
-        """Where alpha * sum + beta * old, of a sum of multiples of `step`, is exact and so is its storage."""
-        old = 0.0 if target.old is None else self.beta * wide(target.old)
-        total = abs(self.alpha) * np.asarray(absolute) + np.abs(old)
-        steps = [bounds.grid(self.alpha) * step, *([] if target.old is None else [bounds.grid(old)])]
-        return bounds.exact_sums(total, min(steps), target.dtype) & bounds.representable(expected, target.dtype)
-
-    def blended(self, target: Destination, expected: Array, error: Any = 0.0) -> Array:
-        """Bound of alpha * result + beta * old, as stored; `error` is the result's own."""
-        old = 0.0 if target.old is None else wide(target.old)
-        beta = 0.0 if target.old is None else self.beta
-        return bounds.blended(expected, target.dtype, error, alpha=self.alpha, beta=beta, old=old)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call, for the primitive and for its reference alike.
-
-    Attributes
-    ----------
-    arguments : mapping
-        All but the handle and the destinations, by name; arrays are NumPy arrays, lists of arrays are lists.
-    bound : callable
-        From the expected results, in float64, to their bounds, in the order in which they are compared.
-    destinations : mapping
-        Keyword -> `Destination`, in the order of the results.
-    updates : tuple of str
-        Arguments that the call changes; they are compared after the results.
-    reference : mapping
-        Arguments that the reference gets in place of the same-named ones.
-    """
-
-    arguments: Mapping[str, Any]
-    bound: Callable[[list[Array]], list[Array]]
-    destinations: Mapping[str, Destination]
-    updates: tuple[str, ...] = ()
-    reference: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _none(arguments: Arguments) -> dict[str, Any]:
-    return {}
-
-
-@dataclass(frozen=True)
-class Primitive:
-    """How calls of a primitive are drawn, and how far from the reference their results may lie.
-
-    Attributes
-    ----------
-    draw : callable
-        From a problem and a generator to arguments by name; ``out`` among them where its old contents are read.
-    bound : callable
-        From the arguments and the expected results, in float64, to the bounds of the results.
-    destinations : callable
-        From the arguments to the places of the results that the call returns.
-    updates : tuple of str
-        Arguments that the call changes, where they are given.
-    reference : callable
-        From the arguments to those that the reference gets in another form.
-    """
-
-    draw: Callable[[Problem, Generator], dict[str, Any]]
-    bound: Callable[[Arguments, list[Array]], list[Array]]
-    destinations: Callable[[Arguments], dict[str, Destination]] = _none
-    updates: tuple[str, ...] = ()
-    reference: Callable[[Arguments], dict[str, Any]] = _none
 
 
 @dataclass(frozen=True)
@@ -291,15 +172,3 @@ class CaseFamily:
         rng = np.random.default_rng([seed, *self.name.encode(), DTYPES.index(dtype)])
         for i in range(count):
             yield Problem.parse(self.draw(rng), dtype=dtype, seed=seed + len(self.corners) + i)
-
-
-def as_dtype(values: Any, dtype: str) -> Array:
-    """Values rounded to a type of this library, once."""
-    wide = np.asarray(values)
-    with np.errstate(all="ignore"):
-        return wide.astype(np.float32).astype(_NUMPY[dtype]) if dtype == "bfloat16" else wide.astype(_NUMPY[dtype])
-
-
-def wide(x: Any) -> Array:
-    """The same values in float64."""
-    return np.asarray(x).astype(np.float64)

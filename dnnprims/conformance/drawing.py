@@ -7,14 +7,25 @@ from collections.abc import Iterable
 import numpy as np
 
 from . import bounds
-from .cases import Array, Generator, Problem, as_dtype
+from .calls import Array, Generator, as_dtype
+from .cases import Problem
+
+#: Kinds of data whose sums and products are exact -> the numbers to choose from. None is 0, so that few results are:
+#: a result of 0 says little about where its terms came from.
+EXACT_DATA = {
+    "integers": (-2.0, -1.0, 1.0, 2.0),
+    "lopsided": (-1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0),
+    "powers": (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0),
+}
 
 
 def sample(problem: Problem, rng: Generator, shape: tuple[int, ...], *, dtype: str = "", scale: float = 1.0) -> Array:
     """An array of the problem's kind of data."""
     kind, data = dtype or problem.dtype, problem.word("data", "normal")
-    if data == "integers":
-        return as_dtype(rng.integers(-2, 3, shape), kind)
+    if data in EXACT_DATA:
+        return as_dtype(rng.choice(EXACT_DATA[data], shape), kind)
+    if data == "equal":
+        return as_dtype(np.full(shape, rng.integers(-4, 5)), kind)
     if data == "halves":
         return as_dtype(rng.integers(-12, 13, shape) / 2.0, kind)
     values = np.asarray(scale * rng.standard_normal(shape))
@@ -34,9 +45,9 @@ def old_out(problem: Problem, rng: Generator, shape: tuple[int, ...], *, name: s
     """Something to blend with as `name`, where beta asks for it."""
     if not problem.beta:
         return {}
-    if problem.word("data") in ("normal", ""):
-        return {name: as_dtype(rng.standard_normal(shape), problem.dtype)}
-    return {name: sample(problem, rng, shape)}
+    if problem.word("data") in EXACT_DATA:
+        return {name: sample(problem, rng, shape)}
+    return {name: as_dtype(rng.standard_normal(shape), problem.dtype)}
 
 
 def pick(rng: Generator, *words: str) -> str:

@@ -8,8 +8,20 @@ import numpy as np
 
 from ..reference import gradient as reference
 from ..reference.tensor_lists import as_list
-from .bounds import blended, exact, norm_error, rounded, scaled_unit
-from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, wide
+from .bounds import (
+    blended,
+    exact,
+    exact_roots,
+    exact_sums,
+    exact_where,
+    grid,
+    lowest_bit,
+    norm_error,
+    rounded,
+    scaled_unit,
+)
+from .calls import Arguments, Array, Destination, Generator, Primitive, wide
+from .cases import CaseFamily, Problem
 from .drawing import draw_shapes, pick, sample_list, show_list
 
 
@@ -18,8 +30,11 @@ def _norm_dtype(arrays: list[Array]) -> str:
 
 
 def _norm_limit(arrays: list[Array], norm: Array) -> Array:
-    """The root of a sum of squares."""
-    kept = _norm_dtype(arrays)
+    """The root of a sum of squares; where that is exact, the root's rounding is left, and nothing of a whole root."""
+    kept, wides = _norm_dtype(arrays), [wide(a) for a in arrays]
+    squares = sum((np.square(a).sum() for a in wides), np.zeros(()))
+    if bool(exact_sums(squares, grid(*wides) ** 2, kept)):
+        return exact_where(exact_roots(norm, squares, kept), rounded(norm, kept))
     return rounded(norm, kept, norm_error(max(sum(a.size for a in arrays), 1), norm, kept))
 
 
@@ -67,12 +82,18 @@ def _into_flag(given: Arguments) -> dict[str, Destination]:
 def _bound_scale(given: Arguments, expected: list[Array]) -> list[Array]:
     """One product; the flag exactly."""
     arrays, scale, (flag, *scaled) = as_list(given["arrays"]), float(given["scale"]), expected
-    return [exact(flag), *(blended(s, a.dtype.name, alpha=scale) for a, s in zip(arrays, scaled, strict=True))]
+    limits = [exact(flag)]
+    for a, s in zip(arrays, scaled, strict=True):
+        target = Destination(a.shape, a.dtype.name)
+        right = given.exactly(target, s, wide(a), lowest_bit(a), alpha=scale)
+        limits.append(exact_where(right, blended(s, target.dtype, alpha=scale)))
+    return limits
 
 
 def draw(rng: Generator) -> str:
     """A random list of shapes."""
     words = f"shapes={show_list(draw_shapes(rng))} place={pick(rng, 'plain', 'offset')} mixed={int(rng.integers(2))}"
+    words += f" data={pick(rng, 'normal', 'integers')}"
     op = pick(rng, "global_norm", "clip_by_global_norm", "scale_and_check_finite")
     if op == "global_norm":
         return f"{op} {words} into={pick(rng, 'new', 'out')}"
@@ -89,7 +110,10 @@ CORNERS = (
     "clip_by_global_norm shapes=3x5,0,1001,7 max_norm=0.5",
     "clip_by_global_norm shapes=33,40 max_norm=1000.0",  # nothing to clip
     "clip_by_global_norm shapes=33,40 mixed=1 place=offset max_norm=2.0",
+    "global_norm shapes=3x5,1001,7 data=integers",
+    "global_norm shapes=64,192,3x256 data=equal",  # a whole root
     "scale_and_check_finite shapes=3x5,0,1001,7",
+    "scale_and_check_finite shapes=3x5,1001 data=integers mixed=1 scale=-0.5",
     "scale_and_check_finite shapes=33,40 data=special scale=1.0",
     "scale_and_check_finite shapes=33,40 mixed=1 place=offset scale=-3.0",
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..reference import maxout as reference
-from .bounds import exact
-from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem
+from .bounds import exact, exact_where, lowest_bit
+from .calls import Arguments, Array, Destination, Generator, Primitive, wide
+from .cases import CaseFamily, Problem
 from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
 
 
@@ -51,9 +52,10 @@ def _into_groups(given: Arguments) -> dict[str, Destination]:
 
 def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
     """Gradients are moved, and blended where that is asked for."""
-    if given.alpha == 1.0 and given.beta == 0.0:
-        return [exact(expected[0])]
-    return [given.blended(_into_groups(given)["out"], expected[0])]
+    target, dy = _into_groups(given)["out"], wide(given["dy"])
+    moved = reference.maxout_backward(dy, given["which"], given["pool_size"], axis=given["axis"])
+    right = given.exactly(target, expected[0], moved, lowest_bit(moved))
+    return [exact_where(right, given.blended(target, expected[0]))]
 
 
 def _scaled(units: tuple[int, ...], axis: int, pool: int) -> tuple[int, ...]:
@@ -69,6 +71,7 @@ def draw(rng: Generator) -> str:
     if rng.random() < 0.5:
         data = pick(rng, "normal", "integers", "special")
         return f"maxout_forward {words} data={data} {draw_placing(rng, in_place=False, blend=False)}"
+    words += pick(rng, "", " data=integers beta=1.0 into=out")
     return f"maxout_backward {words} {draw_placing(rng, in_place=False)}"
 
 
@@ -93,6 +96,7 @@ CORNERS = (
     "maxout_backward shape=3x4x7 pool=3 axis=1",
     "maxout_backward shape=3x4x16 pool=2 axis=0 alpha=0.5 beta=2.0 into=out",
     "maxout_backward shape=5x2 pool=257 alpha=-1.25",
+    "maxout_backward shape=3x4x16 pool=3 axis=1 data=integers alpha=0.5 beta=1.0 into=out",
     "maxout_backward shape=16x16 pool=4 data=special",
 )
 

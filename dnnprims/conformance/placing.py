@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .cases import Array
+from .calls import Array
 
 #: Elements before and behind every array; a multiple of 16 bytes for each type.
 GUARD = 64

@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 
 from ..reference import prelu as reference
-from .bounds import accumulator_error, rounded, sum_bound
-from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, as_dtype, wide
-from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
+from .bounds import accumulator_error, exact_where, grid, lowest_bit, rounded, sum_bound
+from .calls import Arguments, Array, Destination, Generator, Primitive, as_dtype, wide
+from .cases import CaseFamily, Problem
+from .drawing import EXACT_DATA, draw_placing, draw_shape, old_out, pick, sample, show
 
 
 def _draw_slopes(problem: Problem, rng: Generator, shape: tuple[int, ...]) -> Array:
     kind = problem.word("slope", "channels")
-    extent = {"scalar": (), "one": (1,)}.get(kind) if kind != "channels" else (shape[problem.integer("axis", 1)],)
+    extent = (shape[problem.integer("axis", 1)],) if kind == "channels" else () if kind == "scalar" else (1,)
+    if problem.word("data") in EXACT_DATA:
+        return sample(problem, rng, extent)
     return as_dtype(0.25 + 0.5 * rng.standard_normal(extent), problem.dtype)
 
 
@@ -31,9 +34,11 @@ def _into_input(given: Arguments) -> dict[str, Destination]:
 
 def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
     """One product: half an ULP of the accumulator."""
-    x = wide(given["x"])
-    product = accumulator_error(x * _spread(given), given["x"].dtype.name, 0.5)
-    return [given.blended(_into_input(given)["out"], expected[0], np.where(x > 0, 0.0, product))]
+    x, slope = wide(given["x"]), _spread(given)
+    product = accumulator_error(x * slope, given["x"].dtype.name, 0.5)
+    target, value = _into_input(given)["out"], np.where(x > 0, x, x * slope)
+    right = given.exactly(target, expected[0], value, lowest_bit(x) * np.where(x > 0, 1.0, lowest_bit(slope)))
+    return [exact_where(right, given.blended(target, expected[0], np.where(x > 0, 0.0, product)))]
 
 
 def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
@@ -56,13 +61,17 @@ def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
     """dx is one product; dslope a sum of products over everything that shares a slope."""
     x, dtype, size = wide(given["x"]), given["x"].dtype.name, given["slope"].size
     limits = []
-    for name, result in zip(_into_gradients(given), expected, strict=True):
+    dy = wide(given["dy"])
+    for (name, place), result in zip(_into_gradients(given).items(), expected, strict=True):
         if name == "dx":
             product = accumulator_error(result, dtype, 0.5)
-            limits.append(rounded(result, dtype, np.where(x > 0, 0.0, product)))
+            finest = lowest_bit(dy) * np.where(x > 0, 1.0, lowest_bit(_spread(given)))
+            right = given.exactly(place, result, result, finest)
+            limits.append(exact_where(right, rounded(result, dtype, np.where(x > 0, 0.0, product))))
         else:
-            absolute = _per_slope(given, np.where(x > 0, 0.0, np.abs(wide(given["dy"]) * x)))
-            limits.append(sum_bound(x.size // max(size, 1), absolute, dtype, result))
+            absolute = _per_slope(given, np.where(x > 0, 0.0, np.abs(dy * x)))
+            right = given.exactly(place, result, absolute, grid(dy) * grid(x))
+            limits.append(exact_where(right, sum_bound(x.size // max(size, 1), absolute, dtype, result)))
     return limits
 
 
@@ -84,7 +93,10 @@ def draw(rng: Generator) -> str:
     """A random problem."""
     shape = draw_shape(rng, (1, 4))
     slope = pick(rng, "channels", "channels", "scalar", "one")
-    words = f"shape={show(shape)} slope={slope} axis={int(rng.integers(len(shape)))}"
+    axis = int(rng.integers(len(shape)))
+    several = slope != "channels" or np.prod(shape) >= 4 * shape[axis]  # so that few slopes see nothing but x > 0
+    data = pick(rng, "normal", "integers") if several else "normal"
+    words = f"shape={show(shape)} data={data} slope={slope} axis={axis}"
     if rng.random() < 0.5:
         return f"prelu_forward {words} {draw_placing(rng)}"
     needs = pick(rng, "dx,dslope", "dx,dslope", "dx", "dslope")
@@ -102,6 +114,8 @@ CORNERS = (
     "prelu_forward shape=1001 slope=one alpha=2.0 into=out",
     "prelu_forward shape=8x24 data=special",
     "prelu_forward shape=4x300 slope=scalar data=wide",
+    "prelu_forward shape=7x33x5 data=integers alpha=0.5 beta=1.0 into=out",
+    "prelu_forward shape=64x40 data=powers",
     "prelu_backward shape=0x3 into=out",
     "prelu_backward shape=3x0",
     "prelu_backward shape=1x1 into=out",
@@ -115,6 +129,8 @@ CORNERS = (
     "prelu_backward shape=33x65 needs=dx into=in_place",
     "prelu_backward shape=33x65 needs=dslope",
     "prelu_backward shape=64x64 data=integers needs=dslope",
+    "prelu_backward shape=33x12x5 data=integers into=out",
+    "prelu_backward shape=300x40 data=lopsided",
     "prelu_backward shape=8x24 data=special ends=0",
 )
 

@@ -7,8 +7,21 @@ from typing import Any
 import numpy as np
 
 from ..reference import reduction as reference
-from .bounds import exact, growth, norm_error, scaled_unit, sum_error
-from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, wide
+from .bounds import (
+    exact,
+    exact_products,
+    exact_roots,
+    exact_sums,
+    exact_where,
+    grid,
+    growth,
+    lowest_bit,
+    norm_error,
+    scaled_unit,
+    sum_error,
+)
+from .calls import Arguments, Array, Destination, Generator, Primitive, wide
+from .cases import CaseFamily, Problem
 from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
 
 _SELECTIONS = ("max", "min", "amax")
@@ -49,14 +62,43 @@ def _into_kept(given: Arguments) -> dict[str, Destination]:
 def _bound(given: Arguments, expected: list[Array]) -> list[Array]:
     """Sums by the bound of sums, products by their number of roundings, selections exactly."""
     x, operation, axes, keepdims = wide(given["x"]), given["operation"], _axes(given), given["keepdims"]
-    selects = operation in _SELECTIONS and given.alpha == 1.0 and given.beta == 0.0
-    if operation in _INDICES or selects:
+    if operation in _INDICES:
         return [exact(expected[0])]
     plain = reference.reduce_tensor(x, operation, axis=axes, keepdims=keepdims)
     absolute = np.abs(x).sum(axis=axes, keepdims=keepdims)
     count = int(np.prod([x.shape[one] for one in axes]))
     error = _error(operation, plain, count, absolute, given["x"].dtype.name)
-    return [given.blended(_into_kept(given)["out"], expected[0], error)]
+    target = _into_kept(given)["out"]
+    sizes, step = _terms(operation, x, plain, axes, keepdims, given["x"].dtype.name)
+    right = given.exactly(target, expected[0], sizes, step)
+    return [exact_where(right, given.blended(target, expected[0], error))]
+
+
+def _terms(
+    operation: str, x: Array, result: Array, axes: tuple[int, ...], keepdims: bool, dtype: str
+) -> tuple[Array, Array]:
+    """(sizes, grid) of the terms of an exact result; grid 0 where it is none.
+
+    A mean divides an exact sum by a power of two. A norm takes the root of an exact sum, which IEEE arithmetic rounds
+    once: where the root is a number of few digits it is exact, too.
+    """
+
+    def total(terms: Array) -> Array:
+        return np.asarray(terms.sum(axis=axes, keepdims=keepdims))
+
+    count, nothing = int(np.prod([x.shape[one] for one in axes])), np.zeros(result.shape)
+    if operation in ("sum", "norm1"):
+        return total(np.abs(x)), nothing + grid(x)
+    if operation == "mean" and count and np.frexp(count)[0] == 0.5:
+        return total(np.abs(x)) / count, nothing + grid(x) / count
+    if operation == "norm2":
+        squares = total(x * x)
+        whole = exact_sums(squares, grid(x) ** 2, dtype) & exact_roots(result, squares, dtype)
+        return result, np.where(whole, lowest_bit(result), 0.0)
+    if operation == "product":
+        whole = exact_products(x, axes, dtype, keepdims=keepdims)
+        return np.abs(result), np.where(whole, lowest_bit(result), 0.0)
+    return result, lowest_bit(result) if operation in _SELECTIONS else nothing
 
 
 def _error(operation: str, result: Array, count: int, absolute: Array, dtype: str) -> Array:
@@ -79,6 +121,7 @@ def draw(rng: Generator) -> str:
     placing = placing.replace("place=plain", pick(rng, "place=plain", "place=strided"))
     axis = ",".join(map(str, axes)) or "all"
     words = f"shape={show(shape)} axis={axis} operation={operation} keepdims={int(rng.integers(2))}"
+    words += f" data={pick(rng, 'normal', 'integers', 'powers')}"
     return f"reduce_tensor {words} {placing}"
 
 
@@ -90,6 +133,11 @@ CORNERS = (
     *(f"reduce_tensor operation={name} shape=1 into=out" for name in _OPERATIONS),
     *(f"reduce_tensor operation={name} shape=9x70 axis=1 into=out" for name in _OPERATIONS),  # a warp a row
     *(f"reduce_tensor operation={name} shape=70x9 axis=0 data=halves into=out" for name in _OPERATIONS),  # columns
+    *(f"reduce_tensor operation={name} shape=33x64 axis=1 data=lopsided" for name in ("sum", "mean", "norm1")),
+    *(f"reduce_tensor operation={name} shape=64x33 axis=0 data=lopsided" for name in ("sum", "mean", "max")),
+    "reduce_tensor operation=product shape=9x12 axis=1 data=powers",
+    "reduce_tensor operation=norm2 shape=9x64 axis=1 data=equal",
+    "reduce_tensor operation=sum shape=20001 data=lopsided",
     *(f"reduce_tensor operation={name} shape=5x40 axis=1 data=special" for name in (*_SELECTIONS, *_INDICES)),
     "reduce_tensor operation=sum shape=20001 into=out",  # several parts of one sum
     "reduce_tensor operation=norm2 shape=2x5000 axis=1 place=offset",

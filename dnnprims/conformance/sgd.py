@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 
 from ..reference import sgd as reference
-from ..reference.tensor_lists import as_list, positions
-from .bounds import accumulator, rounded, scaled_unit
-from .cases import Arguments, Array, CaseFamily, Generator, Primitive, Problem, as_dtype, wide
-from .drawing import draw_shapes, pick, sample_list, show_list
+from ..reference.tensor_lists import as_list, positions, skipped
+from .bounds import accumulator, exact, exact_where, representable, rounded, sgd_errors, sgd_exact
+from .calls import Arguments, Array, Generator, Primitive, as_dtype, wide
+from .cases import CaseFamily, Problem
+from .drawing import EXACT_DATA, draw_shapes, pick, sample, sample_list, show_list
 
 
 def _draw(problem: Problem, rng: Generator) -> dict[str, Any]:
     weights, gradients = sample_list(problem, rng), sample_list(problem, rng)
     options = {name: problem.number(name) for name in ("momentum", "dampening", "weight_decay") if problem.word(name)}
-    states = [as_dtype(rng.standard_normal(w.shape), accumulator(w.dtype.name)) for w in weights]
+    states = [sample(problem, rng, w.shape, dtype=accumulator(w.dtype.name)) for w in weights]
     arguments: dict[str, Any] = {
         "weights": weights,
         "gradients": gradients,
@@ -36,50 +37,67 @@ def _draw(problem: Problem, rng: Generator) -> dict[str, Any]:
 
 
 def _bound(given: Arguments, expected: list[Array]) -> list[Array]:
-    """Each state is a sum of few products: so many roundings of the sizes of its terms."""
+    """Operations counted; exact on a grid, and where the step is skipped."""
     errors: list[Array] = []
-    lr, momentum, stepping = float(given["lr"]), given["momentum"], given["form"] == "accumulate_step"
-    for w, g, (v,), master in positions(given["weights"], given["gradients"], (given["velocities"],), given["masters"]):
-        current = wide(w if master is None else master)
-        gradient = np.abs(float(given["gradient_scale"]) * wide(g)) + given["weight_decay"] * np.abs(current)
-        history = momentum * np.abs(wide(v)) if v is not None and momentum else np.zeros(w.shape)
-        unit = scaled_unit(w.dtype.name, 16.0)
-        large = (lr if stepping else 1.0) * gradient + history
-        step = large if stepping else lr * large
-        errors.append(unit * (np.abs(current) + (1.0 + momentum) * step + lr * gradient))
-        if v is not None:
-            errors.append(unit * large)
-    return stored(given, errors, expected, 1 if given["velocities"] is None else 2)
+    rights: list[Array] = []
+    options: dict[str, Any] = {
+        "lr": float(given["lr"]),
+        "momentum": given["momentum"],
+        "gain": 1.0 - given["dampening"],
+        "decay": given["weight_decay"],
+        "scale": float(given["gradient_scale"]),
+        "nesterov": given["nesterov"],
+        "stepping": given["form"] == "accumulate_step",
+    }
+    lists = given["weights"], given["gradients"], (given["velocities"],), given["masters"]
+    for w, g, (v,), master in positions(*lists):
+        operands = wide(w if master is None else master), wide(g), np.zeros(w.shape) if v is None else wide(v)
+        errors += sgd_errors(*operands, w.dtype.name, **options)
+        rights += sgd_exact(*operands, w.dtype.name, **options)
+    return stored(given, errors, rights, expected, ("weights", "velocities"))
 
 
 def masters_of(problem: Problem, rng: Generator, weights: list[Array]) -> list[Array] | None:
     """Copies of the weights in the accumulator's type, with digits that the weights have not."""
     if not problem.integer("masters"):
         return None
+    digits = 0.0 if problem.word("data") in EXACT_DATA else 2.0**-14
     return [
-        as_dtype(wide(w) * (1.0 + 2.0**-14 * rng.standard_normal(w.shape)), accumulator(w.dtype.name)) for w in weights
+        as_dtype(wide(w) * (1.0 + digits * rng.standard_normal(w.shape)), accumulator(w.dtype.name)) for w in weights
     ]
 
 
-def stored(given: Arguments, errors: list[Array], expected: list[Array], per_weight: int) -> list[Array]:
-    """Bounds in the order of the results: weights, each list of states, masters; errors come weight by weight."""
+def stored(
+    given: Arguments, errors: list[Array], rights: list[Array], expected: list[Array], names: tuple[str, ...]
+) -> list[Array]:
+    """Bounds in the order of the results: the lists `names`, weights first, then masters.
+
+    Errors, and where there are none, come weight by weight, for each of the names. A weight in a type shorter than its
+    accumulator, or with a master, is rounded in the accumulator first.
+    """
     weights, masters = as_list(given["weights"]), as_list(given["masters"])
-    ideal, limits = iter(expected), []
-    for k in range(per_weight):
-        for i, w in enumerate(weights):
-            kind = w.dtype.name if k == 0 else accumulator(w.dtype.name)
-            error = errors[i * per_weight + k]
-            if k == 0 and masters:
-                error = rounded(wide(masters[i]), accumulator(w.dtype.name), error)
-            limits.append(rounded(next(ideal), kind, error))
+    if skipped(given["found_inf"]):
+        return [exact(ideal) for ideal in expected]
+    ideals, limits = iter(expected), []
+    for k, name in enumerate(names):
+        for i, _ in enumerate(as_list(given[name])):
+            kind, kept, ideal = weights[i].dtype.name, accumulator(weights[i].dtype.name), next(ideals)
+            error = errors[i * len(names) + k]
+            if k == 0 and (masters or kept != kind):
+                error = rounded(ideal, kept, error)
+            right = rights[i * len(names) + k] & representable(ideal, kind if k == 0 else kept)
+            limits.append(exact_where(right, rounded(ideal, kind if k == 0 else kept, error)))
     for i, master in enumerate(masters):
-        limits.append(rounded(next(ideal), master.dtype.name, errors[i * per_weight]))
+        limits.append(
+            exact_where(rights[i * len(names)], rounded(next(ideals), master.dtype.name, errors[i * len(names)]))
+        )
     return limits
 
 
 def draw(rng: Generator) -> str:
     """A random list of shapes and random options."""
     words = [f"shapes={show_list(draw_shapes(rng))} place={pick(rng, 'plain', 'offset')}"]
+    words.append(f"data={pick(rng, 'normal', 'integers')}")
     words.append(f"form={pick(rng, 'accumulate_gradient', 'accumulate_step')} masters={int(rng.integers(2))}")
     if rng.random() < 0.7:
         words.append(f"momentum={pick(rng, '0.5', '0.9')} " + pick(rng, "nesterov=1", "dampening=0.25", ""))
@@ -97,6 +115,9 @@ CORNERS = (
     "sgd_update shapes=40,33 lr_on=device",
     "sgd_update shapes=40,33 momentum=0.9 masters=1 found_inf=1",  # nothing may change
     "sgd_update shapes=40,33 found_inf=0",
+    "sgd_update shapes=3x5,1001 data=integers momentum=0.5 dampening=0.25 weight_decay=0.25",
+    "sgd_update shapes=3x5,1001 data=integers momentum=0.5 nesterov=1 masters=1 gradient_scale=0.25",
+    "sgd_update shapes=40,33 data=integers momentum=0.5 nesterov=1 form=accumulate_step",
 )
 
 FAMILY = CaseFamily(

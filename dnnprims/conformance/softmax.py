@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..reference import softmax as reference
-from .bounds import log_softmax_error, scaled_unit, softmax_error, sum_error
-from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, as_dtype, wide
-from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
+from .bounds import exact_sums, exact_where, grid, log_softmax_error, lowest_bit, scaled_unit, softmax_error, sum_error
+from .calls import Arguments, Array, Destination, Generator, Primitive, as_dtype, wide
+from .cases import CaseFamily, Problem
+from .drawing import EXACT_DATA, draw_placing, draw_shape, old_out, pick, sample, show
 
 
 def _axis(problem: Problem) -> int | tuple[int, ...] | str:
@@ -53,13 +54,19 @@ def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
     derive = log_softmax_error if algorithm == "log" else softmax_error
     plain = reference.softmax_forward(x, axis=given["axis"], algorithm=algorithm)
     error = derive(plain, n, powers, distance, dtype, axes)
-    return [given.blended(_into_input(given)["out"], expected[0], error)]
+    # Equal elements, 2^k of them: every power is 1, their sum 2^k, and its reciprocal a power of two.
+    level = (distance == 0).all(axis=axes, keepdims=True) & (np.frexp(n)[0] == 0.5) & (algorithm != "log")
+    target = _into_input(given)["out"]
+    right = given.exactly(target, expected[0], plain, np.where(level, lowest_bit(plain), 0.0))
+    return [exact_where(right, given.blended(target, expected[0], error))]
 
 
 def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
     options, dy = _options(problem), sample(problem, rng, problem.extents())
     x = sample(problem, rng, dy.shape, scale=problem.number("spread", 3.0))
     y = reference.softmax_forward(wide(x), axis=options["axis"], algorithm=options["algorithm"])
+    if problem.word("data") in EXACT_DATA:  # no probabilities, but numbers of few digits
+        y = np.abs(sample(problem, rng, dy.shape, dtype="float64")) / 4.0
     return {"dy": dy, "y": as_dtype(y, problem.dtype), **options, **old_out(problem, rng, dy.shape)}
 
 
@@ -76,7 +83,10 @@ def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
     total = terms.sum(axis=axes, keepdims=True)
     sizes = np.abs(dy) + factor * total if log else factor * (np.abs(dy) + total)
     error = factor * sum_error(n, total, dtype) + scaled_unit(dtype, 4.0, functions=float(log)) * sizes
-    return [given.blended(_into_gradient(given)["out"], expected[0], error)]
+    target, step = _into_gradient(given)["out"], min(1.0, grid(y)) * grid(dy)
+    sums = np.where(log, 0.0, exact_sums(np.abs(dy) + total, step, dtype))  # the sum, and the difference with dy
+    right = given.exactly(target, expected[0], y * (np.abs(dy) + total), np.where(sums, step * lowest_bit(y), 0.0))
+    return [exact_where(right, given.blended(target, expected[0], error))]
 
 
 def draw(rng: Generator) -> str:
@@ -87,6 +97,7 @@ def draw(rng: Generator) -> str:
     words = f"shape={show(shape)} axis={axis} algorithm={pick(rng, 'accurate', 'fast', 'log')}"
     if rng.random() < 0.5:
         return f"softmax_forward {words} spread={pick(rng, '1.0', '8.0')} {draw_placing(rng)}"
+    words += f" data={pick(rng, 'normal', 'integers')}"
     return f"softmax_backward {words} over={pick(rng, 'dy', 'y')} {draw_placing(rng)}"
 
 
@@ -111,6 +122,10 @@ CORNERS = (
     "softmax_forward shape=4x100 spread=1000.0 algorithm=log only=float32,float64",
     "softmax_forward shape=16x12 data=special",
     "softmax_forward shape=16x12 data=special algorithm=log",
+    *(f"softmax_forward shape=3x{n} data=equal" for n in (1, 2, 64, 1024)),
+    "softmax_forward shape=2x64x5 axis=1 data=equal algorithm=fast alpha=0.5 beta=1.0 into=out",
+    "softmax_backward shape=5x64 data=integers",
+    "softmax_backward shape=4x33x5 axis=1 data=integers alpha=0.5 beta=1.0 into=out",
     "softmax_backward shape=0x5 into=out",
     *(f"softmax_backward shape=3x{n} into=out" for n in _LENGTHS),
     *(f"softmax_backward shape=3x{n} algorithm=log" for n in (7, 256, 1025)),

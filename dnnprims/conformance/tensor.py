@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..reference import tensor as reference
-from .bounds import blended, exact, rounded
-from .cases import DTYPES, Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, wide
+from .bounds import blended, exact, exact_where, lowest_bit, representable, rounded
+from .calls import DTYPES, Arguments, Array, Destination, Generator, Primitive, wide
+from .cases import CaseFamily, Problem
 from .drawing import draw_placing, draw_shape, pick, sample, show
 
 _INTEGERS = ("int32", "int64", "uint8")
@@ -20,7 +21,8 @@ def _draw_set(problem: Problem, rng: Generator) -> dict[str, Any]:
 
 def _bound_set(given: Arguments, expected: list[Array]) -> list[Array]:
     """One rounding; integers exactly."""
-    return [_converted(y, given["y"].dtype.name) for y in expected]
+    value = np.asarray(float(given["value"]))
+    return [_converted(value, y, given["y"].dtype.name) for y in expected]
 
 
 def _draw_scale(problem: Problem, rng: Generator) -> dict[str, Any]:
@@ -29,7 +31,10 @@ def _draw_scale(problem: Problem, rng: Generator) -> dict[str, Any]:
 
 def _bound_scale(given: Arguments, expected: list[Array]) -> list[Array]:
     """One product, in place."""
-    return [blended(y, given["y"].dtype.name, alpha=given.alpha) for y in expected]
+    y, target = given["y"], Destination(given["y"].shape, given["y"].dtype.name)
+    right = given.exactly(target, expected[0], wide(y), lowest_bit(y))
+    limit = exact_where(right, blended(expected[0], target.dtype, alpha=given.alpha))
+    return [limit] * len(expected)
 
 
 def _draw_add(problem: Problem, rng: Generator) -> dict[str, Any]:
@@ -40,8 +45,10 @@ def _draw_add(problem: Problem, rng: Generator) -> dict[str, Any]:
 
 def _bound_add(given: Arguments, expected: list[Array]) -> list[Array]:
     """Two products and their sum."""
-    c = given["c"]
-    return [blended(y, c.dtype.name, alpha=given.alpha, beta=given.beta, old=wide(c)) for y in expected]
+    a, c = wide(given["a"]), given["c"]
+    target = Destination(c.shape, c.dtype.name, c if given.beta else None)
+    right = given.exactly(target, expected[0], a, lowest_bit(a))
+    return [exact_where(right, given.blended(target, expected[0]))] * len(expected)
 
 
 def _draw_cast(problem: Problem, rng: Generator) -> dict[str, Any]:
@@ -67,11 +74,15 @@ def _into_target(given: Arguments) -> dict[str, Destination]:
 
 def _bound_cast(given: Arguments, expected: list[Array]) -> list[Array]:
     """One rounding to a floating type; integers exactly."""
-    return [_converted(expected[0], _target(given))]
+    return [_converted(given["x"], expected[0], _target(given))]
 
 
-def _converted(expected: Array, dtype: str) -> Array:
-    return exact(expected) if dtype in _INTEGERS else rounded(expected, dtype)
+def _converted(source: Array, expected: Array, dtype: str) -> Array:
+    """Exact where the type has the number: int64 goes beyond what float64, the reference's, can tell apart."""
+    if dtype in _INTEGERS:
+        return exact(expected)
+    kept = representable(expected, dtype) & ((source.dtype.kind == "f") | (np.abs(wide(source)) < 2.0**53))
+    return exact_where(kept, rounded(expected, dtype))
 
 
 def _unrounded(given: Arguments) -> dict[str, Any]:
@@ -86,7 +97,8 @@ def draw(rng: Generator) -> str:
     if op == "set_tensor":
         return f"{op} {words} value={pick(rng, '0.3', '-7.0', 'inf', 'nan', '1e-40')} {place}"
     if op == "scale_tensor":
-        return f"{op} {words} alpha={pick(rng, '0.75', '-3.0', '0.0')} {place}"
+        return f"{op} {words} {pick(rng, 'alpha=0.75', 'alpha=-3.0 data=integers', 'alpha=0.0')} {place}"
+    words += f" data={pick(rng, 'normal', 'integers')}"
     if op == "add_tensor":
         addend = [1 if rng.random() < 0.3 else extent for extent in shape][int(rng.integers(len(shape) + 1)) :]
         factors = f"alpha={pick(rng, '1.0', '-0.5')} beta={pick(rng, '1.0', '0.0', '2.0')}"
@@ -102,10 +114,13 @@ CORNERS = (
     "set_tensor shape=scalar value=-2.5",
     "set_tensor shape=1001 value=nan",
     "set_tensor shape=7x33 place=strided",
+    "set_tensor shape=7x33 value=-2.5 data=integers",
     "scale_tensor shape=0",
     "scale_tensor shape=1001 place=offset",
     "scale_tensor shape=7x33 place=strided",
     "scale_tensor shape=40x8 data=special",
+    "scale_tensor shape=7x33 data=integers alpha=-0.5",
+    "add_tensor shape=17x33 addend=17x1 data=lopsided alpha=0.5 beta=2.0",
     "add_tensor shape=0x3 addend=3",
     "add_tensor shape=17x32 addend=32",  # a bias
     "add_tensor shape=17x33 addend=17x1 alpha=-0.5 beta=2.0",
@@ -116,6 +131,7 @@ CORNERS = (
     *(f"cast shape=513 target={name} into=out" for name in (*DTYPES, *_INTEGERS)),
     *(f"cast shape=513 source={name} into=out" for name in _INTEGERS),
     *(f"cast shape=513 target={name} data=special place=offset into=out" for name in (*DTYPES, *_INTEGERS)),
+    *(f"cast shape=7x33 target={name} data=integers" for name in (*DTYPES, "int32", "int64")),
     "cast shape=7x33 target=float32 place=strided",
     "cast shape=257 target=float16 data=wide",
 )

@@ -92,7 +92,7 @@ def fc_forward(
     In 16-bit types the product may be rounded to storage before the bias or ``beta * out`` is added to it: cuBLASLt
     does so for matrices whose rows are not 16-byte aligned, and where it splits the sum. Its gelu_tanh epilogue, used
     for these types, errs by up to ``2^-18 |z|`` and is 0 below about z = -4.2 on an NVIDIA H200. Bounds of both are in
-    ``conformance/bounds.py`` (`early_rounding`, `library_gelu_error`).
+    ``conformance/bounds`` (`early_rounding`, `library_gelu_error`).
     """
     options, operands = (activation, alpha, beta), (x, w, b, out, aux)
     if checks.on_numpy(handle, "fc_forward"):

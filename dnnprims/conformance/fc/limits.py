@@ -1,4 +1,4 @@
-"""Cases of fully connected layers: exact integer products of every shape, then random ones under the bound of sums."""
+"""Where results of fully connected layers go, and how far from the reference they may lie."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ..descriptors import ActivationDescriptor
-from ..reference import activation as elementwise
-from ..reference import fc as reference
-from .activation import narrowed
-from .bounds import (
+from ...descriptors import ActivationDescriptor
+from ...reference import activation as elementwise
+from ...reference import fc as reference
+from ..activation import narrowed
+from ..bounds import (
     ACTIVATION_SLOPE,
     DERIVATIVE_ULP,
     early_rounding,
@@ -25,53 +25,21 @@ from .bounds import (
     sum_error,
     tf32_error,
 )
-from .cases import Arguments, Array, CaseFamily, Destination, Generator, Primitive, Problem, as_dtype, wide
-from .drawing import draw_placing, old_out, pick, sample
-
-#: Activations of the cases: those with a fused way, and some that follow the product.
-_ACTIVATIONS = ("relu", "gelu_tanh", "gelu", "sigmoid", "tanh", "swish")
-
-#: Primitive that is one product -> its operands, and what has the shape of its result.
-_PRODUCTS = {
-    "fc_backward_data": (("dy", "w"), "x"),
-    "fc_backward_weights": (("dy", "x"), "w"),
-    "fc_backward_bias": (("dy",), "b"),
-}
-
-
-def _activation(problem: Problem) -> ActivationDescriptor | None:
-    word = problem.word("activation")
-    return ActivationDescriptor(word) if word else None
-
-
-def _sizes(problem: Problem) -> tuple[tuple[int, ...], int, int]:
-    """Leading axes, inputs, outputs."""
-    return problem.extents("rows", "1"), problem.integer("k", 1), problem.integer("n", 1)
+from ..calls import Arguments, Array, Destination, wide
 
 
 def _rows(a: Array) -> Array:
     return a.reshape(int(np.prod(a.shape[:-1])), a.shape[-1])
 
 
-def _draw_forward(problem: Problem, rng: Generator) -> dict[str, Any]:
-    rows, k, n = _sizes(problem)
-    x, w = sample(problem, rng, (*rows, k)), sample(problem, rng, (n, k))
-    b = sample(problem, rng, (n,)) if problem.integer("bias", 1) else None
-    arguments: dict[str, Any] = {"x": x, "w": w, "b": b, "activation": _activation(problem), **problem.scaling()}
-    arguments |= old_out(problem, rng, (*rows, n))
-    if problem.integer("aux"):
-        arguments["aux"] = as_dtype(np.full((*rows, n), np.nan), problem.dtype)
-    return arguments
-
-
-def _into_rows(given: Arguments) -> dict[str, Destination]:
+def into_rows(given: Arguments) -> dict[str, Destination]:
     x, w = given["x"], given["w"]
     return {"out": given.destination("out", (*x.shape[:-1], w.shape[0]), x.dtype.name)}
 
 
-def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
+def bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
     """A sum of k products and a bias; z is rounded before an activation, or the blend of a biased product, follows."""
-    x, w, dtype, target = wide(given["x"]), wide(given["w"]), given["x"].dtype.name, _into_rows(given)["out"]
+    x, w, dtype, target = wide(given["x"]), wide(given["w"]), given["x"].dtype.name, into_rows(given)["out"]
     bias = 0.0 if given["b"] is None else wide(given["b"])
     z, mode = x @ w.T + bias, _mode(given)
     absolute = np.abs(x) @ np.abs(w).T + np.abs(bias)
@@ -99,15 +67,7 @@ def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
     return limits
 
 
-def _draw_product(problem: Problem, rng: Generator) -> dict[str, Any]:
-    rows, k, n = _sizes(problem)
-    shapes = {"dy": (*rows, n), "w": (n, k), "x": (*rows, k)}
-    names, result = _PRODUCTS[problem.op]
-    operands = {name: sample(problem, rng, shapes[name]) for name in names}
-    return {**operands, **problem.scaling(), **old_out(problem, rng, shapes.get(result, (n,)))}
-
-
-def _into_product(given: Arguments) -> dict[str, Destination]:
+def into_product(given: Arguments) -> dict[str, Destination]:
     dy = given["dy"]
     if given.op == "fc_backward_data":
         shape = (*dy.shape[:-1], given["w"].shape[1])
@@ -116,9 +76,9 @@ def _into_product(given: Arguments) -> dict[str, Destination]:
     return {"out": given.destination("out", shape, dy.dtype.name)}
 
 
-def _bound_product(given: Arguments, expected: list[Array]) -> list[Array]:
+def bound_product(given: Arguments, expected: list[Array]) -> list[Array]:
     """A sum of n products, or of a product or term for each row."""
-    dy, target = wide(given["dy"]), _into_product(given)["out"]
+    dy, target = wide(given["dy"]), into_product(given)["out"]
     if given.op == "fc_backward_data":
         first, second = dy, wide(given["w"])
     else:
@@ -159,22 +119,7 @@ def _early(given: Arguments, target: Destination, expected: Array) -> Array:
     return early_rounding(expected - given.beta * wide(target.old), target.dtype)
 
 
-def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
-    rows, k, n = _sizes(problem)
-    shapes = {"dy": (*rows, n), "x": (*rows, k), "w": (n, k)}
-    operands: dict[str, Any] = {name: sample(problem, rng, shape) for name, shape in shapes.items()}
-    mode, needs = _activation(problem), problem.names("needs", "dx,dw,db")
-    z = sample(problem, rng, (*rows, n), scale=2.0)
-    if mode is not None and reference.backward_needs(mode) == ("aux",):
-        operands["aux"] = z
-    elif mode is not None:
-        operands["y"] = as_dtype(elementwise.activation_forward(mode, wide(z)), problem.dtype)
-    for name, shape in (("dw", (n, k)), ("db", (n,))):
-        operands |= old_out(problem, rng, shape, name=name) if name in needs else {}
-    return {**operands, "activation": mode, "needs": needs, **problem.scaling()}
-
-
-def _into_gradients(given: Arguments) -> dict[str, Destination]:
+def into_gradients(given: Arguments) -> dict[str, Destination]:
     """dx is never blended."""
     x, w, dtype = given["x"], given["w"], given["dy"].dtype.name
     places = {
@@ -185,7 +130,7 @@ def _into_gradients(given: Arguments) -> dict[str, Destination]:
     return {name: place for name, place in places.items() if name in given["needs"]}
 
 
-def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
+def bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
     """dz errs by the derivative and one rounding; dx and dw carry that on, db is summed from the unrounded dz."""
     dtype = given["dy"].dtype.name
     dz, error = _before_activation(given)
@@ -196,7 +141,7 @@ def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
         "db": (_rows(dz).T, _rows(error).T, np.ones((_rows(dz).shape[0], 1))),
     }
     limits = []
-    for (name, target), ideal in zip(_into_gradients(given).items(), expected, strict=True):
+    for (name, target), ideal in zip(into_gradients(given).items(), expected, strict=True):
         limit = _through(given, *factors[name]).reshape(ideal.shape)
         if name == "dw":
             limit = limit + _early(given, target, ideal)
@@ -224,7 +169,7 @@ def _keeps_numbers(given: Arguments) -> bool:
     return mode is None or mode.mode == "relu"
 
 
-def _exact_reference(given: Arguments) -> dict[str, Any]:
+def exact_reference(given: Arguments) -> dict[str, Any]:
     return {"activation": _mode(given)}
 
 
@@ -239,71 +184,3 @@ def _before_activation(given: Arguments) -> tuple[Array, Array]:
     size = slope_size(slope, saved["x"], dtype) if from_input else slope
     error = function_error(size, dtype, DERIVATIVE_ULP, saved.get("x"))
     return dy * slope, product_error([(dy, 0.0), (slope, error)], dtype)
-
-
-def draw(rng: Generator) -> str:
-    """A random problem of moderate size."""
-    rows, k, n = (int(np.exp(rng.uniform(0.0, np.log(70.0)))) for _ in range(3))
-    words = f"rows={pick(rng, str(rows), f'2x{rows}')} k={k} n={n} data={pick(rng, 'normal', 'integers')}"
-    op = pick(rng, "fc_forward", "fc_forward", *FAMILY.makers)
-    activation = pick(rng, "", *(f"activation={mode}" for mode in _ACTIVATIONS))
-    if op == "fc_forward":
-        return f"{op} {words} {activation} bias={int(rng.integers(2))} {draw_placing(rng, in_place=False)}"
-    if op == "fc_backward":
-        beta = pick(rng, "", "beta=1.0")
-        needs = pick(rng, "dx,dw,db", "dx,dw,db", "dw,db", "dx")
-        place = draw_placing(rng, in_place=False, blend=False)
-        return f"{op} {words} {activation} needs={needs} {beta if 'dw' in needs else ''} {place}"
-    return f"{op} {words} {draw_placing(rng, in_place=False)}"
-
-
-def _corners() -> tuple[str, ...]:
-    lines = [
-        "fc_forward rows=0 k=3 n=4",
-        "fc_forward rows=3 k=0 n=4 into=out",  # act(b)
-        "fc_forward rows=3 k=4 n=0",
-        "fc_forward rows=1 k=1 n=1 into=out",
-        "fc_forward rows=33 k=17 n=65 data=integers into=out",
-        "fc_forward rows=64 k=32 n=64 data=integers activation=relu into=out",
-        "fc_forward rows=2x3x5 k=8 n=16 data=integers bias=0",
-        "fc_forward rows=33 k=40 n=31 place=offset data=integers into=out",
-        "fc_forward rows=16 k=300 n=24 into=out",
-        "fc_forward rows=16 k=24 n=40 alpha=0.5 beta=-1.25 into=out",
-        "fc_forward rows=16 k=24 n=40 activation=swish alpha=0.5 beta=-1.25 into=out",
-        "fc_forward rows=9 k=24 n=40 activation=gelu aux=1 into=out",
-        "fc_backward_data rows=0 k=3 n=4",
-        "fc_backward_data rows=3 k=4 n=0 into=out",
-        "fc_backward_data rows=33 k=65 n=17 data=integers into=out",
-        "fc_backward_data rows=9 k=24 n=200 alpha=0.5 beta=2.0 into=out",
-        "fc_backward_weights rows=0 k=3 n=4 into=out",
-        "fc_backward_weights rows=33 k=17 n=65 data=integers place=offset into=out",
-        "fc_backward_weights rows=300 k=24 n=9 beta=1.0 into=out",
-        "fc_backward_bias rows=0 n=4 into=out",
-        "fc_backward_bias rows=60 n=33 data=integers into=out",
-        "fc_backward_bias rows=700 n=40 beta=1.0 into=out",
-        "fc_backward rows=0 k=3 n=4 into=out",
-        "fc_backward rows=33 k=17 n=40 data=integers activation=relu into=out",
-        "fc_backward rows=33 k=17 n=40 data=integers needs=db",
-        "fc_backward rows=2x5 k=9 n=17 activation=gelu place=offset into=out",
-        "fc_backward rows=40 k=16 n=24 activation=tanh beta=1.0 into=out",
-    ]
-    for mode in _ACTIVATIONS:
-        lines += [f"fc_forward rows=20 k=30 n=24 activation={mode}", f"fc_backward rows=20 k=30 n=24 activation={mode}"]
-    return tuple(lines)
-
-
-_PRODUCT = Primitive(_draw_product, _bound_product, _into_product)
-
-FAMILY = CaseFamily(
-    "fc",
-    reference,
-    {
-        "fc_forward": Primitive(_draw_forward, _bound_forward, _into_rows, ("aux",), _exact_reference),
-        "fc_backward_data": _PRODUCT,
-        "fc_backward_weights": _PRODUCT,
-        "fc_backward_bias": _PRODUCT,
-        "fc_backward": Primitive(_draw_backward, _bound_backward, _into_gradients, reference=_exact_reference),
-    },
-    _corners(),
-    draw,
-)
