@@ -30,6 +30,11 @@ def _draw(problem: Problem, rng: Generator) -> dict[str, Any]:
         "masters": masters_of(problem, rng, weights),
         "gradient_scale": problem.number("gradient_scale", 1.0),
     }
+    if problem.word("state") == "zero":  # as before the first step
+        for name in ("first_moments", "second_moments"):
+            arguments[name] = [np.zeros_like(moment) for moment in arguments[name]]
+    if problem.word("epsilon"):
+        arguments["epsilon"] = problem.number("epsilon")
     if problem.word("step_on") == "device":
         arguments["step"] = np.array(arguments["step"], np.int32)
     if problem.word("found_inf"):
@@ -72,6 +77,9 @@ CORNERS = (
     "adam_update shapes=3x5,0,1001,7",
     "adam_update shapes=3x5,1001 step=100000 weight_decay=0.01 place=offset",
     "adam_update shapes=40,33 bias_correction=0 gradient_scale=0.25",
+    "adam_update shapes=40,33 epsilon=0.125 step=10",
+    "adam_update shapes=40,33 state=zero data=halves",  # 0 / epsilon where a gradient is 0
+    "adamw_update shapes=40,33 epsilon=0.125 weight_decay=0.01 step=10",
     "adam_update shapes=40,33 masters=1 mixed=1 step_on=device step=7",
     "adam_update shapes=40,33 masters=1 found_inf=1",  # nothing may change
     "adamw_update shapes=3x5,0,1001,7 weight_decay=0.01",

@@ -51,7 +51,8 @@ def _bound_norm(given: Arguments, expected: list[Array]) -> list[Array]:
 
 
 def _draw_clip(problem: Problem, rng: Generator) -> dict[str, Any]:
-    return {"arrays": sample_list(problem, rng), "max_norm": problem.number("max_norm", 1.0)}
+    options = {name: problem.number(name) for name in ("epsilon",) if problem.word(name)}
+    return {"arrays": sample_list(problem, rng), "max_norm": problem.number("max_norm", 1.0), **options}
 
 
 def _bound_clip(given: Arguments, expected: list[Array]) -> list[Array]:
@@ -109,6 +110,7 @@ CORNERS = (
     "global_norm shapes=300 data=wide only=float32,bfloat16",
     "clip_by_global_norm shapes=3x5,0,1001,7 max_norm=0.5",
     "clip_by_global_norm shapes=33,40 max_norm=1000.0",  # nothing to clip
+    "clip_by_global_norm shapes=33,40 max_norm=2.0 epsilon=0.5",
     "clip_by_global_norm shapes=33,40 mixed=1 place=offset max_norm=2.0",
     "global_norm shapes=3x5,1001,7 data=integers",
     "global_norm shapes=64,192,3x256 data=equal",  # a whole root
