@@ -17,24 +17,35 @@ from .units import REGISTERS, Resources, Unit
 #: The compiler that `SPILLS` is of. ptxas of another one rounds registers its own way: there `TOLERATED` bytes pass.
 LISTED_NVRTC, TOLERATED = (13, 5), 64
 
-#: ptxas rather spills than lose a block: the registers at which it stops, and how many blocks fit then.
+#: ptxas rather spills than lose a block: the registers at which it stops, and what fits a multiprocessor then.
 _STOPS = {
     32: "ptxas stops at 32 registers, with which a multiprocessor is full",
-    64: "ptxas stops at 64 registers, with which four blocks fit",
-    80: "ptxas stops at 80 registers, with which three blocks fit",
+    48: "ptxas stops at 48 registers, with which five blocks of 256 threads fit",
+    64: "ptxas stops at 64 registers, with which four blocks of 256 threads fit",
+    80: "ptxas stops at 80 registers, with which three blocks of 256 threads fit",
 }
 #: (kernel, architecture) -> bytes that its spills may move, and why.
 SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("fc_gradient<float16, Swish<float16>, 8>", 75): (8, _STOPS[64]),
-    ("fc_gradient<float, FromOutput<Celu<float>>, 4>", 100): (20, _STOPS[80]),
-    ("fc_gradient<float, HardSwish<float>, 4>", 100): (20, _STOPS[80]),
-    ("fc_gradient<float, Log<float>, 4>", 100): (20, _STOPS[80]),
     ("reduce_rows<double, MaxOf<double>, 2, 32>", 80): (36, _STOPS[32]),
     ("reduce_rows<double, MaxOf<double>, 2, 256>", 80): (36, _STOPS[32]),
     ("reduce_rows<double, MinOf<double>, 2, 32>", 80): (36, _STOPS[32]),
     ("reduce_rows<double, MinOf<double>, 2, 256>", 80): (36, _STOPS[32]),
     ("softmax_forward_row<float, 1, 16, 1024>", 80): (16, _STOPS[32]),
     ("softmax_forward_row<float, 1, 16, 1024>", 90): (16, _STOPS[32]),
+    ("softmax_backward_online<float, 4, 1024>", 100): (8, _STOPS[32]),
+    ("prelu_forward<bfloat16, 8>", 100): (16, _STOPS[32]),
+    ("reduce_rows<double, MaxOf<double>, 2, 32>", 100): (16, _STOPS[32]),
+    ("reduce_rows<double, MinOf<double>, 2, 32>", 100): (16, _STOPS[32]),
+    ("softmax_forward_online<double, 1, 1024>", 100): (256, _STOPS[32]),
+    ("reduce_plain<double, ArgMaxOf<double>>", 100): (16, _STOPS[48]),
+    ("reduce_plain<double, ArgMinOf<double>>", 100): (16, _STOPS[48]),
+    ("softmax_backward_strided<double>", 100): (80, _STOPS[48]),
+    ("fc_gradient<float, FromOutput<Celu<float>>, 4>", 100): (20, _STOPS[80]),
+    ("fc_gradient<float, HardSwish<float>, 4>", 100): (20, _STOPS[80]),
+    ("fc_gradient<float, Log<float>, 4>", 100): (20, _STOPS[80]),
+    ("maxout_forward_strided<float, int, 4>", 120): (24, _STOPS[48]),
+    ("maxout_forward_strided<float, u8, 4>", 120): (24, _STOPS[48]),
 }
 
 #: Atomics that a kernel may use, by entry, with the reason. Without them results cannot depend on who comes first.
@@ -84,7 +95,8 @@ _QUICK = ("ex2.approx.f32", "lg2.approx.f32", "rcp.approx.f32", "rcp.approx.ftz.
 APPROXIMATE = {"float32": ("rcp.approx.ftz.f32",), "float16": _QUICK, "bfloat16": _QUICK}
 APPROXIMATING = ("activation", "fc", "glu", "loss", "softmax")
 
-_ACCESS = re.compile(r"(ld|st)\.global\S*?(?:\.v(\d))?\.[a-z](\d+)")
+#: An access to global memory, or to what the compiler cannot tell: direction, elements of a vector, bits of each.
+_ACCESS = re.compile(r"\b(ld|st)(?!\.(?:param|shared|local|const))(?:\.\w+)*?(?:\.v(\d))?\.[a-z](\d+)\s")
 
 
 def violations(unit: Unit, machine: bool = False) -> list[str]:
