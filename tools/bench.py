@@ -41,6 +41,8 @@ SHAPES = ROOT / "benchmarks" / "shapes"
 #: What is measured besides the families: (name, what it is).
 SPECIAL = ("host", "first_use")
 DTYPES = ("float32", "float16", "bfloat16")
+#: Words of errors after which the process has no GPU any more.
+LOST = ("cudaErrorIllegalAddress", "illegal memory access", "cudaErrorLaunchFailure", "unspecified launch failure")
 
 
 class Output:
@@ -208,6 +210,9 @@ def measure(given: argparse.Namespace, session: Session, special: list[str], lin
         output.records.append(record)
         output.keep(record.as_json())
         output.tell(f"[{i + 1}/{len(lines)}] {record}")
+        if any(word in record.failed for word in LOST):
+            output.tell(f"the GPU cannot be used any more: {len(lines) - i - 1} cases left out")
+            return
 
 
 def main(argv: Sequence[str] | None = None) -> int:
