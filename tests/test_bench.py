@@ -59,6 +59,8 @@ def test_every_kind_of_case_is_checked_and_timed(tmp_path: Path) -> None:
         assert line["ms"] > 0
         assert line["bytes"] > 0
         assert line["error"] < 0.05
+        assert line["over_bound"] <= 1.0
+    assert all(line["over_bound"] > 0.0 for op, line in cases.items() if op in ("fc_forward", "adamw_update"))
     assert {line["name"] for line in lines if line["name"].startswith("host.")} >= {"host.plan(x, out=y)"}
     assert any(line["name"].startswith("first_use.") and line["cache"] == "warm" for line in lines)
     assert plot.stat().st_size > 10_000
@@ -117,6 +119,24 @@ def test_a_wrong_result_fails_and_the_run_goes_on(tmp_path: Path, monkeypatch: p
     assert failed["name"] == "activation_forward.gelu.1000.float32"
     assert "failed" in failed
     assert measured["ms"] > 0
+
+
+def test_a_result_beyond_its_bound_is_timed_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of a few ULP on large arrays alone, which no small problem shows."""
+    right = dp.activation_forward
+
+    def coarse(handle: dp.Handle, activation: Any, x: Any, *, out: Any) -> Any:
+        right(handle, activation, x, out=out)
+        if x.size > 100_000:
+            out *= np.float32(1.000001)
+        return out
+
+    monkeypatch.setattr(dp, "activation_forward", coarse)
+    case = "activation_forward mode=gelu shape=200000 dtype=float32"
+    code, lines = run(tmp_path, "--case", case, "--backend", "numpy", "--peers", "")
+    assert code == 1
+    assert lines[-1]["ms"] > 0
+    assert lines[-1]["over_bound"] > 2.0
 
 
 def test_what_cannot_be_made_fails_in_words(session: Session) -> None:

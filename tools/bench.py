@@ -61,7 +61,7 @@ class Output:
 
     def keep(self, line: dict[str, Any]) -> None:
         """A line for the file, at once, so that a run that is cut off has lost nothing."""
-        self.failed += "failed" in line
+        self.failed += "failed" in line or not line.get("over_bound", 0.0) <= 1.0
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -1,14 +1,14 @@
 """Hold what is timed against the float64 reference: ours before it is timed, and each peer, so that it does the same.
 
-A primitive must first pass a small conformance problem of its kind, under the bounds derived there. Then the very call
-that is timed runs over results of NaN, and pieces of it, at both ends, are compared with the reference on the same
-pieces: ||got - expected|| / ||expected||. At least half of the digits must agree. That is no bound of rounding, which
-the conformance cases hold, but what another function, another layout or a forgotten tail cannot meet.
+A primitive must first pass a small conformance problem of its kind. Then the very call that is timed runs over results
+of NaN, and pieces of it, at both ends, are compared with the reference on the same pieces: where a piece is a call of
+its own, element by element under the bounds that conformance derives; always, and for the peers, as
+||got - expected|| / ||expected||, of which at least half of the digits must agree. That is no bound of rounding, but
+what another function, another layout or a forgotten tail cannot meet.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,8 +18,8 @@ import numpy as np
 import dnnprims as dp
 from dnnprims.conformance import FAMILIES
 from dnnprims.conformance.bounds import ulp, unit_roundoff
-from dnnprims.conformance.cases import DTYPES, Problem, wide
-from dnnprims.conformance.runner import run_case
+from dnnprims.conformance.cases import DTYPES, CaseFamily, Problem, wide
+from dnnprims.conformance.runner import error_over_bound, expect, run_case
 
 from .arrays import Arrays
 from .case import Case, Part
@@ -42,8 +42,7 @@ class Checker:
         key = (handle.math, case.check)
         if key not in self._outcomes:
             problem = Problem.parse(case.check, dtype=case.dtype, seed=0, math=handle.math)
-            family = next(family for family in FAMILIES.values() if problem.op in family.makers)
-            self._outcomes[key] = run_case(handle, family, problem).complaint
+            self._outcomes[key] = run_case(handle, _family_of(problem.op), problem).complaint
         return self._outcomes[key]
 
     def before(self, case: Case, operands: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -66,6 +65,26 @@ class Checker:
                 if name in part.take and name in results:
                     got = self._host(part.take[name](results[name]))
                     worst = max(worst, relative_error(got, ideal))
+        return worst
+
+    def over_bound(self, case: Case, pieces: list[dict[str, Any]], results: Mapping[str, Any]) -> float:
+        """Largest error over its derived bound, of the pieces that are calls of their own."""
+        worst = 0.0
+        for part, operands in zip(case.parts, pieces, strict=True):
+            if part.expect or part.factor != 1.0:
+                continue
+            family = _family_of(case.op)
+            call = family.adopt(case.op, {**operands, **case.options, **part.options}, math=case.math)
+            expected = expect(family, Problem(case.op, ()), call)
+            names = [*case.results, *call.updates]
+            got = [self._host(part.take[name](results[name])) if name in part.take else None for name in names]
+            flat = [a for one in got for a in (one if isinstance(one, list) else [one])]
+            with np.errstate(all="ignore"):
+                limits = call.bound(expected)
+            for value, ideal, limit in zip(flat, expected, limits, strict=True):
+                if value is not None and value.size:
+                    ratio = error_over_bound(value, ideal, np.broadcast_to(limit, ideal.shape))
+                    worst = max(worst, float(ratio.max()))
         return worst
 
     def _reference(self, case: Case, part: Part, operands: dict[str, Any]) -> dict[str, Any]:
@@ -104,10 +123,12 @@ def relative_error(got: Any, expected: Any) -> float:
 
 
 def _reference_of(op: str) -> Callable[..., Any]:
-    family = next(family for family in FAMILIES.values() if op in family.makers)
-    module = importlib.import_module(f"dnnprims.reference.{family.name}")
-    function: Callable[..., Any] = getattr(module, op)
+    function: Callable[..., Any] = getattr(_family_of(op).reference, op)
     return function
+
+
+def _family_of(op: str) -> CaseFamily:
+    return next(family for family in FAMILIES.values() if op in family.makers)
 
 
 def _scaled(value: Any, factor: float) -> Any:

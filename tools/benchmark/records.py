@@ -50,6 +50,7 @@ class Record:
     ours: Sample | None = None
     peers: dict[str, Sample] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
+    over_bound: float = 0.0
     seconds: float = 0.0
 
     @classmethod
@@ -84,6 +85,7 @@ class Record:
             "bytes": self.nbytes,
             "flops": self.flops,
             **self.ours.line(),
+            "over_bound": significant(self.over_bound),
             **{name: significant(value) for name, value in self.shares.items()},
             "peers": {
                 name: {**sample.line(), "times faster": significant(self.ratio(name))}
@@ -96,7 +98,8 @@ class Record:
             return f"{self.name}  FAILED  {self.failed}"
         share = "  ".join(f"{value:.3g} {name}" for name, value in self.shares.items() if name.startswith(("T", "of_")))
         rivals = "  ".join(f"{name} {self.ratio(name):.2f}x" for name in self.peers)
-        return f"{self.name}  {self.ours.ms:.4g} ms  {share}  {rivals}"
+        beyond = f"  BEYOND ITS BOUND by {self.over_bound:.3g}" if self.over_bound > 1.0 else ""
+        return f"{self.name}  {self.ours.ms:.4g} ms  {share}  {rivals}{beyond}"
 
 
 def _shares(case: Case, seconds: float, limits: Mapping[str, float]) -> dict[str, float]:

@@ -114,7 +114,7 @@ class Session:
         complaint = self.checker.conformance(handle, case)
         if complaint:
             raise Refused(f"against the reference: {complaint}")
-        error, pieces = self._check_ours(case, call)
+        error, over, pieces = self._check_ours(case, call)
         errors = {}
         for rival in list(rivals):
             found = self._check_rival(case, rival, pieces)
@@ -122,9 +122,11 @@ class Session:
                 rivals.remove(rival)
             else:
                 errors[rival.name] = found
-        return self._time(case, call, rivals, error, errors)
+        record = self._time(case, call, rivals, error, errors)
+        record.over_bound = over
+        return record
 
-    def _check_ours(self, case: Case, call: Run) -> tuple[float, list[dict[str, Any]]]:
+    def _check_ours(self, case: Case, call: Run) -> tuple[float, float, list[dict[str, Any]]]:
         pieces = self.checker.before(case, case.operands)
         for result in case.results.values():
             for a in result if isinstance(result, list) else [result]:
@@ -135,7 +137,8 @@ class Session:
         error = self.checker.error(case, pieces, results)
         if not error <= tolerance(case):
             raise Refused(f"the result of the call that is timed is wrong: relative error {error:.3g}")
-        return error, pieces
+        over = self.checker.over_bound(case, pieces, results) if case.call is None else 0.0
+        return error, over, pieces
 
     # -- peers ---------------------------------------------------------------------------------------------------
 
