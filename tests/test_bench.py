@@ -5,24 +5,20 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import bench
 import numpy as np
 import pytest
-import targets
 from conftest import HAS_COMPILER, HAS_GPU
 
 import dnnprims as dp
-from benchmark import check, clock, results
+from benchmark import check
 from benchmark.arrays import BLOCK, Arrays
-from benchmark.case import Case, Contestant, Part, name_of
+from benchmark.case import Case, Contestant, Part
 from benchmark.families import load
 from benchmark.precompile import units
-from benchmark.records import Record, Sample, geometric_mean
 from benchmark.run import Session
 from dnnprims.conformance.cases import Problem
 
@@ -196,18 +192,6 @@ def test_what_counts_as_an_error() -> None:
     assert check.relative_error(np.zeros(2, np.float16), np.full(2, 1e-9)) == 0.0  # below its smallest step
 
 
-def test_ways_and_turns() -> None:
-    """Small cases are repeated in a graph; lists are captured; on the host it is the wall. Nobody always begins."""
-    plain = Case(Problem.parse("x dtype=float32"), {}, {}, {}, nbytes=10**9)
-    assert clock.way(plain, on_gpu=True) == "events"
-    assert clock.way(plain, on_gpu=False) == "wall"
-    assert clock.way(Case(plain.problem, {}, {}, {}, nbytes=100), on_gpu=True) == "repeat"
-    assert clock.way(Case(plain.problem, {}, {}, {}, nbytes=50_000_000), on_gpu=True) == "graph"
-    assert clock.way(Case(plain.problem, {}, {}, {}, nbytes=10**9, captured=True), on_gpu=True) == "graph"
-    assert clock.way(Case(plain.problem, {}, {}, {}, nbytes=100, clock="wall"), on_gpu=True) == "wall"
-    assert list(clock._turns(["a", "b", "c"], 3)) == list("abcbcacab")
-
-
 def test_arrays_are_the_same_everywhere_and_reach_any_size(numpy_handle: dp.Handle) -> None:
     """Past the block the numbers repeat, in other places of a row; a tag names an array."""
     arrays = Arrays(numpy_handle, 1 << 30)
@@ -237,80 +221,6 @@ def test_shards_resume_and_budget(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert sum("ms" in line for line in lines) == measured
 
 
-def test_shapes_say_where_they_are_from_and_can_be_made() -> None:
-    """Every set names its source, and each line that it stands for is a primitive that is measured."""
-    makers = {op for family in load().values() for op in family.makers}
-    for path in sorted((ROOT / "benchmarks" / "shapes").glob("*.json")):
-        assert len(bench.read_shapes(path.stem)["source"]) > 20
-        lines = list(bench.lines_of([path.stem], list(load().values()), bench.DTYPES))
-        assert {Problem.parse(line).op for line in lines} <= makers
-        assert len({name_of(Problem.parse(line)) for line in lines}) == len(set(lines))
-    assert sum(1 for _ in bench.lines_of(["deepbench"], [load()["fc"]], ["float32"])) == 4 * 166
-
-
-def _record(line: str, ms: float, share: float, **peers: float) -> dict[str, Any]:
-    problem = Problem.parse(line, dtype="float32")
-    samples = {name: Sample(value, value, value, 0.0) for name, value in peers.items()}
-    record = Record(name_of(problem), line, op=problem.op, dtype=problem.dtype, nbytes=10**9, flops=1)
-    record.ours, record.peers, record.shares = Sample(ms, ms, ms, 0.0), samples, {"of_copy": share, "of_roof": share}
-    return record.as_json()
-
-
-def test_targets_are_judged(tmp_path: Path) -> None:
-    """The worst case decides, or the mean; one list is held against another; what is missing is said to be."""
-    lines = [
-        {"name": "environment", "gpu": "x"},
-        _record("activation_forward mode=relu shape=9 dtype=float32", 1.0, 0.99, torch=1.1),
-        _record("activation_forward mode=gelu shape=9 dtype=float32", 1.0, 0.80, torch=0.9),
-        _record("sgd_update list=1000x10000 dtype=float32", 1.5, 0.5, **{"torch.fused": 3.0}),
-        _record("sgd_update list=1x10000000 dtype=float32", 1.0, 0.5),
-        {"name": "host.fc_forward(out=)", "us": 6.0},
-        {"name": "host.torch linear + relu", "us": 12.0},
-        {"name": "first_use.softmax_forward.float32.empty", "ms": 700.0, "cache": "empty"},
-        {"name": "maxout_forward.x", "line": "maxout_forward", "failed": "wrong"},
-    ]
-    path = tmp_path / "some.jsonl"
-    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    found = results.read([path])
-    wanted = json.loads(targets.TARGETS.read_text(encoding="utf-8"))["lines"]
-    verdicts = {target["work"]: targets.judge(target, found) for target in wanted}
-    shares = verdicts["activations, every mode, both ways, past the L2"]
-    assert (shares.measured, shares.word, shares.count) == (0.80, "missed", 2)
-    assert shares.decided_by == "activation_forward.gelu.9.float32"
-    assert verdicts["activations at every size from 1 element"].measured == pytest.approx(0.9)
-    lists = verdicts["1,000 tensors of 10,000 elements beside one of 10^7"]
-    assert (lists.measured, lists.word) == (1.5, "missed")
-    assert verdicts["host: fc forward, planned"].word == "met"
-    assert verdicts["first use of a family in a new dtype, empty cache"].word == "missed"
-    assert verdicts["maxout of 4, forward and backward"].word == "not measured"
-    table = "\n".join(targets.rows(list(verdicts.values()), missed=True))
-    assert "| 0.8 | missed | activation_forward.gelu.9.float32 | 1 of 2 |" in table
-
-
-def test_every_target_can_be_measured() -> None:
-    """Each line of the targets selects cases of the sets of shapes, with the peers that it names."""
-    sets = list(bench.lines_of(["targets", "deepbench"], list(load().values()), bench.DTYPES))
-    found = results.Results()
-    for line in sets:
-        record = _record(line, 1.0, 1.0, torch=1.0, **{"torch._addmm_activation": 1.0})
-        found.cases[record["name"]] = {**record, "math": Problem.parse(line).word("math", "ieee")}
-    for target in json.loads(targets.TARGETS.read_text(encoding="utf-8"))["lines"]:
-        if target["measure"] not in ("host", "first_use"):
-            assert targets.judge(target, found).count > 0, target["work"]
-
-
-def test_first_results_are_still_read() -> None:
-    """Lines that spelled peers out in their keys become what later ones are."""
-    old = {"name": "fc_forward.relu.8x8x8.float32.tf32", "ms": 1.0, "TFLOPs": 2.0, "torch ms": 3.0}
-    found = results.Results()
-    results._add(found, {**old, "times faster than torch": 3.0})
-    line = found.cases[old["name"]]
-    assert (line["op"], line["dtype"], line["math"]) == ("fc_forward", "float32", "tf32")
-    assert results.ratio(line) == 3.0
-    assert results.ratio(line, ["cupy"]) is None
-    assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
-
-
 def test_parts_cover_both_ends(numpy_handle: dp.Handle) -> None:
     """A wrong first or last row of a matrix cannot pass."""
     arrays = Arrays(numpy_handle, 1 << 30)
@@ -324,70 +234,3 @@ def test_parts_cover_both_ends(numpy_handle: dp.Handle) -> None:
         y[row, 3] = 0.0
         assert checker.error(case, pieces, {"out": y}) > check.tolerance(case)
     assert all(isinstance(part, Part) for part in case.parts)
-
-
-def _fake_cupy(log: list[str]) -> ModuleType:
-    """As much of CuPy as the device clock touches, writing down what it is asked."""
-    cupy = ModuleType("cupy")
-
-    class Stream:
-        ptr = 7
-
-        def __init__(self, **_: Any) -> None: ...
-        def __enter__(self) -> Stream:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-        def synchronize(self) -> None:
-            log.append("wait")
-
-        def begin_capture(self) -> None:
-            log.append("begin")
-
-        def end_capture(self) -> Any:
-            log.append("end")
-            return Graph()
-
-    class Graph:
-        def launch(self, stream: Any) -> None:
-            log.append("launch")
-
-    class Event:
-        def record(self, stream: Any) -> None:
-            log.append("event")
-
-    class Pool:
-        malloc = None
-
-    class Using:
-        def __init__(self, _: Any) -> None: ...
-        def __enter__(self) -> None: ...
-        def __exit__(self, *_: object) -> None: ...
-
-    cuda = ModuleType("cuda")
-    cuda.Stream, cuda.Event, cuda.MemoryPool, cuda.using_allocator = Stream, Event, Pool, Using  # type: ignore
-    cuda.alloc = lambda n: Stream()  # type: ignore[attr-defined]
-    cuda.get_elapsed_time = lambda start, end: 100.0  # type: ignore[attr-defined]
-    cuda.runtime = ModuleType("runtime")  # type: ignore[attr-defined]
-    cuda.runtime.memsetAsync = lambda *_: log.append("flush")
-    cupy.cuda = cuda  # type: ignore[attr-defined]
-    return cupy
-
-
-def test_device_clock_flushes_marks_and_captures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each timing is flush, event, call, event; a repeated graph is not flushed and is divided by its calls."""
-    log: list[str] = []
-    monkeypatch.setitem(sys.modules, "cupy", _fake_cupy(log))
-    watch = clock.DeviceClock()
-    with watch.active() if "torch" not in sys.modules else watch.stream:
-        ours = watch.prepare(Contestant("ours", lambda: log.append("call")), "events")
-        log.clear()
-        assert watch.rounds({"ours": ours}, "events", 2) == {"ours": [100.0, 100.0]}
-        assert log == ["flush", "event", "call", "event"] * 2 + ["wait"]
-        log.clear()
-        graph = watch.prepare(Contestant("ours", lambda: log.append("call")), "repeat")
-        assert log[log.index("begin") : log.index("end") + 1] == ["begin", *["call"] * clock.REPEATS, "end"]
-        log.clear()
-        assert watch.rounds({"ours": graph}, "repeat", 1) == {"ours": [100.0 / clock.REPEATS]}
-        assert log == ["event", "launch", "event", "wait"]
-        watch.forget()

@@ -234,7 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     output.tell(f"{len(lines)} cases on {facts['gpu']}, peers: {', '.join(p.name for p in session.peers) or 'none'}")
     with session.clock.active():
         measure(given, session, special, lines, output)
-    print("\n".join(summary(output.records)))
+    families = {op: name for name, family in family_list.load().items() for op in family.makers}
+    print("\n".join(summary(output.records, families)))
     if given.plot:
         from benchmark.picture import draw
 

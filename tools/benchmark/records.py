@@ -67,10 +67,6 @@ class Record:
         assert self.ours is not None
         return self.peers[peer].ms / self.ours.ms
 
-    def best(self) -> str:
-        """The fastest peer, empty where there is none."""
-        return min(self.peers, key=lambda name: self.peers[name].ms, default="")
-
     def as_json(self) -> dict[str, Any]:
         """One line of the results."""
         if self.ours is None:
@@ -124,18 +120,28 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def summary(records: Iterable[Record]) -> Iterator[str]:
-    """Lines of a table: for each primitive and dtype, and each peer, the ratios' geometric mean, least and most."""
+def summary(records: Iterable[Record], families: Mapping[str, str]) -> Iterator[str]:
+    """Lines of a table: for each primitive and dtype, then for each family, the ratios to each peer.
+
+    `families` is primitive -> family.
+    """
+    measured = [record for record in records if record.ours is not None]
+    yield f"{'primitive':24}{'dtype':16}{'cases':>6}  {'of the roof':14}times faster: geometric mean (least, most)"
     groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        if record.ours is not None:
-            label = f"{record.dtype} (tf32)" if record.math == "tf32" else record.dtype
-            groups.setdefault((record.op, label), []).append(record)
-    yield f"{'primitive':24}{'dtype':16}{'cases':>6}  {'of the roof':14}times faster: mean (least, most)"
+    for record in measured:
+        label = f"{record.dtype} (tf32)" if record.math == "tf32" else record.dtype
+        groups.setdefault((record.op, label), []).append(record)
+    for record in measured:
+        groups.setdefault((f"all of {families[record.op]}", ""), []).append(record)
     for (op, dtype), members in groups.items():
         roofs = [record.shares["of_roof"] for record in members]
-        means = []
-        for peer in dict.fromkeys(name for record in members for name in record.peers):
-            ratios = [record.ratio(peer) for record in members if peer in record.peers]
-            means.append(f"{peer} {geometric_mean(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})")
-        yield f"{op:24}{dtype:16}{len(members):6}  {min(roofs):.2f} to {max(roofs):<6.2f}{'; '.join(means)}"
+        yield f"{op:24}{dtype:16}{len(members):6}  {min(roofs):.2f} to {max(roofs):<6.2f}{_means(members)}"
+
+
+def _means(members: Sequence[Record]) -> str:
+    """Geometric mean, least and most of the ratios to each peer."""
+    text = []
+    for peer in dict.fromkeys(name for record in members for name in record.peers):
+        ratios = [record.ratio(peer) for record in members if peer in record.peers]
+        text.append(f"{peer} {geometric_mean(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})")
+    return "; ".join(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -96,12 +97,13 @@ class Session:
         return record
 
     def free(self) -> None:
-        """Give back arrays and graphs, so that a case has the whole memory."""
-        self.clock.forget()
-        self.arrays.clear()
+        """Give back arrays and graphs, so that a case has the whole memory; a GPU that is lost has nothing to give."""
         torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        with suppress(Exception):
+            self.clock.forget()
+            self.arrays.clear()
+            if torch is not None and torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _run(self, problem: Problem) -> Record:
         handle = self.handles[problem.word("math", "ieee")]
