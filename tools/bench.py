@@ -185,13 +185,13 @@ def choose(given: argparse.Namespace, measured: set[str]) -> tuple[list[str], li
 def measure(given: argparse.Namespace, session: Session, special: list[str], lines: list[str], output: Output) -> None:
     """The special measurements, then every line that there is time for."""
     if "host" in special:
-        for line in host_records(session.handles["ieee"], session.arrays, session.clock):
-            output.keep(line)
-            output.tell(f"{line['name']}  {line['us']} us")
+        for found in host_records(session.handles["ieee"], session.arrays, session.clock):
+            output.keep(found)
+            output.tell(f"{found['name']}  {found['us']} us")
     if "first_use" in special:
-        for line in first_use_records(given.backend, given.dtype, given.device):
-            output.keep(line)
-            output.tell(f"{line['name']}  {line.get('ms', line.get('failed'))} ms")
+        for found in first_use_records(given.backend, given.dtype, given.device):
+            output.keep(found)
+            output.tell(f"{found['name']}  {found.get('ms', found.get('failed'))} ms")
     if not lines:
         return
     if given.backend == "cuda":
