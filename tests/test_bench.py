@@ -204,6 +204,14 @@ def test_arrays_are_the_same_everywhere_and_reach_any_size(numpy_handle: dp.Hand
     assert np.array_equal(arrays.normal(64, "float32", tag="y"), again)
 
 
+@pytest.mark.parametrize("words", [["conv"], ["--peers", "cudnn"], ["--shapes", "none"], ["--dtype", "float8"]])
+def test_unknown_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A family, a peer, a set or a type that is not there."""
+    with pytest.raises(SystemExit):
+        bench.parse(words)
+    assert f"no {'set ' if '--shapes' in words else ''}{words[-1]}" in capsys.readouterr().err
+
+
 def test_shards_resume_and_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Shards share the cases out; a run resumes what its file lacks; no case begins after the time is up."""
     whole = bench.choose(bench.parse(["--smoke"]), set())[1]

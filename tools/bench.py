@@ -1,6 +1,6 @@
 """Measure primitives beside their peers on one GPU: check first, then time, in one run.
 
-``python tools/bench.py [family ...] [--shapes key] [--dtype bfloat16 ...] [--peers torch,compile] [--json FILE]``
+``python tools/bench.py [family ...] [--shapes key] [--dtype bfloat16,float16] [--peers torch,compile] [--json FILE]``
 
 Each case is held against the float64 reference, and so is each peer, before anything is timed. Device times are
 medians over events with the L2 flushed before each, ours and the peers' in turn; small calls are captured in a CUDA
@@ -18,7 +18,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -129,41 +129,61 @@ def environment(backend: str, commit: str) -> dict[str, Any]:
     }
 
 
+def words_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """What reads a list such as ``float16,bfloat16``, of known words alone."""
+
+    def read(text: str) -> list[str]:
+        words = [word for word in text.split(",") if word]
+        unknown = [word for word in words if word not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"no {', '.join(unknown)} among {', '.join(known)}")
+        return words
+
+    return read
+
+
+def set_name(text: str) -> list[str]:
+    """Sets of shapes, each a file or a name."""
+    for name in text.split(","):
+        if not (Path(name).is_file() or (SHAPES / f"{name}.json").is_file()):
+            raise argparse.ArgumentTypeError(f"no set {name} under {SHAPES}, and no file of this name")
+    return text.split(",")
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names, peers = [*SPECIAL, *family_list.load()], list(peer_list.MODULES)
+    add = made.add_argument
+    add("family", nargs="*", metavar="family", help=f"all where none is named: {', '.join(names)}")
+    add("--shapes", type=set_name, default=[], help="sets under benchmarks/shapes/, or files; key where left out")
+    add("--case", action="append", default=[], help="a line of its own; may be repeated")
+    add("--dtype", type=words_of(DTYPES), default=list(DTYPES), help=f"of {','.join(DTYPES)}; all where left out")
+    add("--peers", type=words_of(peers), default=["torch", "cupy"], help=f"of {','.join(peers)}; '' for none")
+    add("--backend", default="auto", choices=("auto", "cuda", "emulator", "numpy"))
+    add("--device", type=int, default=0, help="number of the GPU")
+    add("--rounds", type=int, default=ROUNDS, help="repeats of each measurement, fewer where they are long")
+    add("--budget-seconds", type=float, default=0.0, help="begin no case after so many seconds")
+    add("--shard", default="0/1", help="i/n: every n-th case from the i-th on, to share a run out")
+    add("--json", type=Path, help="append the results to this file")
+    add("--resume", action="store_true", help="leave out what the file has measured already")
+    add("--plot", type=Path, help="draw the roofline of this run into this file")
+    add("--commit", help="named in the results where this is no checkout")
+    add("--list", action="store_true", help="print the cases and measure nothing")
+    add("--smoke", action="store_true", help="tiny cases and few rounds, to try the instrument itself")
+    return made
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments, with what ``--smoke`` stands for."""
-    names = [*SPECIAL, *family_list.load()]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("family", nargs="*", metavar="family", help=f"all where none is named: {', '.join(names)}")
-    parser.add_argument(
-        "--shapes", nargs="+", default=[], help="sets under benchmarks/shapes/, or files; key if left out"
-    )
-    parser.add_argument("--case", action="append", default=[], help="a line of its own; may be repeated")
-    parser.add_argument("--dtype", nargs="+", default=[], choices=DTYPES, help="all where left out")
-    parser.add_argument("--peers", default="torch,cupy", help=f"of {', '.join(peer_list.MODULES)}; '' for none")
-    parser.add_argument("--backend", default="auto", choices=("auto", "cuda", "emulator", "numpy"))
-    parser.add_argument("--device", type=int, default=0, help="number of the GPU")
-    parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help="repeats of each measurement, fewer where they are long"
-    )
-    parser.add_argument("--budget-seconds", type=float, default=0.0, help="begin no case after so many seconds")
-    parser.add_argument("--shard", default="0/1", help="i/n: every n-th case from the i-th on, to share a run out")
-    parser.add_argument("--json", type=Path, help="append the results to this file")
-    parser.add_argument("--resume", action="store_true", help="leave out what the file has measured already")
-    parser.add_argument("--plot", type=Path, help="draw the roofline of this run into this file")
-    parser.add_argument("--commit", help="named in the results where this is no checkout")
-    parser.add_argument("--list", action="store_true", help="print the cases and measure nothing")
-    parser.add_argument("--smoke", action="store_true", help="tiny cases and few rounds, to try the instrument itself")
-    given = parser.parse_args(argv)
-    unknown = [name for name in given.family if name not in names]
-    if unknown:
-        parser.error(f"no such family: {', '.join(unknown)}")
-    given.peers = [name for name in given.peers.split(",") if name]
-    unknown = [name for name in given.peers if name not in peer_list.MODULES]
-    if unknown:
-        parser.error(f"no such peer: {', '.join(unknown)}")
+    made = parser()
+    given = made.parse_args(argv)
+    try:
+        words_of([*SPECIAL, *family_list.load()])(",".join(given.family))
+    except argparse.ArgumentTypeError as error:
+        made.error(f"family: {error}")
     given.shapes = given.shapes or ([] if given.case else ["smoke" if given.smoke else "key"])
     given.rounds = min(given.rounds, 3) if given.smoke else given.rounds
-    given.dtype = given.dtype or list(DTYPES)
     if given.backend == "auto":
         given.backend = "cuda" if gpu_works() else "emulator"
     return given
