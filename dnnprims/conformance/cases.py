@@ -15,7 +15,7 @@ on, so that a failure can be replayed from the line that reports it. These setti
 ``data``    ``normal``; ``wide``: of all magnitudes; ``special``: with NaN, infinities, zeros and the ends of the range
             among normal ones; ``halves``: multiples of 1/2, where functions have their kinks. Exact ones: ``integers``,
             small; ``lopsided``, more of them positive, so that few sums fall below a kink at 0; ``powers`` of two;
-            ``equal``: one integer everywhere
+            ``equal``: one integer throughout an array
 ``ends``    0: ``special`` without the ends of the range, whose products and sums may leave it on the way
 ==========  ============================================================================================
 """

@@ -13,8 +13,8 @@ from .cases import Problem
 #: Kinds of data whose sums and products are exact -> the numbers to choose from. None is 0, so that few results are:
 #: a result of 0 says little about where its terms came from.
 EXACT_DATA = {
-    "integers": (-2.0, -1.0, 1.0, 2.0),
-    "lopsided": (-1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0),
+    "integers": (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0),
+    "lopsided": (-1.0, *(1.0,) * 4, *(2.0,) * 4),
     "powers": (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0),
 }
 
@@ -25,7 +25,7 @@ def sample(problem: Problem, rng: Generator, shape: tuple[int, ...], *, dtype: s
     if data in EXACT_DATA:
         return as_dtype(rng.choice(EXACT_DATA[data], shape), kind)
     if data == "equal":
-        return as_dtype(np.full(shape, rng.integers(-4, 5)), kind)
+        return as_dtype(np.full(shape, rng.choice((-3.0, -2.0, -1.0, 1.0, 2.0, 3.0))), kind)
     if data == "halves":
         return as_dtype(rng.integers(-12, 13, shape) / 2.0, kind)
     values = np.asarray(scale * rng.standard_normal(shape))
