@@ -39,7 +39,7 @@ class Context:
         self._get_device = _device_getter(executor)
         self._spaces: dict[int, list[tuple[object, int, int]]] = {}
         self.set_stream(stream)
-        self._flag_owner, self._flag = self.on_device(self._make_flag)
+        self._flag_owner, self._flag = self._worded("create_handle", self._make_flag)
 
     # -- options, stream and device ----------------------------------------------------------------------------
 
@@ -96,17 +96,24 @@ class Context:
         """Call with the handle's GPU as the current one, switching only where it is not."""
         return self.there(call, *arguments) if self.elsewhere() else call(*arguments)
 
+    def _worded(self, function: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Call on the device; where memory cannot be had, the error names the function."""
+        try:
+            return self.on_device(call, *arguments)
+        except MemoryError as error:
+            raise checks.refuse_allocation(function, error) from error
+
     # -- arrays ------------------------------------------------------------------------------------------------
 
     def asarray(self, x: Any) -> Any:
         """Copy a NumPy array, or what NumPy makes one of, into this backend's memory."""
         import numpy as np
 
-        return self.on_device(self._arrays.from_numpy, np.asarray(x))
+        return self._worded("asarray", self._arrays.from_numpy, np.asarray(x))
 
     def to_numpy(self, x: Any) -> Any:
         """Copy one of this backend's arrays to a NumPy array; waits for the GPU."""
-        return self._arrays.to_numpy(x)
+        return self._worded("to_numpy", self._arrays.to_numpy, x)
 
     # -- memory that calls share, and what kernels report in it ------------------------------------------------
 
@@ -140,7 +147,7 @@ class Context:
             A kernel met bad data since the last check.
         """
         if self._flag and self._executor is not None:
-            checks.raise_device_flag(self.on_device(self._take_flag))
+            checks.raise_device_flag(self._worded("check", self._take_flag))
 
     def _take_flag(self) -> int:
         """Read the flag and clear it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +29,8 @@ from .runtime.plan import Executor, Overlap, Plan
 
 #: Plans kept by one handle.
 MOST_PLANS = 16_384
+#: Plans that have left since whose memory is not given back yet.
+DROPPED_PLANS = 1_024
 
 
 class Handle(Context):
@@ -46,7 +49,10 @@ class Handle(Context):
     def __init__(self, executor: Executor | None, profile: Profile, device: int, stream: Any) -> None:
         super().__init__(executor, profile, device, stream)
         self._plans: dict[Any, Any] = {}
-        self._evicted: list[Any] = []
+        # What the plans dropped last own: work that is still to be done may read it.
+        self._dropped: deque[object] = deque(maxlen=DROPPED_PLANS)
+        # What captured graphs hold of plans that may be gone.
+        self._graph_owned: list[object] = []
         self._lock = threading.Lock()
         self._look: Callable[[Sequence[Any]], tuple[list[Any], list[int]]] = self._arrays.look
         self._log = verbose.Log.from_environment()
@@ -76,6 +82,8 @@ class Handle(Context):
             return plan.enqueue(flat, addresses, stream, live)
         except Overlap as overlap:
             raise self._word_overlap(build, operands, overlap) from None
+        except MemoryError as error:
+            raise checks.refuse_allocation(op_name(build), error) from error
         except OverflowError:
             raise checks.refuse_magnitude(op_name(build), "number", live) from None
         finally:
@@ -112,6 +120,8 @@ class Handle(Context):
             if self._log is not None:
                 self._log.called(op_name(build), self.backend, "reference", options, plan.operands)
             yield adopted
+        except MemoryError as error:
+            raise checks.refuse_allocation(op_name(build), error) from error
         finally:
             self._lock.release()
 
@@ -139,17 +149,11 @@ class Handle(Context):
         return result
 
     def _keep(self, key: Any, plan: Plan) -> Plan:
-        """Remember a plan, unless only a graph makes it whole.
-
-        The oldest makes room, but what a captured graph may hold of it lives on with the handle.
-        """
-        if plan.recorded:
-            self._evicted.append(plan)
-            return plan
-        if len(self._plans) >= MOST_PLANS:
-            oldest = self._plans.pop(next(iter(self._plans)))
-            self._evicted.append(oldest.owners)
-        self._plans[key] = plan
+        """Remember a plan, in the place of the oldest where there are many, unless only a graph makes it whole."""
+        if not plan.recorded:
+            if len(self._plans) >= MOST_PLANS:
+                self._dropped.append(self._plans.pop(next(iter(self._plans))).owners)
+            self._plans[key] = plan
         return plan
 
     def _make_plan(self, build: Build, options: tuple[Any, ...], adopted: tuple[Any, ...]) -> Plan:
@@ -160,7 +164,9 @@ class Handle(Context):
 
     def _realise(self, spec: PlanSpec, descriptors: list[TensorDescriptor | None]) -> Plan:
         assert self._executor is not None
-        return Plan(spec, self._executor, descriptors, self._flag, self._workspace, self.stream)
+        return Plan(
+            spec, self._executor, descriptors, self._flag, self._workspace, self.stream, self._graph_owned.append
+        )
 
     def _specify(
         self, build: Build, options: tuple[Any, ...], adopted: tuple[Any, ...]
@@ -240,7 +246,8 @@ class Handle(Context):
             self.on_device(self._executor.synchronize, self.stream)
         self._plans.clear()
         self._spaces.clear()
-        self._evicted.clear()
+        self._graph_owned.clear()
+        self._dropped.clear()
         self._flag_owner, self._flag = None, 0
         self._look = _closed
 

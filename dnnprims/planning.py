@@ -14,7 +14,7 @@ from .handle import Handle
 from .operands import describe_operands, flat_names, flatten, op_name, operand_names, specify
 from .runtime.compiler import read_source
 from .runtime.launch import KernelStep, PlanSpec, Profile
-from .runtime.plan import Overlap
+from .runtime.plan import Overlap, Plan
 
 
 class _Captured(Exception):
@@ -141,8 +141,15 @@ class PreparedPlan:
         self.spec, descriptors = handle._specify(build, plan_options, adopted)
         self._descriptors, self._aligned = descriptors, [-1]
         self._build = build
-        self._plan = None if handle.backend == "numpy" else handle.on_device(handle._realise, self.spec, descriptors)
+        self._plan = None if handle.backend == "numpy" else self._realise(descriptors)
         self._call = (op, arguments, options)
+
+    def _realise(self, descriptors: list[TensorDescriptor | None]) -> Plan:
+        try:
+            plan: Plan = self._handle.on_device(self._handle._realise, self.spec, descriptors)
+            return plan
+        except MemoryError as error:
+            raise checks.refuse_allocation(self._op, error) from error
 
     variant = property(lambda self: self.spec.variant)
     refused = property(lambda self: self.spec.refused)
@@ -185,11 +192,15 @@ class PreparedPlan:
                 flat, addresses = self._take_over(flat)
             if addresses != self._aligned:
                 self._check_alignment(addresses)
+            if self._plan.recorded:  # made under capture: its constants may never have been copied
+                self._plan = handle.on_device(handle._realise, self.spec, self._descriptors)
             if handle.elsewhere():
                 return handle.there(self._plan.enqueue, flat, addresses, handle.stream, self._live)
             return self._plan.enqueue(flat, addresses, handle.stream, self._live)
         except Overlap as overlap:
             raise handle._word_overlap(self._build, tuple(operands), overlap) from None
+        except MemoryError as error:
+            raise checks.refuse_allocation(self._op, error) from error
         finally:
             handle._lock.release()
 

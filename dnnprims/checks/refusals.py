@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BadParamError, ExecutionError, NotSupportedError
+from ..errors import AllocationError, BadParamError, ExecutionError, NotSupportedError
 
 if TYPE_CHECKING:
     from ..handle import Handle
@@ -179,6 +179,11 @@ def refuse_handle(op: str, value: object) -> BadParamError:
         got="None" if value is None else f"{kind.__module__}.{kind.__qualname__}",
         expected="what create_handle() returns, as the first argument",
     )
+
+
+def refuse_allocation(op: str, error: MemoryError) -> AllocationError:
+    """Memory that the call needs cannot be had."""
+    return AllocationError(op, f"memory cannot be had: {str(error) or 'the host has none left'}", hint="free arrays")
 
 
 def refuse_concurrency() -> BadParamError:

@@ -12,12 +12,12 @@ from typing import Any
 
 from ..descriptors import BoundTensor, TensorDescriptor
 from ..dtypes import DType
-from ..errors import AllocationError, ExecutionError
-from .compiler import compile_group, nvrtc_target
+from ..errors import ExecutionError
+from .compiler import Binary, compile_group, nvrtc_target
 from .gemm import GemmStep, realise_gemm
 from .host import address_alignment, look_aside
 from .launch import Family, FillStep, KernelStep, Live, Profile, picker
-from .plan import Run
+from .plan import OutOfMemory, Run
 
 #: What `adopt` takes, in words.
 ACCEPTED = "a CuPy array, a BoundTensor, or a GPU array that speaks DLPack or __cuda_array_interface__"
@@ -25,8 +25,8 @@ ACCEPTED = "a CuPy array, a BoundTensor, or a GPU array that speaks DLPack or __
 #: Shared memory that a block may have without asking for more.
 DEFAULT_SHARED_BYTES = 48 * 1024
 
-#: Page-locked copies of a table in flight before the host waits for the oldest.
-TABLE_RING = 8
+#: ``cudaErrorMemoryAllocation`` and ``CUDA_ERROR_OUT_OF_MEMORY``.
+OUT_OF_MEMORY = 2
 
 _DLPACK_CUDA = (2, 13)
 
@@ -150,7 +150,7 @@ class CudaExecutor:
         try:
             return self._cupy.cuda.alloc(nbytes)
         except self._cupy.cuda.memory.OutOfMemoryError as error:
-            raise AllocationError("allocate", f"the GPU has no {nbytes} bytes left: {error}") from error
+            raise OutOfMemory("the GPU", nbytes) from error
 
     def from_numpy(self, a: Any) -> Any:
         """Return a copy in GPU memory."""
@@ -169,14 +169,28 @@ class CudaExecutor:
 
     def upload(self, pointer: int, data: bytes, stream: int) -> object:
         """Copy host bytes to the device in stream order; what is returned must outlive the copy and any graph of it."""
-        pinned = self._cupy.cuda.alloc_pinned_memory(max(len(data), 1))
-        ctypes.memmove(pinned.ptr, data, len(data))
-        self._runtime.memcpyAsync(pointer, pinned.ptr, len(data), 1, stream)
-        return pinned
+        owner, staged = self.staging(max(len(data), 1))
+        ctypes.memmove(staged, data, len(data))
+        self.copy(pointer, staged, len(data), stream)
+        return owner
 
-    def table(self, nbytes: int) -> PinnedTable:
-        """Return a table whose contents may change between calls."""
-        return PinnedTable(self, nbytes)
+    def staging(self, nbytes: int) -> tuple[object, int]:
+        """Return page-locked host memory, with the object that keeps it alive."""
+        try:
+            pinned = self._cupy.cuda.alloc_pinned_memory(nbytes)
+        except self._runtime.CUDARuntimeError as error:
+            if error.status != OUT_OF_MEMORY:
+                raise
+            raise OutOfMemory("page-locked memory of the host", nbytes) from error
+        return pinned, pinned.ptr
+
+    def copy(self, pointer: int, staged: int, nbytes: int, stream: int) -> None:
+        """Enqueue a copy of page-locked memory to the device."""
+        self._runtime.memcpyAsync(pointer, staged, nbytes, 1, stream)
+
+    def event(self) -> CopyEvent:
+        """Return an event that can be recorded behind a copy."""
+        return CopyEvent(self._cupy)
 
     def capturing(self, stream: int) -> bool:
         """Whether work on the stream is being recorded for a graph instead of done."""
@@ -255,8 +269,7 @@ class CudaExecutor:
         key = (step.kernel.family, step.dtype.name, step.group)
         if key not in self._functions:
             binary = compile_group(self._families[step.kernel.family], step.dtype, step.group, self._target)
-            module = self._cupy.cuda.Module()
-            module.load(binary.code)
+            module = self._load(binary, key)
             self._modules.append(module)
             self._functions[key] = {e: module.get_function(name).ptr for e, name in binary.lowered.items()}
         function = self._functions[key][step.expression]
@@ -266,38 +279,31 @@ class CudaExecutor:
             self._driver.funcSetAttribute(function, attribute, self.profile.shared_bytes)
         return function
 
+    def _load(self, binary: Binary, key: tuple[str, str, str]) -> Any:
+        module = self._cupy.cuda.Module()
+        try:
+            module.load(binary.code)
+        except self._driver.CUDADriverError as error:
+            if error.status == OUT_OF_MEMORY:
+                raise OutOfMemory("the GPU", len(binary.code)) from error
+            raise ExecutionError("load", f"the kernels {' '.join(key)} cannot be loaded: {error}") from error
+        return module
 
-class PinnedTable:
-    """Small data of the host that kernels read, rewritten now and then without waiting for the device.
 
-    Copies go through a ring of page-locked buffers, each free again once its copy is done. A copy that a graph records
-    is repeated at every replay, so its buffers are kept for good.
-    """
+class CopyEvent:
+    """Marks a place in a stream's work and waits for it."""
 
-    def __init__(self, executor: CudaExecutor, nbytes: int) -> None:
-        self._executor, self._nbytes = executor, nbytes
-        self._ring: list[list[Any]] = []
-        self._recorded: list[object] = []
-        self._next = 0
+    def __init__(self, cupy: Any) -> None:
+        self._event = cupy.cuda.Event(disable_timing=True)
+        self._runtime = cupy.cuda.runtime
 
-    def write(self, data: bytes, stream: int) -> int:
-        """Enqueue the copy; return the address at which the stream's later work finds the data."""
-        executor = self._executor
-        if executor.capturing(stream):
-            owner, pointer = executor.buffer(self._nbytes)
-            self._recorded += [owner, executor.upload(pointer, data, stream)]
-            return pointer
-        if len(self._ring) < TABLE_RING:
-            owner, pointer = executor.buffer(self._nbytes)
-            event = executor._cupy.cuda.Event(disable_timing=True)
-            self._ring.append([owner, pointer, executor._cupy.cuda.alloc_pinned_memory(self._nbytes), event])
-        _, pointer, pinned, event = self._ring[self._next % TABLE_RING]
-        self._next += 1
-        event.synchronize()
-        ctypes.memmove(pinned.ptr, data, len(data))
-        executor._runtime.memcpyAsync(pointer, pinned.ptr, len(data), 1, stream)
-        executor._runtime.eventRecord(event.ptr, stream)
-        return int(pointer)
+    def record(self, stream: int) -> None:
+        """Mark the end of what is enqueued on the stream by now."""
+        self._runtime.eventRecord(self._event.ptr, stream)
+
+    def synchronize(self) -> None:
+        """Wait until the work before the mark is done."""
+        self._runtime.eventSynchronize(self._event.ptr)
 
 
 def _launch_error(step: KernelStep, error: Exception) -> ExecutionError:

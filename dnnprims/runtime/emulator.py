@@ -70,9 +70,17 @@ class EmulatorExecutor(HostArrays):
         """Copy bytes from an address."""
         return ctypes.string_at(pointer, nbytes)
 
-    def table(self, nbytes: int) -> HostTable:
-        """Return a table whose contents may change between calls."""
-        return HostTable(self, nbytes)
+    def staging(self, nbytes: int) -> tuple[object, int]:
+        """Return memory that stands for page-locked one."""
+        return self.buffer(nbytes)
+
+    def copy(self, pointer: int, staged: int, nbytes: int, stream: int) -> None:
+        """Copy bytes between addresses."""
+        ctypes.memmove(pointer, staged, nbytes)
+
+    def event(self) -> PassedEvent:
+        """Return an event behind work that is done already."""
+        return PassedEvent()
 
     def capturing(self, stream: int) -> bool:
         """Nothing is ever recorded instead of done."""
@@ -119,16 +127,14 @@ class EmulatorExecutor(HostArrays):
         return run
 
 
-class HostTable:
-    """Small data that kernels read, rewritten now and then."""
+class PassedEvent:
+    """An event of work that is done when it has been enqueued."""
 
-    def __init__(self, executor: EmulatorExecutor, nbytes: int) -> None:
-        self._owner, self._pointer = executor.buffer(nbytes)
+    def record(self, stream: int) -> None:
+        """Nothing is left to do."""
 
-    def write(self, data: bytes, stream: int) -> int:
-        """Copy the data; return their address."""
-        ctypes.memmove(self._pointer, data, len(data))
-        return self._pointer
+    def synchronize(self) -> None:
+        """There is nothing to wait for."""
 
 
 def _seed_from_environment() -> int:

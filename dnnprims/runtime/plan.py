@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from ..descriptors import TensorDescriptor
 from ..dtypes import DType
 from .launch import Constant, FillStep, KernelStep, Named, PlanSpec, Pointer, Profile, Scratch
+from .table import AddressTable
 
 #: Enqueue one step: addresses by slot, stream, live scalars.
 Run = Callable[[Sequence[int], int, Sequence[Any]], None]
@@ -37,7 +38,9 @@ class Executor(Protocol):
     def upload(self, pointer: int, data: bytes, stream: int) -> object: ...
     def download(self, pointer: int, nbytes: int, stream: int) -> bytes: ...
     def realise(self, step: Any, slots: tuple[int, ...]) -> Run: ...
-    def table(self, nbytes: int) -> Any: ...
+    def staging(self, nbytes: int) -> tuple[object, int]: ...
+    def copy(self, pointer: int, staged: int, nbytes: int, stream: int) -> None: ...
+    def event(self) -> Any: ...
     def capturing(self, stream: int) -> bool: ...
     def current_stream(self) -> int: ...
     def synchronize(self, stream: int) -> None: ...
@@ -48,6 +51,14 @@ class Overlap(Exception):
 
     def __init__(self, written: int, other: int, same: bool) -> None:
         self.written, self.other, self.same = written, other, same
+
+
+class OutOfMemory(MemoryError):
+    """`nbytes` of memory cannot be had at `place`; the handle turns it into our error, which names the function."""
+
+    def __init__(self, place: str, nbytes: int) -> None:
+        self.place, self.nbytes = place, nbytes
+        super().__init__(f"{place} has no {nbytes} bytes left")
 
 
 class Plan:
@@ -67,6 +78,8 @@ class Plan:
         (bytes, stream) -> address of scratch memory.
     stream : int
         Where the plan's constants are copied.
+    retain : callable
+        Takes what a captured graph holds of the plan, which must outlive both.
     """
 
     def __init__(
@@ -77,6 +90,7 @@ class Plan:
         flag: int,
         workspace: Callable[[int, int], int],
         stream: int = 0,
+        retain: Callable[[object], None] = lambda owners: None,
     ) -> None:
         self.spec = spec
         self.operands = tuple(operands)
@@ -90,6 +104,7 @@ class Plan:
         self.owners: list[object] = []
         self._tail = [flag, 0, 0]
         self._has_table = any(Named("table") in _pointers(step) for step in spec.steps)
+        self._retain, self._retained = retain, False
         for data in spec.constants:
             owner, pointer = executor.buffer(max(len(data), 1))
             self.owners += [owner, executor.upload(pointer, data, stream)]
@@ -99,8 +114,10 @@ class Plan:
         if spec.constants and not self.recorded:
             executor.synchronize(stream)
         if self._has_table:
-            self._table = executor.table(8 * max(len(operands), 1))
-            self._tabled: list[int] | None = None
+            # Results that the call makes come last, and kernels are given them by themselves.
+            self._listed = len(operands) - len(self._made)
+            self._table = AddressTable(executor, 8 * max(self._listed, 1))
+            self._tabled: tuple[int, list[int]] | None = None
             self.owners.append(self._table)
         slots = [self._slots(step) for step in spec.steps]
         self._runs = [executor.realise(step, own) for step, own in zip(spec.steps, slots, strict=True)]
@@ -150,14 +167,25 @@ class Plan:
 
     def _complete(self, addresses: list[int], stream: int) -> list[int]:
         """Append what is no operand, in the order of `_slot`."""
-        if self._has_table and addresses != self._tabled:
-            self._tail[2] = self._table.write(struct.pack(f"={len(addresses)}Q", *addresses), stream)
-            self._tabled = None if self._executor.capturing(stream) else list(addresses)
+        if self._has_table:
+            self._place_table(addresses[: self._listed], stream)
         complete = addresses + self._tail
         if self._scratch_offsets:
             base = self._workspace(self._workspace_bytes, stream) if self._workspace_bytes else 0
             complete += [base + offset for offset in self._scratch_offsets]
         return complete
+
+    def _place_table(self, addresses: list[int], stream: int) -> None:
+        """Have the addresses on the device; the last ones of the same stream are there still."""
+        capturing = self._executor.capturing(stream)
+        if capturing or self._tabled != (stream, addresses):
+            self._tabled = None
+            self._tail[2] = self._table.write(struct.pack(f"={len(addresses)}Q", *addresses), stream, capturing)
+            self._tabled = None if capturing else (stream, addresses)
+        if capturing and not self._retained:
+            # Constants come with a table, so that no plan without one owns what a graph reads.
+            self._retain(self.owners)
+            self._retained = True
 
     def check(self, addresses: list[int]) -> None:
         """Raise `Overlap` when a written operand overlaps another; the handle words it."""
@@ -213,4 +241,4 @@ def _overlap_pairs(spec: PlanSpec, operands: Sequence[TensorDescriptor | None]) 
     return pairs
 
 
-__all__ = ["Executor", "KernelStep", "Overlap", "Plan", "Run"]
+__all__ = ["Executor", "KernelStep", "OutOfMemory", "Overlap", "Plan", "Run"]
