@@ -43,6 +43,8 @@ SANITIZERS = ("", "address", "address,undefined")
 #: Instantiations from which on a library is compiled in several pieces at once.
 PIECE = 60
 
+#: Made once: ctypes forgets an array type that nobody holds, and leaves a cycle behind.
+_GRID = ctypes.c_uint * 3
 _ENTRY_TYPES = (ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_char_p)
 
 #: Launches of all libraries come one after another: the schedule lives in static memory.
@@ -88,7 +90,7 @@ class Library:
         """Run one grid on packed parameters; return what went wrong, or None."""
         with _launching:
             self._set_seed(seed)
-            if not self._entries[expression]((ctypes.c_uint * 3)(*grid), block, shared_bytes, params):
+            if not self._entries[expression](_GRID(*grid), block, shared_bytes, params):
                 return None
             return str(self._report().decode())
 
