@@ -242,14 +242,19 @@ class Handle(Context):
 
         Graphs that were captured through the handle must not be replayed afterwards.
         """
-        if self._executor is not None and not self.closed:
-            self.on_device(self._executor.synchronize, self.stream)
-        self._plans.clear()
-        self._spaces.clear()
-        self._graph_owned.clear()
-        self._dropped.clear()
-        self._flag_owner, self._flag = None, 0
-        self._look = _closed
+        if not self._lock.acquire(False):
+            raise checks.refuse_concurrency()
+        try:
+            if self._executor is not None and not self.closed:
+                self.on_device(self._executor.synchronize, self.stream)
+            self._plans.clear()
+            self._spaces.clear()
+            self._graph_owned.clear()
+            self._dropped.clear()
+            self._flag_owner, self._flag = None, 0
+            self._look = _closed
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Handle:
         return self
