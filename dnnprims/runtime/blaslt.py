@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -159,14 +160,20 @@ class LtHandle:
             self.lib.cublasLtDestroy(value)
 
 
-@cache
+_handles: dict[int, LtHandle] = {}
+_making = threading.Lock()
+
+
 def device_handle(device: int) -> LtHandle:
     """Return the process's handle on `device`, which must be the current one.
 
     The library's handle may be shared by threads and costs tens of milliseconds to make, so there is one per GPU. It is
     left to the end of the process: at exit the driver may be gone before it.
     """
-    return LtHandle()
+    with _making:
+        if device not in _handles:
+            _handles[device] = LtHandle()
+        return _handles[device]
 
 
 def available() -> bool:
