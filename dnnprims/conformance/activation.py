@@ -24,7 +24,7 @@ from .drawing import draw_placing, draw_shape, old_out, pick, sample, show
 
 #: Mode -> settings of its parameters, other than the defaults, that every element type holds; ``f.`` keeps elu's alpha
 #: and swish's beta apart from those of the blend.
-_PARAMETERS = {
+PARAMETERS = {
     "clipped_relu": ("f.ceiling=2.5",),
     "leaky_relu": ("f.slope=0.25", "f.slope=-0.5", "f.slope=0.0"),
     "threshold": ("f.threshold=0.5 f.value=-1.5", "f.threshold=-1.0 f.value=2.0"),
@@ -54,7 +54,7 @@ _SELECTING = ("identity", "relu", "clipped_relu", "threshold", "hardshrink", "ha
 _EXACT_SLOPES = (*_SELECTING, "leaky_relu", "softshrink", "square", "squared_relu")
 
 
-def _descriptor(problem: Problem) -> ActivationDescriptor:
+def descriptor(problem: Problem) -> ActivationDescriptor:
     given = ActivationDescriptor(problem.word("mode", "relu"))
     values = {name: problem.number(f"f.{name}", default) for name, default in given.parameters}
     return ActivationDescriptor(given.mode, **values)
@@ -99,7 +99,7 @@ def _terms(exact: ActivationDescriptor, x: Array) -> tuple[Array, Array]:
 
 def _draw_forward(problem: Problem, rng: Generator) -> dict[str, Any]:
     x = sample(problem, rng, problem.extents(), scale=4.0)
-    return {"activation": _descriptor(problem), "x": x, **problem.scaling(), **old_out(problem, rng, x.shape)}
+    return {"activation": descriptor(problem), "x": x, **problem.scaling(), **old_out(problem, rng, x.shape)}
 
 
 def _into_input(given: Arguments) -> dict[str, Destination]:
@@ -118,7 +118,7 @@ def _bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
 
 
 def _draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:
-    activation = _descriptor(problem)
+    activation = descriptor(problem)
     x, dy = sample(problem, rng, problem.extents(), scale=4.0), sample(problem, rng, problem.extents())
     y = as_dtype(reference.activation_forward(narrowed(activation, problem.dtype), wide(x)), problem.dtype)
     kept = {"x": x} if problem.word("given", "x") == "x" else {"y": y}
@@ -169,13 +169,13 @@ def _exact_reference(given: Arguments) -> dict[str, Any]:
 def _from_output(mode: str, settings: str = "") -> bool:
     """Whether y tells the derivative."""
     problem = Problem.parse(f"activation_backward mode={mode} {settings}")
-    return "y" in reference.backward_needs(_descriptor(problem))
+    return "y" in reference.backward_needs(descriptor(problem))
 
 
 def draw(rng: Generator) -> str:
     """A random mode with random parameters."""
     mode = pick(rng, *_MODES)
-    settings = pick(rng, *_EXACT_KINKS.get(mode, ("", *_PARAMETERS.get(mode, ()))))
+    settings = pick(rng, *_EXACT_KINKS.get(mode, ("", *PARAMETERS.get(mode, ()))))
     shape = show(draw_shape(rng, (0, 3), most=800))
     kinds = (
         ("normal", "halves", "lopsided")
@@ -210,11 +210,11 @@ def _corners() -> tuple[str, ...]:
         exact, *_ = _EXACT_KINKS.get(mode, ("",))
         kinds = ("data=normal", "data=wide", "data=special", f"data=halves {exact}".rstrip())
         lines += [f"activation_forward mode={mode} shape=3x67 {kind} into=out" for kind in kinds]
-        lines += [f"activation_forward mode={mode} {settings} shape=131" for settings in _PARAMETERS.get(mode, ())]
+        lines += [f"activation_forward mode={mode} {settings} shape=131" for settings in PARAMETERS.get(mode, ())]
         for given in ("x", "y") if _from_output(mode) else ("x",):
             for kind in (kinds[0], kinds[3]):
                 lines.append(f"activation_backward mode={mode} shape=3x67 {kind} given={given} into=out")
-        lines += [f"activation_backward mode={mode} {settings} shape=131" for settings in _PARAMETERS.get(mode, ())]
+        lines += [f"activation_backward mode={mode} {settings} shape=131" for settings in PARAMETERS.get(mode, ())]
     return tuple(lines)
 
 
