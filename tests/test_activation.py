@@ -1,8 +1,10 @@
-"""Activations: accuracy in ULP over whole types, tails, kinks, odd numbers, gradients, layouts, refusals."""
+"""Activations: accuracy in tails and about roots, kinks, odd numbers, gradients, layouts, refusals.
+
+Accuracy over whole types is measured in ``test_ulp.py``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -16,14 +18,13 @@ from dnnprims.ops.activation import activation_backward, activation_forward, bac
 from dnnprims.reference import activation as reference
 from dnnprims.reference.rounding import round_to, widen
 
-mp = pytest.importorskip("mpmath")
+pytest.importorskip("mpmath")
+
+from accuracy.exact import exact
+from accuracy.questions import FORWARD, FROM_INPUT, SIGN_CHANGES, Question
 
 INF, NAN = float("inf"), float("nan")
 NUMPY = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-
-#: Modes whose derivative changes sign: measured against bounds.DERIVATIVE_FLOOR there.
-SIGN_CHANGES = {"gelu", "gelu_tanh", "swish", "mish"}
-COSTLY = ("gelu", "gelu_tanh", "swish", "mish", "tanh", "softplus", "sigmoid")
 
 
 def ulps(got: Any, exact: Any, dtype: str, floor: float = 0.0) -> np.ndarray[Any, Any]:
@@ -36,58 +37,14 @@ def ulps(got: Any, exact: Any, dtype: str, floor: float = 0.0) -> np.ndarray[Any
     return np.where(np.isfinite(given) & np.isfinite(expected), error, np.where(same, 0.0, INF))
 
 
-def patterns(dtype: str) -> np.ndarray[Any, Any]:
-    """All numbers of a 16-bit type; of float32 as many, spread over all bit patterns."""
-    if dtype == "float32":
-        return (np.arange(65536, dtype=np.uint32) * np.uint32(65537) ^ np.uint32(0x5A5A)).view(np.float32)
-    return np.arange(65536, dtype=np.uint16).view(NUMPY[dtype])
-
-
 # ---- accuracy -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-@pytest.mark.parametrize("mode", COSTLY)
-def test_whole_type(handle: Any, mode: str, dtype: str) -> None:
-    """Every 16-bit number, and 2^16 of float32, forward and derivative."""
-    x, activation = patterns(dtype), ActivationDescriptor(mode)
-    given, ones = handle.asarray(x), handle.asarray(np.ones_like(x))
-    y = handle.to_numpy(activation_forward(handle, activation, given))
-    exact = reference.activation_forward(activation, widen(x))
-    assert ulps(y, exact, dtype).max() <= bounds.ELEMENTWISE_FORWARD_ULP[dtype]
-    slope = handle.to_numpy(activation_backward(handle, activation, ones, x=given))
-    exact = reference.activation_backward(activation, np.ones(x.shape), x=widen(x))
-    floor = bounds.DERIVATIVE_FLOOR if mode in SIGN_CHANGES else 0.0
-    assert ulps(slope, exact, dtype, floor).max() <= bounds.ELEMENTWISE_DERIVATIVE_ULP[dtype]
-
-
-def _sigmoid(t: Any) -> Any:
-    return 1 / (1 + mp.exp(-t))
-
-
-def _gelu_tanh(x: Any) -> Any:
-    return x * _sigmoid(2 * mp.sqrt(2 / mp.pi) * (x + mp.mpf("0.044715") * x**3))
-
-
-#: f in mpmath, for the modes that need more than one operation.
-EXACT: dict[str, Callable[[Any], Any]] = {
-    "elu": lambda x: x if x > 0 else mp.expm1(x),
-    "selu": lambda x: reference._SELU_SCALE * (x if x > 0 else reference._SELU_ALPHA * mp.expm1(x)),
-    "sigmoid": _sigmoid,
-    "log_sigmoid": lambda x: -mp.log1p(mp.exp(-x)),
-    "tanh": mp.tanh,
-    "softplus": lambda x: x if x > 20 else mp.log1p(mp.exp(x)),
-    "softsign": lambda x: x / (1 + abs(x)),
-    "tanhshrink": lambda x: x - mp.tanh(x),
-    "gelu": lambda x: x * mp.erfc(-x / mp.sqrt(2)) / 2,
-    "gelu_tanh": _gelu_tanh,
-    "swish": lambda x: x * _sigmoid(x),
-    "mish": lambda x: x * mp.tanh(mp.log1p(mp.exp(x))),
-    "hard_swish": lambda x: 0 if x <= -3 else x if x >= 3 else x * (x + 3) / 6,
-    "exp": mp.exp,
-    "log": mp.log,
-}
-
+#: Modes whose function takes more than one operation.
+SMOOTH = (
+    *("elu", "selu", "sigmoid", "log_sigmoid", "tanh", "softplus", "softsign", "tanhshrink", "gelu", "gelu_tanh"),
+    *("swish", "mish", "hard_swish", "exp", "log"),
+)  # fmt: skip
 #: Tails, kinks, roots of derivatives and places where terms cancel.
 PLACES = (
     *(-100.0, -87.5, -30.0, -13.0, -9.0, -5.5, -3.0, -1.28, -1.19, -1.0, -0.752, -0.35, -1e-3, -1e-8, -1e-30),
@@ -95,13 +52,12 @@ PLACES = (
 )  # fmt: skip
 
 
-def exact_values(mode: str, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """f(x), correct to the last bit of float64."""
-    with mp.workprec(600):
-        return np.array([float(EXACT[mode](mp.mpf(float(v)))) for v in x])
+def exact_values(mode: str, x: np.ndarray[Any, Any], direction: str = FORWARD) -> np.ndarray[Any, Any]:
+    """f(x) or f'(x), correct to the last bit of float64."""
+    return exact(Question(mode, "", "float64", direction), x)[0]
 
 
-@pytest.mark.parametrize("mode", EXACT)
+@pytest.mark.parametrize("mode", SMOOTH)
 def test_reference_rounds_correctly(mode: str) -> None:
     """From float32 input the reference is so good that its one rounding gives the nearest float32."""
     x = np.float32([v for v in PLACES if v > 0 or mode != "log"])
@@ -109,29 +65,16 @@ def test_reference_rounds_correctly(mode: str) -> None:
     assert y.tolist() == np.float32(exact_values(mode, x)).tolist()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("mode", EXACT)
-def test_kernel_against_high_precision(handle: Any, mode: str, dtype: str) -> None:
-    """Tails and breakpoints, where float64 itself is no judge."""
-    if handle.backend == "numpy":
-        pytest.skip("the reference has its own test")
-    x = np.array([v for v in PLACES if v > 0 or mode != "log"], NUMPY[dtype])
-    y = handle.to_numpy(activation_forward(handle, mode, handle.asarray(x)))
-    assert ulps(y, exact_values(mode, x), dtype).max() <= bounds.ELEMENTWISE_FORWARD_ULP[dtype]
-
-
 @pytest.mark.parametrize("mode", sorted(SIGN_CHANGES))
 def test_derivative_where_it_changes_sign(handle: Any, mode: str) -> None:
-    """float64 against differentiation in high precision, around the root."""
+    """float64 against high precision, around the root."""
     if handle.backend == "numpy":
         pytest.skip("float64 terms cancel in the reference; conformance allows for that")
     x = np.linspace(-2.6, -0.2, 121)
     dy = handle.asarray(np.ones_like(x))
     slope = handle.to_numpy(activation_backward(handle, mode, dy, x=handle.asarray(x)))
-    with mp.workprec(200):
-        exact = np.array([float(mp.diff(EXACT[mode], mp.mpf(float(v)))) for v in x])
-    limit = bounds.ELEMENTWISE_DERIVATIVE_ULP["float64"]
-    assert ulps(slope, exact, "float64", bounds.DERIVATIVE_FLOOR).max() <= limit
+    limit, true = bounds.ELEMENTWISE_DERIVATIVE_ULP["float64"], exact_values(mode, x, FROM_INPUT)
+    assert ulps(slope, true, "float64", bounds.DERIVATIVE_FLOOR).max() <= limit
 
 
 @pytest.mark.parametrize(
