@@ -251,6 +251,15 @@ def test_float64(handle: Any, mode: str) -> None:
     assert not misses(handle, list(questions("float64", [mode])), run.Arguments("mpmath", count=2000, step=7))
 
 
+def test_gelu_in_its_tail(handle: Any) -> None:
+    """Every float32 where the fast quotient in its argument once cost a further half ULP."""
+    bits = np.arange(*np.float32([-12.95, -13.0]).view(np.uint32), dtype=np.uint32)
+    x, asked = bits.view(np.float32), Question("gelu", "", "float32", FORWARD)
+    true = run.true_values(asked, widen(x), HOST)
+    found = measure(widen(x), Library(handle).evaluate(asked, x), true, "float32", HOST)
+    assert found.max_ulp <= asked.limit
+
+
 def test_flush_is_caught(numpy_handle: Any) -> None:
     """A library that flushes results below 1e-30 to zero misses its target by that alone."""
 

@@ -20,7 +20,8 @@ template <class A> struct PreciseGates {
   typedef Precise<A> M;
 
   // What gelu and its derivative share at a = |x|: exp(-a^2 / 2), s = a / (a + 4) and r = (a + 4) R(a). The remainder
-  // a - s (a + 4) puts s right without the rounding error of a + 4.
+  // a - s (a + 4) puts s right without the rounding error of a + 4. r is worked out at s.hi; what s.lo adds to it matters
+  // in the tail, for which its slope is taken to be that of a straight line.
   struct Normal {
     exponential<A> e;
     pair<A> s, r;
@@ -35,7 +36,7 @@ template <class A> struct PreciseGates {
     v.s.lo = remainder - (v.s.hi - s);
     A q = fma_(A(2), v.s.hi, A(-1)), tail = S::half_erfcx_tail(q);
     v.r.hi = fma_(q, tail, S::half_erfcx_first_hi());
-    v.r.lo = fma_(q, tail, S::half_erfcx_first_hi() - v.r.hi) + S::half_erfcx_first_lo();
+    v.r.lo = fma_(q, tail, S::half_erfcx_first_hi() - v.r.hi) + fma_(A(2) * v.s.lo, tail, S::half_erfcx_first_lo());
     return v;
   }
   static DEVICE A gelu(A x) {
