@@ -27,7 +27,7 @@ from pathlib import Path
 from mutation import catalogue, records
 from mutation.campaign import Campaign, Subject
 from mutation.mutant import Mutant
-from mutation.overlay import Finish, Overlay
+from mutation.overlay import Finish, Overlay, copy_project
 from mutation.suite import Part, every_part
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,9 +35,9 @@ ROOT = Path(__file__).resolve().parent.parent
 GRACE, FACTOR = 30.0, 5.0
 
 
-def baseline(parts: Sequence[Part], jobs: int, warm: Path) -> tuple[dict[str, float], dict[str, str]]:
+def baseline(root: Path, parts: Sequence[Part], jobs: int, warm: Path) -> tuple[dict[str, float], dict[str, str]]:
     """Run the parts without a mutation; return the seconds each may take, and why the others are left out."""
-    overlay = Overlay(ROOT, warm, None)
+    overlay = Overlay(root, warm, None)
     overlay.cache = warm
     try:
         with ThreadPoolExecutor(jobs) as pool:
@@ -55,15 +55,15 @@ def _why(end: Finish) -> str:
 
 
 class Reporter:
-    """Prints and keeps what becomes of each mutant."""
+    """Prints and keeps what becomes of each mutant of the project in `root`."""
 
-    def __init__(self, path: Path | None, total: int) -> None:
+    def __init__(self, root: Path, path: Path | None, total: int) -> None:
         self.rows: list[dict[str, object]] = []
-        self._path, self._total, self._start = path, total, time.monotonic()
+        self._root, self._path, self._total, self._start = root, path, total, time.monotonic()
 
     def __call__(self, subject: Subject) -> None:
         """Take a decided mutant."""
-        row = records.record(ROOT, subject)
+        row = records.record(self._root, subject)
         self.rows.append(row)
         passed = time.monotonic() - self._start
         words = f" by {subject.by}" if subject.by else ""
@@ -128,14 +128,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = {row["mutant"] for row in earlier}
     todo = [mutant for mutant in mutants if _name(mutant) not in known]
     print(f"{len(mutants)} mutants, {len(mutants) - len(todo)} known from before, {given.jobs} jobs", flush=True)
-    reporter = Reporter(given.json, len(todo))
-    with tempfile.TemporaryDirectory(prefix="dnnprims-warm-") as warm:
-        limits, failed = baseline(every_part(ROOT, sorted({m.path for m in todo})), given.jobs, Path(warm))
+    with tempfile.TemporaryDirectory(prefix="dnnprims-mutation-") as directory:
+        # What is edited meanwhile does not disturb the run.
+        root, warm = Path(directory, "project"), Path(directory, "cache")
+        copy_project(ROOT, root)
+        warm.mkdir(mode=0o700)
+        reporter = Reporter(root, given.json, len(todo))
+        limits, failed = baseline(root, every_part(root, sorted({m.path for m in todo})), given.jobs, warm)
         for name, why in failed.items():
             print(f"LEFT OUT {name}: fails without a mutation: {why}")
         print(f"baseline: {len(limits)} parts pass", flush=True)
-        left = Campaign(ROOT, Path(warm), limits, given.jobs, reporter, deadline).run(todo)
-    undecided = [records.record(ROOT, subject) for subject in left if not subject.decided]
+        subjects = Campaign(root, warm, limits, given.jobs, reporter, deadline).run(todo)
+        undecided = [records.record(root, subject) for subject in subjects if not subject.decided]
     rows = records.settle([*earlier, *reporter.rows, *undecided], records.equivalents())
     print(records.summary(rows))
     return 1 if any(row["status"] == "survived" for row in rows) else 0

@@ -42,12 +42,7 @@ class Overlay:
         self._running: set[int] = set()
         self._lock = threading.Lock()
         self._closed = False
-        for name in COPIED:
-            if (root / name).is_dir():
-                shutil.copytree(root / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ALONE:
-            if (root / name).is_file():
-                shutil.copy(root / name, self.root / name)
+        copy_project(root, self.root)
         if mutant:
             path = self.root / mutant.path
             path.write_text(mutant.apply(path.read_text(encoding="utf-8")), encoding="utf-8")
@@ -91,6 +86,16 @@ class Overlay:
     def remove(self) -> None:
         """Delete the copy."""
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def copy_project(root: Path, to: Path) -> None:
+    """Copy what the tests need."""
+    for name in COPIED:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ALONE:
+        if (root / name).is_file():
+            shutil.copy(root / name, to / name)
 
 
 def _end(pid: int) -> None:

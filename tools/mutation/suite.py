@@ -16,8 +16,8 @@ CASES = Path(__file__).resolve().parent / "cases.py"
 
 #: Test files that no mutant is shown to: they need a GPU, NVRTC, other packages or git, or look at the tools.
 LEFT_OUT = (
-    "bench", "cache", "cached_kernels", "clock", "compile", "cuda", "demo", "doctor", "examples", "large", "mutation",
-    "packaging", "results", "soak", "targets", "ulp",
+    "bench", "cache", "cached_kernels", "campaign", "clock", "compile", "cuda", "demo", "doctor", "examples", "large",
+    "mutation", "packaging", "results", "soak", "targets", "ulp",
 )  # fmt: skip
 #: Test files that run programs under AddressSanitizer, whose shadow takes terabytes of addresses.
 SANITIZING = ("emulator", "sanitizers")
