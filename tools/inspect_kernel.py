@@ -11,6 +11,7 @@ worst of each column; ``--each`` shows every instantiation. ``--check`` holds th
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -88,7 +89,7 @@ def _cell(value: Any) -> str:
 def write_json(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     """Write what was compiled with what in the first line, then one line each."""
     version = ".".join(map(str, load_nvrtc().getVersion()))
-    head = {"nvrtc": version, "options": " ".join(NVRTC_OPTIONS)}
+    head = {"nvrtc": version, "options": " ".join(NVRTC_OPTIONS), "date": datetime.date.today().isoformat()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in [head, *lines]), encoding="utf-8")
 
