@@ -247,6 +247,15 @@ def test_long_sums_are_folded_twice(emulator_handle: Any) -> None:
     )
 
 
+def test_workspace_is_what_the_launches_share() -> None:
+    """A gradient that counts labels folds weights in three places; losses get room where they are summed."""
+    x, labels = TensorDescriptor((100, 7), "float32"), TensorDescriptor((100,), "int32")
+    mean, single = LossDescriptor("nll", "mean_elements"), LossDescriptor("nll", "none")
+    assert workspace_size(loss_backward, mean, x, labels) == 3 * 256
+    assert workspace_size(loss_forward, mean, x, labels) == 512 + 3 * 256
+    assert workspace_size(loss_forward, single, x, labels) == 0
+
+
 # -- gradients -------------------------------------------------------------------------------------------------------
 
 

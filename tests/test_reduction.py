@@ -179,6 +179,14 @@ def test_variant_follows_the_axes(shape: tuple[int, ...], axis: Any, variant: st
     assert supports(reduce_tensor, TensorDescriptor(shape, "float32"), "sum", axis=axis).variant == variant
 
 
+def test_axes_may_be_numpy_integers(handle: Any) -> None:
+    """Alone, in a tuple and counted from the back, as shapes and loops give them."""
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    for axis in (np.int64(1), np.int32(-1), (np.int64(0), np.int64(2))):
+        got = handle.to_numpy(reduce_tensor(handle, handle.asarray(x), "sum", axis=axis))
+        assert np.array_equal(got, x.sum(axis=axis))
+
+
 def test_workspace() -> None:
     """Only a split needs scratch memory, and a limit does without the split."""
     x = TensorDescriptor((2**20,), "float32")
