@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soak as tool
 from soak_leaks import calls_to_soak, soak, things_to_soak
 
 import dnnprims as dp
@@ -55,3 +58,14 @@ def test_a_handle_keeps_a_bounded_number_of_plans(emulator_handle: dp.Handle, mo
     assert len(emulator_handle._plans) == 8
     assert len(emulator_handle._dropped) == 31
     assert emulator_handle._dropped.maxlen is not None
+
+
+def test_command_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A part of the work, and what came of it."""
+    file = tmp_path / "leaks.json"
+    asked = ["leaks", "--backend", "numpy", "--op", "set_tensor", "--op", "cast", "--calls", "300", "--json", str(file)]
+    assert tool.main([*asked, "--part", "2/3"]) == 0
+    report = json.loads(file.read_text())
+    assert [row["what"].split(", ")[1] for row in report["rows"]] == ["fresh results"] * 2
+    assert report["failures"] == 0
+    assert '"leaking": []' in capsys.readouterr().out

@@ -55,11 +55,13 @@ def capture(given: argparse.Namespace) -> Report:
     """Every call recorded and replayed with other inputs."""
     complaints: dict[str, list[str]] = {}
     recorder, replays, calls = soak_capture.CudaRecorder(), 0, 0
-    with dp.create_handle("cuda") as handle, recorder.active():
+    with dp.create_handle("cuda") as handle:
         dtypes = given.dtype or DTYPES
         problems = [*ways(handle.profile, dtypes, ops=given.op).values(), *large_problems(dtypes, given.op)]
         for problem in _progress(problems):
-            done = soak_capture.replay(ReadyCall(handle, problem), recorder, given.replays)
+            with recorder.active():
+                call = ReadyCall(handle, problem)
+            done = soak_capture.replay(call, recorder, given.replays)
             calls, replays = calls + 1, replays + done.replays
             if done.complaints:
                 complaints[str(problem)] = done.complaints
@@ -73,7 +75,8 @@ def leaks(given: argparse.Namespace) -> Report:
         calls = soak_leaks.calls_to_soak(handle, given.op, given.dtype or DTYPES, given.every_way)
         work = [(what, call, 1) for what, call in calls]
         work += [] if given.op else soak_leaks.things_to_soak(handle)
-        for what, call, worth in _progress(work):
+        part, parts = given.part
+        for what, call, worth in _progress(work[part - 1 :: parts]):
             rows.append(soak_leaks.soak(what, call, max(given.calls // worth, 2), handle.backend).as_row())
     leaking = [row["what"] for row in rows if row["leaks"]]
     return {"calls": given.calls, "rows": rows, "leaking": leaking, "failures": len(leaking)}
@@ -106,6 +109,13 @@ def _environment(backend: str) -> Report:
     return facts
 
 
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not 1 <= int(part) <= int(parts):
+        raise ValueError(text)
+    return int(part), int(parts)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python tools/soak.py", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -127,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--replays", type=int, default=1000)
         if command is leaks:
             sub.add_argument("--calls", type=int, default=100_000)
+            sub.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="every N-th piece of work")
             sub.add_argument("--every-way", action="store_true", help="every variant, not one for each primitive")
     return parser
 

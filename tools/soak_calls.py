@@ -21,6 +21,9 @@ from dnnprims.planning import prepare
 from dnnprims.runtime.host import HostArrays
 from dnnprims.runtime.launch import KernelStep, PlanSpec, Profile
 
+#: Results up to this size are compared on the host, larger ones where they are.
+SMALL_BYTES = 1 << 16
+
 #: Problems for ways that no corner case goes.
 RARE = (
     "activation_forward mode=gelu shape=9x33 place=strided",
@@ -69,6 +72,11 @@ LARGE = (
     "softmax_forward shape=64x1000x9 axis=1",
     "softmax_backward shape=512x1000 axis=-1",
     "prelu_backward shape=64x256x49 slope=channels",
+    "reduce_tensor operation=sum shape=1000x1000 axis=0",
+    "reduce_tensor operation=sum shape=5x200000 axis=1",
+    "loss_forward kind=mse shape=1000x1000",
+    "loss_forward_backward kind=cross_entropy shape=512x1000 labels=int64 weight=1",
+    "loss_forward_backward kind=nll shape=20000x7 weight=1",
     "global_norm shapes=1000x999,513,70001",
     "clip_by_global_norm shapes=1000x999,513,70001",
     "scale_and_check_finite shapes=1000x999,513,70001",
@@ -202,6 +210,11 @@ def arrays_in(value: Any) -> list[Any]:
     return [value] if hasattr(value, "dtype") and hasattr(value, "strides") else []
 
 
+def _raw(a: Any) -> Any:
+    """The same memory as integers, which every array library can copy and compare."""
+    return a.view(f"u{a.dtype.itemsize}")
+
+
 class ReadyCall:
     """One call of a primitive into fixed memory, to be repeated.
 
@@ -246,7 +259,7 @@ class ReadyCall:
     def restore(self) -> None:
         """Give every array, read or written, the contents that the call starts from."""
         for a, original in zip(self._arrays, self._original, strict=True):
-            a[...] = original
+            _raw(a)[...] = _raw(original)
 
     def draw(self, seed: int) -> list[Any]:
         """Other contents for the same arrays, for `use`."""
@@ -261,7 +274,21 @@ class ReadyCall:
 
     def outputs(self) -> bytes:
         """The bits of everything that the last call wrote; waits for it."""
-        return b"".join(self.handle.to_numpy(a).tobytes() for a in (*self._written, *self.made()))
+        return b"".join(self.handle.to_numpy(a).tobytes() for a in self._outputs())
+
+    def keep(self) -> bytes | list[Any]:
+        """What the last call wrote, to compare later calls with: on the host where it is little."""
+        small = sum(a.nbytes for a in self._outputs()) <= SMALL_BYTES
+        return self.outputs() if small else [a.copy() for a in self._outputs()]
+
+    def gives(self, kept: bytes | list[Any]) -> bool:
+        """Whether the last call wrote the same bits."""
+        if isinstance(kept, bytes):
+            return self.outputs() == kept
+        return all(bool((_raw(a) == _raw(b)).all()) for a, b in zip(self._outputs(), kept, strict=True))
+
+    def _outputs(self) -> list[Any]:
+        return [*self._written, *self.made()]
 
     def contents(self) -> bytes:
         """The bits of every array that the call is given."""
