@@ -35,6 +35,7 @@ class Subject:
     seconds: float = 0.0
     pending: int = 0
     overlay: Overlay | None = None
+    copying: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def decided(self) -> bool:
@@ -148,17 +149,24 @@ class Campaign:
 
     def _perform(self, task: _Task) -> None:
         subject, part = task.subject, task.part
-        with self._changed:
+        with subject.copying:
             if subject.overlay is None:
                 subject.overlay = Overlay(self._root, self._warm, subject.mutant)
         left = max(self._deadline - time.monotonic(), 1.0)
         limit = self._limits[part.name]
         finish = subject.overlay.run(part, min(limit, left))
         cut = finish.timed_out and left < limit
-        status, words = ("", "") if cut else judge(part, finish)
+        if not cut:
+            self._settle(subject, part, finish)
+        if subject.decided:
+            subject.overlay.remove()
+
+    def _settle(self, subject: Subject, part: Part, finish: Finish) -> None:
+        """Take what a part says of its subject, and go on to the next stage after the last part of one."""
+        status, words = judge(part, finish)
         with self._changed:
             subject.seconds += finish.seconds
-            if subject.decided or cut:
+            if subject.decided:
                 return
             if status:
                 self._decide(subject, status, part.name, words)
@@ -174,6 +182,5 @@ class Campaign:
         self._open -= 1
         if subject.overlay:
             subject.overlay.stop()
-            subject.overlay.remove()
         self._changed.notify_all()
         self._done(subject)
