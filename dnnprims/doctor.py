@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from . import __version__
 from .probes import FAIL, PASS, SKIP, WARN, Probe, examine
-
-
-def redact(text: str) -> str:
-    """Write the home directory as ``~``, so that a report can be posted."""
-    home = os.path.expanduser("~").rstrip("/")
-    return re.sub(re.escape(home) + r"(?=/|$|[\s'\":,;])", "~", text) if home else text
+from .redact import redact
 
 
 def as_json(probes: Sequence[Probe]) -> str:

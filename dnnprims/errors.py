@@ -6,6 +6,9 @@ parts stay readable as attributes, so that a framework can build its own message
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 #: Characters of a value that a message repeats.
 _LONGEST = 400
 
@@ -25,6 +28,9 @@ class DnnprimsError(Exception):
         What was seen, and the rule that it breaks.
     hint : str
         What to do about it; may be empty.
+    call : str
+        The call that was refused or failed, as a line for ``python -m dnnprims replay``; empty for an error that no
+        call of a primitive raised. The same stands below the traceback, as a note, from Python 3.11 on.
     """
 
     def __init__(
@@ -43,7 +49,14 @@ class DnnprimsError(Exception):
         self.got = "" if got is None else _shortened(str(got))
         self.expected = "" if expected is None else str(expected)
         self.hint = hint
+        self.call = ""
         super().__init__(self._sentence(problem))
+        if witness is not None:
+            witness(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An error is made of more than its message, and crosses the border between processes whole.
+        return _restored, (type(self), self.args, self.__dict__)
 
     def _sentence(self, problem: str) -> str:
         text = f"{self.op}: {self.param} {problem}" if self.param else f"{self.op}: {problem}"
@@ -51,6 +64,16 @@ class DnnprimsError(Exception):
         facts += [f"expected {self.expected}"] if self.expected else []
         text = f"{text}: {', '.join(facts)}" if facts else text
         return f"{text}; {self.hint}" if self.hint else text
+
+
+#: Told of every new error, so that it learns in which call it was made; set by `dnnprims.callsite`.
+witness: Callable[[DnnprimsError], None] | None = None
+
+
+def _restored(kind: type[DnnprimsError], args: tuple[Any, ...], facts: dict[str, Any]) -> DnnprimsError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 def _shortened(text: str) -> str:

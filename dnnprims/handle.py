@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from . import checks, verbose
+from . import checks
 from .context import Context
 from .descriptors import TensorDescriptor
 from .errors import BadParamError
@@ -26,6 +25,7 @@ from .operands import (
 )
 from .runtime.launch import PlanSpec, Profile
 from .runtime.plan import Executor, Overlap, Plan
+from .watching import Watch, add_ranges, asked
 
 #: Plans kept by one handle.
 MOST_PLANS = 16_384
@@ -55,9 +55,9 @@ class Handle(Context):
         self._graph_owned: list[object] = []
         self._lock = threading.Lock()
         self._look: Callable[[Sequence[Any]], tuple[list[Any], list[int]]] = self._arrays.look
-        self._log = verbose.Log.from_environment()
-        self._check_at_once = os.environ.get("DNNPRIMS_CHECK", "") not in ("", "0")
-        self._watched = self._check_at_once or self._log is not None
+        self._watch = Watch.from_environment(self.backend)
+        self._watched = self._watch is not None
+        self._nvtx = executor.nvtx() if executor is not None and asked("DNNPRIMS_NVTX") else None
 
     # -- calls -------------------------------------------------------------------------------------------------
 
@@ -117,9 +117,11 @@ class Handle(Context):
             except Overlap as overlap:
                 raise self._word_overlap(build, operands, overlap) from None
             self._refuse_read_only(build, plan.spec, flat, adopted)
-            if self._log is not None:
-                self._log.called(op_name(build), self.backend, "reference", options, plan.operands)
-            yield adopted
+            if self._watch is None:
+                yield adopted
+            else:
+                with self._watch.call(self, op_name(build), "reference", _labelled(build, adopted, flat)):
+                    yield adopted
         except MemoryError as error:
             raise checks.refuse_allocation(op_name(build), error) from error
         finally:
@@ -137,16 +139,22 @@ class Handle(Context):
         flat = flatten(adopted)
         plan.has_lists = len(flat) != len(adopted) or any(isinstance(a, list | tuple) for a in adopted)
         self._refuse_read_only(build, plan.spec, flat, adopted)
-        if self._log is not None:
-            with self._log.timed(
-                op_name(build), self.backend, plan.spec.variant, options, plan.operands, self.synchronize
-            ):
-                result = plan.enqueue(flat, addresses, self.stream, live)
-        else:
-            result = plan.enqueue(flat, addresses, self.stream, live)
-        if self._check_at_once:
-            self.check()
-        return result
+        return self._enqueue(build, plan, adopted, flat, addresses, live)
+
+    def _enqueue(
+        self,
+        build: Build,
+        plan: Plan,
+        adopted: tuple[Any, ...],
+        flat: Sequence[Any],
+        addresses: list[int],
+        live: Sequence[Any],
+    ) -> Any:
+        """Enqueue a call, under the eyes of the watch where there is one."""
+        if self._watch is None:
+            return plan.enqueue(flat, addresses, self.stream, live)
+        with self._watch.call(self, op_name(build), plan.spec.variant, _labelled(build, adopted, flat)):
+            return plan.enqueue(flat, addresses, self.stream, live)
 
     def _keep(self, key: Any, plan: Plan) -> Plan:
         """Remember a plan, in the place of the oldest where there are many, unless only a graph makes it whole."""
@@ -158,27 +166,24 @@ class Handle(Context):
 
     def _make_plan(self, build: Build, options: tuple[Any, ...], adopted: tuple[Any, ...]) -> Plan:
         spec, descriptors = self._specify(build, options, adopted)
-        if self._log is not None:
-            self._log.dispatched(spec, self.backend, options, descriptors)
+        if self._watch is not None:
+            self._watch.dispatched(spec)
         return self._realise(spec, descriptors)
 
     def _realise(self, spec: PlanSpec, descriptors: list[TensorDescriptor | None]) -> Plan:
         assert self._executor is not None
-        return Plan(
+        plan = Plan(
             spec, self._executor, descriptors, self._flag, self._workspace, self.stream, self._graph_owned.append
         )
+        if self._nvtx is not None:
+            add_ranges(plan, spec, self._nvtx)
+        return plan
 
     def _specify(
         self, build: Build, options: tuple[Any, ...], adopted: tuple[Any, ...]
     ) -> tuple[PlanSpec, list[TensorDescriptor | None]]:
-        try:
-            described = describe_operands(build, adopted, self._describe)
-            spec = specify(build, self.profile, options, described)
-        except BadParamError as error:
-            if self._log is not None:
-                self._log.refused(error)
-            raise
-        return spec, flatten(described)
+        described = describe_operands(build, adopted, self._describe)
+        return specify(build, self.profile, options, described), flatten(described)
 
     def _describe(self, a: Any) -> TensorDescriptor | None:
         return a if a is None or isinstance(a, TensorDescriptor) else self._arrays.describe(a)
@@ -217,6 +222,10 @@ class Handle(Context):
     def _word_overlap(self, build: Build, operands: tuple[Any, ...], overlap: Overlap) -> BadParamError:
         labels = flat_names(build, operands)
         return checks.refuse_overlap(op_name(build), labels[overlap.written], labels[overlap.other], overlap.same)
+
+    def capturing(self) -> bool:
+        """Whether calls made now go into a CUDA graph."""
+        return self._executor is not None and self.on_device(self._executor.capturing, self.stream)
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -264,6 +273,10 @@ class Handle(Context):
 
     def __repr__(self) -> str:
         return f"<dnnprims handle on {self.backend}, device {self.device}, math {self.math}>"
+
+
+def _labelled(build: Build, adopted: tuple[Any, ...], flat: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(flat_names(build, adopted), flat, strict=True))
 
 
 def _no_workspace(nbytes: int, stream: int) -> int:

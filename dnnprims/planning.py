@@ -12,6 +12,7 @@ from .descriptors import BoundTensor, TensorDescriptor
 from .errors import BadParamError, NotSupportedError
 from .handle import Handle
 from .operands import describe_operands, flat_names, flatten, op_name, operand_names, specify
+from .problem import CallLine
 from .runtime.compiler import read_source
 from .runtime.launch import KernelStep, PlanSpec, Profile
 from .runtime.plan import Overlap, Plan
@@ -134,6 +135,7 @@ class PreparedPlan:
         self._handle, self._op, self._live = handle, op_name(build), tuple(live)
         adopted, _, _ = handle._adopt(build, plan_options, operands)
         self._labels, self._flat_labels = operand_names(build, operands), flat_names(build, operands)
+        self._operands = operands
         self._has_lists = any(isinstance(a, list | tuple) for a in operands)
         self._positions = [i for i, a in enumerate(operands) if a is not None]
         self._places = {self._labels[i]: i for i in self._positions}
@@ -141,13 +143,15 @@ class PreparedPlan:
         self.spec, descriptors = handle._specify(build, plan_options, adopted)
         self._descriptors, self._aligned = descriptors, [-1]
         self._build = build
+        self._call = (op, bind_arguments(op, arguments, options))
+        if handle._watch is not None:
+            handle._watch.dispatched(self.spec, CallLine.of(*self._call, handle))
         self._plan = None if handle.backend == "numpy" else self._realise(descriptors)
-        self._call = (op, arguments, options)
 
-    def _realise(self, descriptors: list[TensorDescriptor | None]) -> Plan:
+    def _realise(self, descriptors: list[TensorDescriptor | None]) -> Any:
         try:
             plan: Plan = self._handle.on_device(self._handle._realise, self.spec, descriptors)
-            return plan
+            return plan if self._handle._watch is None else _WatchedPlan(self, plan)
         except MemoryError as error:
             raise checks.refuse_allocation(self._op, error) from error
 
@@ -193,7 +197,7 @@ class PreparedPlan:
             if addresses != self._aligned:
                 self._check_alignment(addresses)
             if self._plan.recorded:  # made under capture: its constants may never have been copied
-                self._plan = handle.on_device(handle._realise, self.spec, self._descriptors)
+                self._plan = self._realise(self._descriptors)
             if handle.elsewhere():
                 return handle.there(self._plan.enqueue, flat, addresses, handle.stream, self._live)
             return self._plan.enqueue(flat, addresses, handle.stream, self._live)
@@ -248,10 +252,53 @@ class PreparedPlan:
 
     def _call_reference(self, operands: list[Any]) -> Any:
         """On NumPy the call itself, with arrays in the place of their descriptors."""
-        op, arguments, options = self._call
-        bound = inspect.signature(op).bind(self._handle, *arguments, **options)
-        bound.arguments.update({name: operands[i] for name, i in self._places.items()})
-        return op(*bound.args, **bound.kwargs)
+        op, arguments = self._call
+        return op(self._handle, **{**arguments, **{name: operands[i] for name, i in self._places.items()}})
+
+    def call_line(self, arrays: tuple[Any, ...], named: dict[str, Any]) -> CallLine:
+        """The call that these arrays make, of which some may be too many or missing."""
+        given = dict(zip((self._labels[i] for i in self._positions), arrays, strict=False))
+        given |= {name: a for name, a in named.items() if name in self._places}
+        op, arguments = self._call
+        descriptors = iter(self._descriptors)
+        for label, a in zip(self._labels, self._operands, strict=True):
+            several = isinstance(a, list | tuple)
+            own = [next(descriptors) for _ in a] if several else [next(descriptors)]
+            if label in given:
+                listed = isinstance(given[label], list | tuple)
+                given[label] = _bound(given[label], own) if listed else _bound([given[label]], own)[0]
+        return CallLine.of(op, {**arguments, **given}, self._handle)
+
+
+class _WatchedPlan:
+    """Stands in for the plan of a prepared call whose handle is watched."""
+
+    def __init__(self, prepared: PreparedPlan, plan: Plan) -> None:
+        self._prepared, self._plan = prepared, plan
+
+    @property
+    def recorded(self) -> bool:
+        """As `Plan.recorded`."""
+        return self._plan.recorded
+
+    def enqueue(self, flat: Sequence[Any], addresses: list[int], stream: int, live: Sequence[Any]) -> Any:
+        """As `Plan.enqueue`."""
+        mine = self._prepared
+        operands = dict(zip(mine._flat_labels, _bound(flat, mine._descriptors), strict=True))
+        with mine._handle._watch.call(mine._handle, mine._op, mine.variant, operands):  # type: ignore[union-attr]
+            return self._plan.enqueue(flat, addresses, stream, live)
+
+
+def _bound(arrays: Sequence[Any], descriptors: Sequence[TensorDescriptor | None]) -> list[Any]:
+    """The arrays, with addresses bound to what they were described as."""
+    pairs = zip(arrays, descriptors, strict=False)
+    return [d.bind(a) if isinstance(a, int) and d is not None else a for a, d in pairs]
+
+
+def bind_arguments(op: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a primitive by name, the handle left out."""
+    bound = inspect.signature(op).bind(None, *arguments, **options).arguments
+    return dict(list(bound.items())[1:])
 
 
 def prepare(op: Callable[..., Any], handle: Handle, *arguments: Any, **options: Any) -> PreparedPlan:

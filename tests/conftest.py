@@ -18,7 +18,7 @@ HAS_COMPILER = shutil.which("g++") is not None
 @pytest.fixture(autouse=True, scope="session")
 def _quiet_environment() -> None:
     """The developer's own switches must not change what is tested."""
-    for name in ("DNNPRIMS_VERBOSE", "DNNPRIMS_CHECK", "DNNPRIMS_BACKEND"):
+    for name in ("DNNPRIMS_VERBOSE", "DNNPRIMS_CHECK", "DNNPRIMS_BACKEND", "DNNPRIMS_RECORD", "DNNPRIMS_NVTX"):
         os.environ.pop(name, None)
 
 

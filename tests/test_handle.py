@@ -193,25 +193,6 @@ def test_same_inputs_give_the_same_bits(handle: dp.Handle) -> None:
     assert all(handle.to_numpy(dp.activation_forward(handle, "gelu", x)).tobytes() == first for _ in range(3))
 
 
-def test_verbose_lines_have_a_fixed_format(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("DNNPRIMS_VERBOSE", "all")
-    with dp.create_handle("numpy") as handle:
-        dp.activation_forward(handle, "relu", RELU_X)
-        with pytest.raises(BadParamError):
-            dp.activation_forward(handle, "relu", RELU_X.astype(np.int32))
-    lines = [line.split(",") for line in capsys.readouterr().err.splitlines()]
-    assert all(line[:2] == ["dnnprims", "1"] and len(line) == 9 for line in lines)
-    assert [line[2] for line in lines] == ["profile", "check"]
-    assert lines[0][4] == "activation_forward"
-    assert "float32:4" in lines[0][7]
-
-
-def test_unknown_verbose_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DNNPRIMS_VERBOSE", "loud")
-    with pytest.raises(BadParamError, match="DNNPRIMS_VERBOSE is unknown"):
-        dp.create_handle("numpy")
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_number_beyond_the_accumulator_is_refused(handle: dp.Handle, dtype: Any) -> None:
     x = handle.asarray(np.ones(4, dtype))

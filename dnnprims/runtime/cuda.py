@@ -203,6 +203,14 @@ class CudaExecutor:
         self._runtime.streamSynchronize(stream)
         return room.raw
 
+    def nvtx(self) -> Any:
+        """Return CuPy's module of ranges for profilers, or None where CuPy was built without."""
+        try:
+            from cupy.cuda import nvtx
+        except ImportError:
+            return None
+        return nvtx
+
     def current_stream(self) -> int:
         """Return CuPy's current stream."""
         return int(self._get_stream().ptr)
