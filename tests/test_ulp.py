@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ import ulp
 from accuracy import exact, oracle, page, patterns, run
 from accuracy.figures import FORMATS, Figures, measure, spacing
 from accuracy.questions import DIRECTIONS, FORWARD, FROM_INPUT, FROM_OUTPUT, Question, questions
-from accuracy.subjects import Library
+from accuracy.subjects import Library, Torch
 from dnnprims.conformance import bounds
 from dnnprims.descriptors import ACTIVATION_MODES
 from dnnprims.reference.rounding import round_to, widen
@@ -137,6 +138,8 @@ def test_oracle_is_right(mode: str) -> None:
     """Each function and derivative against mpmath, with every set of parameters."""
     asked = [q for q in FLOAT32 if q.mode == mode]
     assert {q.direction for q in asked} >= {FORWARD, FROM_INPUT}
+    if mode == "hard_sigmoid":
+        asked += [replace(q, meant="hard_sigmoid_sixth") for q in asked if q.direction != FROM_OUTPUT]
     for question, error, argument in run.validate(asked, HOST, 40):
         assert error <= run.ORACLE_ERROR, f"{question} at {argument}"
 
@@ -312,6 +315,18 @@ def test_device_oracle_is_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None
     assert kernels == [("float64 x", "float64 y", "y = erfc(x)", "accuracy_erfc")]
     for question, error, _ in run.validate([q for q in FLOAT32 if q.mode in ("gelu", "swish")], on_device, 20):
         assert error <= run.ORACLE_ERROR, question
+
+
+def test_peer_is_asked() -> None:
+    """PyTorch, where it is installed: each kind of function, its gradient and its backward function of y."""
+    pytest.importorskip("torch")
+    peer = Torch("cpu")
+    for mode, dtype in (("gelu", "float32"), ("tanh", "bfloat16"), ("hard_sigmoid", "float16"), ("sqrt", "float64")):
+        kind = {"float32": "sample", "float64": "mpmath"}.get(dtype, "all16")
+        for question in questions(dtype, [mode]):
+            for answer in run.ask(question, [peer], run.Arguments(kind, count=1 << 12)):
+                assert answer.figures.count > 0
+                assert answer.figures.misrounded < answer.figures.count / 2
 
 
 def test_miss_in_the_results_is_seen() -> None:

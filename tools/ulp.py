@@ -133,7 +133,9 @@ def check_oracle(asked: Sequence[Question], maths: oracle.Maths, output: Output)
 def measure(kind: str, subjects: Sequence[Subject], given: argparse.Namespace, output: Output) -> tuple[int, int]:
     """Ask all questions over a set of patterns; how many were answered by us, and how many of these miss the target."""
     asked, arguments = list(wanted(kind, given)), arguments_of(kind, given)
-    single = [q for q in asked if q.dtype == "float32"]
+    single = list(
+        dict.fromkeys(s.understood(q) for q in asked for s in subjects if q.dtype == "float32" and s.answers(q))
+    )
     if single and not check_oracle(single, arguments.maths, output):
         raise SystemExit("the oracle is no judge here: nothing was measured")
     answered = missed = 0

@@ -169,6 +169,11 @@ EXACT: dict[str, tuple[_Function, _Function, _Function | None]] = {
         lambda x, s, o: _piece(0 < s * x + o < 1, s),
         lambda y, s, o: _piece(0 < y < 1, s),
     ),
+    "hard_sigmoid_sixth": (
+        lambda x, *_: _clip((x + 3) / 6, mp.zero, mp.one),
+        lambda x, *_: _piece(-3 < x < 3, mp.one / 6),
+        None,
+    ),
     "hard_tanh": (
         _clip,
         lambda x, low, high: _piece(low < x < high),
@@ -194,7 +199,7 @@ EXACT: dict[str, tuple[_Function, _Function, _Function | None]] = {
 
 def function_of(question: Question) -> _Function:
     """The function that a question is about, of mpmath's numbers, its parameters put in."""
-    forward, slope, slope_from_output = EXACT[question.mode]
+    forward, slope, slope_from_output = EXACT[question.function]
     found = {FORWARD: forward, FROM_INPUT: slope}.get(question.direction, slope_from_output)
     if found is None:
         raise ValueError(f"{question}: the output does not tell the derivative")

@@ -275,6 +275,12 @@ TRUE: dict[str, tuple[_Function, _Function, _Function | None]] = {
         lambda m, x, s, o: _inside(m, s * x + o, 0.0, 1.0, s),
         lambda m, y, s, o: _inside(m, y, 0.0, 1.0, s),
     ),
+    # PyTorch's slope is no parameter, and not rounded.
+    "hard_sigmoid_sixth": (
+        lambda m, x, *_: m.minimum(m.maximum(x + 3.0, 0.0), 6.0) / 6.0,
+        lambda m, x, *_: _inside(m, x, -3.0, 3.0) / 6.0,
+        None,
+    ),
     "hard_tanh": (
         lambda m, x, low, high: m.minimum(m.maximum(x, low), high),
         *(lambda m, v, low, high: _inside(m, v, low, high),) * 2,

@@ -101,8 +101,8 @@ each largest error is, the mean and the counts; a test holds our figures against
 - **True values** are float64 formulas of the platform's own functions (NumPy and the C library, or CUDA's), held
   against mpmath in each run before they judge; float64 itself is judged by mpmath with 220 bits.
 - **Derivatives** are backward passes with dy = 1: from x, and, where the output tells it, from y as a function of the
-  stored y. Where a derivative goes through zero (gelu, gelu_tanh, swish, mish between -2 and 0) it is measured as if
-  it were no smaller than {DERIVATIVE_FLOOR:.4g}.
+  stored y. Where a derivative goes through zero (gelu, gelu_tanh, swish, mish, hard_swish between -2 and 0) it is
+  measured as if it were no smaller than {DERIVATIVE_FLOOR:.4g}.
 - **PyTorch** is asked through its public functions and autograd, with its default parameters; where its backward
   function takes the output (sigmoid, tanh, elu, celu), also for that. Autograd keeps the rounded output of some
   functions, whose derivative *from x* then errs by what y lost. Kinks and arguments outside the domain, where

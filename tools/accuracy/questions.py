@@ -23,7 +23,7 @@ FORWARD, FROM_INPUT, FROM_OUTPUT = DIRECTIONS = ("forward", "from x", "from y")
 
 #: Modes whose derivative has a simple zero, at -2 < t < 0 with t = beta x. About it any evaluation's relative error is
 #: unbounded, so that there the derivative is measured as if it were no smaller than `DERIVATIVE_FLOOR`.
-SIGN_CHANGES = ("gelu", "gelu_tanh", "swish", "mish")
+SIGN_CHANGES = ("gelu", "gelu_tanh", "swish", "mish", "hard_swish")
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,20 @@ class Question:
         Element type of argument and result.
     direction : str
         One of `DIRECTIONS`.
+    meant : str
+        The true function, where a peer means another by the name: a key of `oracle.TRUE`.
     """
 
     mode: str
     settings: str
     dtype: str
     direction: str
+    meant: str = ""
+
+    @property
+    def function(self) -> str:
+        """Key of the true function."""
+        return self.meant or self.mode
 
     @cached_property
     def activation(self) -> ActivationDescriptor:

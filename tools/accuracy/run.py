@@ -124,7 +124,7 @@ class Arguments:
 
 def true_values(question: Question, wide: Any, m: oracle.Maths) -> Any:
     """The oracle's answer."""
-    forward, slope, from_output = oracle.TRUE[question.mode]
+    forward, slope, from_output = oracle.TRUE[question.function]
     function = {FORWARD: forward, FROM_INPUT: slope}.get(question.direction, from_output)
     assert function is not None, question
     with np.errstate(all="ignore"):
@@ -140,12 +140,13 @@ def ask(question: Question, subjects: Sequence[Subject], arguments: Arguments) -
     m = arguments.maths
     for chunk in arguments.chunks(question):
         x, wide = patterns.within_range(question, chunk, arguments.wide(chunk), m)
-        true, rest = arguments.true(question, wide)
+        truths = {asked: arguments.true(asked, wide) for asked in {s.understood(question) for s in able}}
         size, low, high = question.floor
         floor = size * ((wide > low) & (wide < high)).astype(m.float64) if size else 0.0
         for i, subject in enumerate(able):
             start = time.perf_counter()
             got = subject.evaluate(question, x)
+            true, rest = truths[subject.understood(question)]
             kept = ... if subject.everywhere else _undisputed(question, wide, m)
             parts = (wide[kept], got[kept], true[kept])
             more = {"rest": _taken(rest, kept), "floor": _taken(floor, kept)}

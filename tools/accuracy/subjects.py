@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -32,6 +33,10 @@ class Library:
     def answers(self, question: Question) -> bool:
         """Every question is answered."""
         return True
+
+    def understood(self, question: Question) -> Question:
+        """The function that it means by the mode."""
+        return question
 
     def evaluate(self, question: Question, x: Any) -> Any:
         """Results in float64, in the memory that the arguments are in."""
@@ -77,6 +82,10 @@ class Torch:
         """The modes that it has, with the parameters that are its defaults."""
         available = self.from_output if question.direction == FROM_OUTPUT else self.functions
         return not question.settings and question.mode in available
+
+    def understood(self, question: Question) -> Question:
+        """The function that it means by the mode."""
+        return replace(question, meant="hard_sigmoid_sixth") if question.mode == "hard_sigmoid" else question
 
     def evaluate(self, question: Question, x: Any) -> Any:
         """Results in float64, in the memory that the arguments are in."""
