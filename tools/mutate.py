@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -41,7 +42,11 @@ def baseline(root: Path, parts: Sequence[Part], jobs: int, warm: Path) -> tuple[
     overlay.cache = warm
     try:
         with ThreadPoolExecutor(jobs) as pool:
-            ends = list(pool.map(lambda part: overlay.run(part, 900.0), parts))
+            try:
+                ends = list(pool.map(lambda part: overlay.run(part, 900.0), parts))
+            except BaseException:  # the run is broken off
+                overlay.stop()
+                raise
     finally:
         overlay.remove()
     pairs = list(zip(parts, ends, strict=True))
@@ -146,4 +151,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     sys.exit(main())

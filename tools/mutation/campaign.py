@@ -107,13 +107,15 @@ class Campaign:
         for subject in subjects:
             self._enter(subject)
         workers = [threading.Thread(target=self._work, daemon=True) for _ in range(self._jobs)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        for subject in subjects:
-            if subject.overlay:
-                subject.overlay.remove()
+        try:
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+        finally:  # also where the run is broken off
+            for overlay in [subject.overlay for subject in subjects if subject.overlay]:
+                overlay.stop()
+                overlay.remove()
         return subjects
 
     def _plan(self, mutant: Mutant) -> list[list[Part]]:

@@ -77,6 +77,8 @@ def _hidden(tree: ast.AST) -> set[int]:
             given = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
             roots += [a.annotation for a in given if a.annotation] + node.decorator_list
             roots += [node.returns] if node.returns else []
+        elif isinstance(node, ast.ClassDef):
+            roots += node.decorator_list
         elif isinstance(node, ast.AnnAssign):
             roots.append(node.annotation)
         elif isinstance(node, ast.JoinedStr | ast.Raise | ast.Import | ast.ImportFrom | ast.Assert) or _is_inert(node):
