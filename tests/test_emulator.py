@@ -321,6 +321,33 @@ def test_narrowing_rounds_to_nearest_even(tmp_path: Path, entry: str, storage: t
     assert (np.signbit(y) == np.signbit(expected))[~np.isnan(y)].all()
 
 
+NO_MEMORY = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+sys.path.insert(0, {tests!r})
+from test_emulator import BLOCK_SUM, Planted
+planted = Planted(Path({directory!r}), BLOCK_SUM)
+planted.library("block_sum")
+x, y = np.ones(512, np.float32), np.zeros(2, np.float32)
+soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+for mappings in (0, 2):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + mappings * (33 << 20) + (1 << 20), hard))
+    print(planted.run("block_sum", y, x, grid=2, block=256, n=256))
+resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+print(planted.run("block_sum", y, x, grid=2, block=256, n=256), y.tolist())
+"""
+
+
+def test_no_memory_for_the_stacks_is_reported(tmp_path: Path) -> None:
+    """At the first thread and amid a block; the launch after it works."""
+    text = NO_MEMORY.format(tests=str(Path(__file__).parent), directory=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    problem = "block (0, 0, 0): there is no memory for the stacks of its threads"
+    assert done.stdout.splitlines() == [problem, problem, "None [256.0, 256.0]"], done.stderr
+
+
 def test_what_does_not_compile_is_shown(tmp_path: Path) -> None:
     planted = Planted(tmp_path, "template <class T> __global__ void bad(const PlantedParams<T> p) { p.z = 1; }")
     with pytest.raises(CompileError, match="planted-float32 for the emulator failed") as caught:

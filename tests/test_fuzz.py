@@ -248,6 +248,7 @@ FOUND: dict[str, Callable[[], object]] = {
     "more bytes than 64 bits count": lambda: dp.TensorDescriptor((2**31, 2**30), "float32"),
     "more of them behind an empty axis": lambda: dp.TensorDescriptor((0, 2**62), "float32"),
     "steps beyond 64 bits": lambda: dp.TensorDescriptor((2, 2), "float32", (2**62, 1)),
+    "comma as a dtype": lambda: dp.TensorDescriptor((), ","),
     "true as an alignment": lambda: dp.TensorDescriptor((2,), "float32", None, True),
     "address that is none": lambda: dp.TensorDescriptor((2,), "float32").bind(Lying(0, (), "x")),
     "address beyond 64 bits": lambda: dp.TensorDescriptor((2,), "float32").bind(2**64),

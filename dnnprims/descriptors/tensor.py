@@ -23,7 +23,7 @@ def dtype_row(dtype: object, op: str = "TensorDescriptor") -> DType:
 
         # NumPy takes None for float64: nothing is taken silently here.
         return BY_NUMPY[np.dtype(dtype if dtype is not None else "none")]  # type: ignore[call-overload]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, SyntaxError):  # the last one for a comma
         raise BadParamError(
             op, "is not an element type of this library", param="dtype", got=str(dtype), expected=", ".join(BY_NAME)
         ) from None

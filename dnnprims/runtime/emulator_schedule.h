@@ -144,7 +144,7 @@ inline Fiber* take_fiber() {
   if (!idle_fibers) {
     void* stacks = mmap(nullptr, STACK_BYTES * FIBERS_PER_MAPPING, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (stacks == MAP_FAILED) abort();
+    if (stacks == MAP_FAILED) return nullptr;
     for (u32 i = 0; i < FIBERS_PER_MAPPING; ++i) {
       Fiber& fiber = fibers[fiber_count++];
       fiber.stack = (char*)stacks + i * STACK_BYTES, fiber.stack_bytes = STACK_BYTES;
@@ -166,6 +166,13 @@ inline void discard_fibers() {
 #endif
   }
   for (Thread& thread : threads) thread.fiber = nullptr;
+}
+
+// The launch itself goes on, and fails, saying why.
+inline Fiber* give_up(const char* why) {
+  failed = true;
+  snprintf(report, sizeof report, "block (%u, %u, %u): %s", block_index.x, block_index.y, block_index.z, why);
+  return &main_fiber;
 }
 
 // ---- schedule ---------------------------------------------------------------------------------------------
@@ -190,7 +197,7 @@ inline Fiber* next_fiber() {
     warp.ready &= ~(1u << lane);
     current = &threads[warp_order[warp_turn] * WARP + lane];
     if (!current->fiber) current->fiber = take_fiber();
-    return current->fiber;
+    return current->fiber ? current->fiber : give_up("there is no memory for the stacks of its threads");
   }
   return &main_fiber;
 }
