@@ -329,6 +329,25 @@ def test_peer_is_asked() -> None:
                 assert answer.figures.misrounded < answer.figures.count / 2
 
 
+def test_page_is_current() -> None:
+    """Regenerate with ``python tools/ulp.py --write docs/ulp.md``."""
+    assert page.write(ulp.ROOT / "docs" / "ulp.md", ulp.RESULTS, check=True) == 0
+
+
+def test_committed_figures_meet_their_targets() -> None:
+    """Every function in every type, none beyond its limit and no number lost."""
+    results = page.read(ulp.RESULTS)
+    assert page.missed(results) == []
+    for found in results:
+        ours = "emulator" if found.device == "CPU" else "cuda"
+        measured = {name for name, _ in found.lines}
+        for dtype in page.DTYPES:
+            asked = [question.name_for(ours) for question in questions(dtype, other=dtype in ("float16", "bfloat16"))]
+            if ours == "emulator" or measured & set(asked):
+                assert set(asked) <= measured
+    assert all(found.oracle <= run.ORACLE_ERROR for found in results)
+
+
 def test_miss_in_the_results_is_seen() -> None:
     """A line that is beyond its limit, or has lost a number, is named."""
     good = {"name": "n", "subject": "cuda", "max_ulp": 1.0, "limit": 2.0, "zeros": 0, "nonfinite": 0}

@@ -35,7 +35,7 @@ import dnnprims as dp
 from accuracy import oracle, page
 from accuracy.questions import DIRECTIONS, Question, questions
 from accuracy.run import ORACLE_ERROR, Arguments, Subject, ask, validate
-from accuracy.subjects import make
+from accuracy.subjects import Torch, make
 from dnnprims.descriptors import ACTIVATION_MODES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +83,7 @@ def environment(subjects: Sequence[Subject], given: argparse.Namespace) -> dict[
         "numpy": metadata.version("numpy"),
         "mpmath": metadata.version("mpmath"),
         "python": platform.python_version(),
-        "command": "python tools/ulp.py " + shlex.join(sys.argv[1:]),
+        "command": "python tools/ulp.py " + shlex.join(_measuring(sys.argv[1:])),
     }
     if "cuda" in given.backend:
         import cupy
@@ -91,9 +91,17 @@ def environment(subjects: Sequence[Subject], given: argparse.Namespace) -> dict[
         found["device"] = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
         found["cupy"] = cupy.__version__
     for subject in subjects:
-        if subject.name == "torch":
+        if isinstance(subject, Torch):
             found["torch"] = subject.torch.__version__
+            found["cpu"] = f"{platform.machine()} {subject.torch.backends.cpu.get_cpu_capability()}"
     return found
+
+
+def _measuring(words: Sequence[str]) -> list[str]:
+    """The words of the command that say what is measured, not where that is written."""
+    aside = ("--json", "--commit", "--date")
+    before = ["", *words]
+    return [w for w, b in zip(words, before, strict=False) if w not in (*aside, "--resume") and b not in aside]
 
 
 def _commit() -> str:

@@ -149,11 +149,14 @@ def _worst(lines: Sequence[Line]) -> str:
 
 def _machine(found: Results) -> Iterator[str]:
     facts = found.environments[0]
-    versions = [f"{name} {facts[name]}" for name in ("dnnprims", "cupy", "torch", "numpy", "mpmath") if name in facts]
+    versions = [
+        f"{name} {facts[name]}" for name in ("dnnprims", "cupy", "torch", "numpy", "mpmath", "cpu") if name in facts
+    ]
     yield ""
     yield f"## {found.device if found.device != 'CPU' else 'CPU: the kernels on the emulator'}"
     yield ""
-    yield f"{facts['date']}, {', '.join(versions)}; the oracle's largest relative error was {found.oracle:.1e}."
+    yield f"{facts['date']}, {', '.join(versions)};"
+    yield f"the oracle's largest relative error was {found.oracle:.1e}."
     yield ""
     for command in dict.fromkeys(line["command"] for line in found.environments):
         yield f"    {command}"
