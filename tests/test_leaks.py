@@ -63,7 +63,7 @@ def test_a_handle_keeps_a_bounded_number_of_plans(emulator_handle: dp.Handle, mo
 def test_command_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A part of the work, and what came of it."""
     file = tmp_path / "leaks.json"
-    asked = ["leaks", "--backend", "numpy", "--op", "set_tensor", "--op", "cast", "--calls", "300", "--json", str(file)]
+    asked = ["leaks", "--backend", "numpy", "--op", "set_tensor", "--op", "cast", "--calls", "900", "--json", str(file)]
     assert tool.main([*asked, "--part", "2/3"]) == 0
     report = json.loads(file.read_text())
     assert [row["what"].split(", ")[1] for row in report["rows"]] == ["fresh results"] * 2

@@ -73,7 +73,8 @@ def leaks(given: argparse.Namespace) -> Report:
     rows = []
     with dp.create_handle(given.backend) as handle:
         calls = soak_leaks.calls_to_soak(handle, given.op, given.dtype or DTYPES, given.every_way)
-        work = [(what, call, 1) for what, call in calls]
+        # Everything is repeated as often as a primitive, each of whose three ways to be called takes its share.
+        work = [(what, call, 3) for what, call in calls]
         work += [] if given.op else soak_leaks.things_to_soak(handle)
         part, parts = given.part
         for what, call, worth in _progress(work[part - 1 :: parts]):
