@@ -102,6 +102,7 @@ def test_a_difference_is_noticed(emulator_handle: dp.Handle, monkeypatch: pytest
             y.reshape(-1)[:1] += 1
         return y
 
+    soak_calls.planned(emulator_handle.profile, "float32")  # by the real one
     monkeypatch.setattr(dp, "set_tensor", moody, raising=False)
     first = digests(emulator_handle, ["float32"], ["set_tensor"], repeats=2, settings=2)
     second = digests(emulator_handle, ["float32"], ["set_tensor"], repeats=2, settings=2)

@@ -26,6 +26,7 @@ import soak_capture
 import soak_determinism
 import soak_leaks
 from soak_calls import ReadyCall, large_problems, ways
+from soak_watch import progress
 
 import dnnprims as dp
 from dnnprims.conformance.cases import DTYPES
@@ -58,10 +59,13 @@ def capture(given: argparse.Namespace) -> Report:
     with dp.create_handle("cuda") as handle:
         dtypes = given.dtype or DTYPES
         problems = [*ways(handle.profile, dtypes, ops=given.op).values(), *large_problems(dtypes, given.op)]
-        for problem in _progress(problems):
-            with recorder.active():
-                call = ReadyCall(handle, problem)
-            done = soak_capture.replay(call, recorder, given.replays)
+        for problem in progress(problems):
+            try:
+                with recorder.active():
+                    call = ReadyCall(handle, problem)
+                done = soak_capture.replay(call, recorder, given.replays)
+            except Exception as error:  # the other calls have a stream of their own to show what they do
+                done, recorder = soak_capture.Replayed(0, [repr(error)]), soak_capture.CudaRecorder()
             calls, replays = calls + 1, replays + done.replays
             if done.complaints:
                 complaints[str(problem)] = done.complaints
@@ -77,21 +81,10 @@ def leaks(given: argparse.Namespace) -> Report:
         work = [(what, call, 3) for what, call in calls]
         work += [] if given.op else soak_leaks.things_to_soak(handle)
         part, parts = given.part
-        for what, call, worth in _progress(work[part - 1 :: parts]):
+        for what, call, worth in progress(work[part - 1 :: parts]):
             rows.append(soak_leaks.soak(what, call, max(given.calls // worth, 2), handle.backend).as_row())
     leaking = [row["what"] for row in rows if row["leaks"]]
     return {"calls": given.calls, "rows": rows, "leaking": leaking, "failures": len(leaking)}
-
-
-def _progress(work: Sequence[Any]) -> Any:
-    """The items, with a line on standard error every few seconds."""
-    start = last = time.perf_counter()
-    for k, item in enumerate(work):
-        now = time.perf_counter()
-        if now - last > 5:
-            print(f"{k} of {len(work)} after {now - start:.0f} s", file=sys.stderr, flush=True)
-            last = now
-        yield item
 
 
 def _environment(backend: str) -> Report:

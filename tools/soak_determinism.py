@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from soak_calls import ReadyCall, large_problems, ways
+from soak_watch import progress
 
 import dnnprims as dp
+from dnnprims.conformance.cases import Problem
 
 #: Elements that the competing kernels copy; in flight at any time.
 COMPETING_ELEMENTS, COMPETING_KERNELS = 1 << 26, 8
@@ -26,7 +28,8 @@ Digests = dict[str, dict[str, int]]
 def digests(handle: dp.Handle, dtypes: Sequence[str], ops: Sequence[str], repeats: int, settings: int) -> Digests:
     """Run every way of every primitive in each setting, and digest what it writes."""
     found: Digests = {}
-    for name, call in _calls(handle, dtypes, ops):
+    for name, problem in progress(_problems(handle, dtypes, ops)):
+        call = ReadyCall(handle, problem)
         seen = found.setdefault(name, {})
         kept, digest = None, ""
         for enter in _settings(handle, settings):
@@ -42,12 +45,11 @@ def digests(handle: dp.Handle, dtypes: Sequence[str], ops: Sequence[str], repeat
     return found
 
 
-def _calls(handle: dp.Handle, dtypes: Sequence[str], ops: Sequence[str]) -> Iterator[tuple[str, ReadyCall]]:
-    for way, problem in ways(handle.profile, dtypes, ops=ops).items():
-        yield str(way), ReadyCall(handle, problem)
-    if handle.backend == "cuda":
-        for problem in large_problems(dtypes, ops):
-            yield str(problem), ReadyCall(handle, problem)
+def _problems(handle: dp.Handle, dtypes: Sequence[str], ops: Sequence[str]) -> list[tuple[str, Problem]]:
+    """What is called, by name: every way, and on a GPU what keeps all of it busy."""
+    found = [(str(way), problem) for way, problem in ways(handle.profile, dtypes, ops=ops).items()]
+    large = large_problems(dtypes, ops) if handle.backend == "cuda" else ()
+    return [*found, *((str(problem), problem) for problem in large)]
 
 
 Setting = Callable[[], AbstractContextManager[Callable[[], None]]]

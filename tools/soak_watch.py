@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 from unittest import mock
@@ -27,6 +29,17 @@ RUNTIME = (
     "free",
     "freeHost",
 )
+
+
+def progress(work: Sequence[Any]) -> Iterator[Any]:
+    """The items, with a line on standard error every few seconds."""
+    start = last = time.perf_counter()
+    for k, item in enumerate(work):
+        now = time.perf_counter()
+        if now - last > 5:
+            print(f"{k} of {len(work)} after {now - start:.0f} s", file=sys.stderr, flush=True)
+            last = now
+        yield item
 
 
 class Watch:
