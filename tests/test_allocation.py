@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from soak_watch import Scarcity
 
 import dnnprims as dp
 from dnnprims.conformance.cases import DTYPES, Problem
+from dnnprims.dtypes import BY_NAME
+from dnnprims.runtime.cuda import CudaExecutor
 from dnnprims.runtime.emulator import EmulatorExecutor
+from dnnprims.runtime.plan import OutOfMemory
 
 DEVICES = backend_parameters()[1:]
 needs_emulator = DEVICES[0].marks[0]  # type: ignore[attr-defined]
@@ -131,6 +135,31 @@ def test_what_the_host_cannot_hold_is_our_error(numpy_handle: dp.Handle, monkeyp
         with pytest.raises(dp.AllocationError, match="to_numpy: memory"):
             numpy_handle.to_numpy(x)
     np.testing.assert_allclose(dp.softmax_forward(numpy_handle, x).sum(), 1.0)
+
+
+def test_what_cupy_raises_for_want_of_memory_is_told_apart() -> None:
+    """Device memory and page-locked memory; any other error of the runtime stays what it is."""
+    cupy = pytest.importorskip("cupy")
+    runtime = cupy.cuda.runtime
+
+    def failing(error: Exception) -> Callable[[int], Any]:
+        def allocate(nbytes: int) -> Any:
+            raise error
+
+        return allocate
+
+    cuda = SimpleNamespace(memory=cupy.cuda.memory, alloc=failing(cupy.cuda.memory.OutOfMemoryError(7, 0, 0)))
+    executor = object.__new__(CudaExecutor)
+    executor._cupy, executor._runtime = SimpleNamespace(cuda=cuda), runtime
+    for allocate in (lambda: executor.buffer(7), lambda: executor.empty((7,), BY_NAME["float32"])):
+        with pytest.raises(OutOfMemory, match="the GPU has no"):
+            allocate()
+    cuda.alloc_pinned_memory = failing(runtime.CUDARuntimeError(2))
+    with pytest.raises(OutOfMemory, match="page-locked memory of the host has no 7 bytes left"):
+        executor.staging(7)
+    cuda.alloc_pinned_memory = failing(runtime.CUDARuntimeError(700))
+    with pytest.raises(runtime.CUDARuntimeError, match="cudaErrorIllegalAddress"):
+        executor.staging(7)
 
 
 @pytest.mark.gpu
