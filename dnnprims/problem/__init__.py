@@ -177,10 +177,11 @@ def _place(given: dict[str, Any], seen: list[tuple[Operand, Memory]]) -> dict[st
         for number in others:
             shift = seen[number][1].address - seen[first][1].address
             placed[number] = replace(placed[number], over=labels[first], offset=shift)
+    return {name: _settled(value, placed) for name, value in given.items()}
 
-    def settle(value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return type(value)(settle(item) for item in value)
-        return placed[int(value.over[1:])] if isinstance(value, Operand) else value
 
-    return {name: settle(value) for name, value in given.items()}
+def _settled(value: Any, placed: Mapping[int, Operand]) -> Any:
+    """The value with each operand in its place."""
+    if isinstance(value, tuple | list):
+        return type(value)(_settled(item, placed) for item in value)
+    return placed[int(value.over[1:])] if isinstance(value, Operand) else value
