@@ -41,6 +41,9 @@ _REGISTER_POOLS = (2, 3, 4, 8)
 #: Largest pool whose indices fit in uint8.
 _MOST_UINT8 = 256
 
+#: Largest pool whose indices fit in int32.
+_MOST_INT32 = 2**31
+
 
 def maxout_forward(
     handle: Handle, x: Any, pool_size: int, *, axis: int = -1, out: Any = None, which: Any = None
@@ -83,7 +86,7 @@ def maxout_forward(
     Goodfellow et al., "Maxout networks", ICML 2013.
     """
     axis = checks.plain_axis("maxout_forward", axis)
-    pool_size = checks.require_integer("maxout_forward", "pool_size", pool_size, 1)
+    pool_size = checks.require_integer("maxout_forward", "pool_size", pool_size, 1, _MOST_INT32)
     options, operands = (pool_size, axis), (x, out, which)
     if checks.on_numpy(handle, "maxout_forward"):
         with handle.checked(plan_maxout_forward, options, operands) as (x, out, which):
@@ -137,7 +140,7 @@ def maxout_backward(
     An index on the device that is not in [0, pool_size) has the gradient 0; `handle.check()` reports it.
     """
     axis = checks.plain_axis("maxout_backward", axis)
-    pool_size = checks.require_integer("maxout_backward", "pool_size", pool_size, 1)
+    pool_size = checks.require_integer("maxout_backward", "pool_size", pool_size, 1, _MOST_INT32)
     options, operands = (pool_size, axis, alpha, beta), (dy, which, out)
     if checks.on_numpy(handle, "maxout_backward"):
         with handle.checked(plan_maxout_backward, options, operands) as (dy, which, out):

@@ -1,0 +1,168 @@
+"""Where 32 bits end: the predicates that tell, and the indices in the text of the kernels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import dnnprims as dp
+from dnnprims.ops import FAMILIES
+from dnnprims.runtime.compiler import KERNEL_DIRECTORY
+from dnnprims.runtime.launch import Kernel, KernelStep, Live, PlanSpec, Struct, blocks_for
+from dnnprims.runtime.limits import FLOAT32_MAX, MOST_BLOCKS, oversized_grid, unrepresentable
+
+Shape = tuple[int, ...]
+
+# -- the predicates ---------------------------------------------------------------------------------------------------
+
+WIDE = Kernel(
+    "planted", "wide", Struct("WideParams", ("y",), (("n", "i64"), ("few", "i32"), ("bits", "u32"), ("a", "A")))
+)
+
+
+def planned(grid: Shape = (1, 1, 1), scalars: tuple[Any, ...] = (0, 0, 0, 0.0)) -> PlanSpec:
+    """A plan of one launch."""
+    step = KernelStep(WIDE, dp.TensorDescriptor((), "float16").dtype, ("half",), "all", grid, 256, (0,), scalars)  # type: ignore[arg-type]
+    return PlanSpec("planted", "plain", (step,))
+
+
+@pytest.mark.parametrize(
+    ("scalars", "name"),
+    [
+        ((2**63 - 1, 2**31 - 1, 2**32 - 1, FLOAT32_MAX), None),
+        ((-(2**63), -(2**31), 0, -FLOAT32_MAX), None),
+        ((0, 0, 0, float("inf")), None),
+        ((0, Live(0), Live(1), Live(2)), None),
+        ((2**63, 0, 0, 0.0), "n"),
+        ((0, 2**31, 0, 0.0), "few"),
+        ((0, -(2**31) - 1, 0, 0.0), "few"),
+        ((0, 0, -1, 0.0), "bits"),
+        ((0, 0, 2**32, 0.0), "bits"),
+        ((0, 0, 0, 1e39), "a"),
+    ],
+)
+def test_numbers_that_a_field_cannot_hold(scalars: tuple[Any, ...], name: str | None) -> None:
+    """The last that fits, and the first that does not, on either side."""
+    found = unrepresentable(planned(scalars=scalars))
+    assert (found[0] if found else None) == name
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_grids_that_cannot_be_launched(axis: int) -> None:
+    """The last that can be, and the first that cannot."""
+    for blocks in (MOST_BLOCKS[axis], MOST_BLOCKS[axis] + 1):
+        grid = tuple(blocks if axis == k else 1 for k in range(3))
+        assert (oversized_grid(planned(grid)) is None) == (blocks == MOST_BLOCKS[axis])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("items", [2**31 - 1, 2**31, 2**31 + 256, 2**33 + 1, 2**62])
+def test_blocks_cover_all_items(items: int) -> None:
+    """And none too many: the last block has something to do."""
+    (blocks, _, _) = blocks_for(items, 256)
+    assert (blocks - 1) * 256 < items <= blocks * 256
+
+
+# -- the text ---------------------------------------------------------------------------------------------------------
+
+_FLAG, _OPERAND = "0 or 1", "number of an operand of the call"
+
+#: Fields of 32 bits, and why their values fit.
+NARROW_FIELDS = {
+    **dict.fromkeys(("packs", "clip", "bias_correction", "accumulate_step", "nesterov"), _FLAG),
+    **dict.fromkeys(("lr_wide", "gradient_scale_wide", "step_wide", "scalar_wide"), _FLAG),
+    **dict.fromkeys(("weights", "gradients", "velocities", "masters", "arrays"), _OPERAND),
+    **dict.fromkeys(("first_moments", "second_moments"), _OPERAND),
+    "elements": "of a chunk, at most 65,536",
+    "label_bytes": "0, 1, 4 or 8",
+    "algorithm": "one of three",
+    "lanes": "at most the threads of a block",
+}
+
+#: Where an index, or part of one, is narrower than 64 bits in the kernels' text, and why it may be.
+NARROW_TEXT = {
+    "for (int i = threadIdx.x; i < groups": "groups of a chunk, at most 65,536 elements",
+    "for (int c = threadIdx.x; c < 32 * VEC": "columns of a tile",
+    "for (int i = threadIdx.x % part.lanes; i < STRIDED_BLOCK": "threads of a block",
+    "(int)(cols / VEC)": "a row that lies in registers",
+    "(int)r.readable()": "a row that lies in registers",
+    "(int)(r.start % VEC)": "less than a pack",
+    "(int)p.lanes": "threads of a block",
+    "(int)(p.k - k)": "less than a slice",
+    "(int)(p.size - first)": "less than a pack",
+    "(int)left": "less than a pack",
+    "(int)(size - begin)": "less than a block has",
+    "(int)threadIdx.x": "a thread of a block",
+    "(u32)a / (u32)b": "both are below 2^32, as is seen before",
+    "(u32)n / (u32)d": "both are below 2^32, as is seen before",
+    "(u32)i / (u32)p.inner": "fewer than 2^31 elements, as is seen before",
+    "(u32)p.classes": "fewer than 2^31 elements, as is seen before",
+    "(u32)i % (u32)p.inner": "fewer than 2^31 elements, as is seen before",
+    "blockIdx.y * p.columns": "columns have 64 bits",
+    "blockIdx.y * p.per_split": "elements of a split have 64 bits",
+}
+
+#: Loops that begin at a thread, casts of what is no constant, and products with a block's number that come first.
+NARROW = (
+    r"for \((?:int|unsigned|u32) \w+ = [^;]*(?:threadIdx|blockIdx)[^;]*;[^;]*",
+    r"\((?:int|u32|unsigned)\)(?:\([^()]*\)|[\w.]+(?:\(\))?)(?: [/%] \(u32\)[\w.]+)?",
+    r"(?<!\(i64\))blockIdx\.[xyz] \* [\w.]+",
+    r"\b(?:int|unsigned|u32) \w+ = (?:[^;(]*\b)?blockIdx[^;]*",
+)
+
+#: Headers that compute with bits of numbers, not with indices.
+BITS = ("elementary.cuh", "math.cuh", "series.cuh", "ptx.cuh", "parts.cuh", "gates.cuh", "activation.cuh")
+
+
+def narrow_places() -> Iterator[str]:
+    """What `NARROW` finds in the kernels, comments left out."""
+    for path in sorted(KERNEL_DIRECTORY.iterdir()):
+        if path.name in BITS or path.suffix not in (".cu", ".cuh"):
+            continue
+        for line in path.read_text().splitlines():
+            code = line.partition("//")[0]
+            for pattern in NARROW:
+                yield from (found.group().strip() for found in re.finditer(pattern, code))
+
+
+def is_number_format(place: str) -> bool:
+    """Conversions of bits and sizes of types, which are no indices."""
+    return bool(re.match(r"\(\w+\)(sizeof|float_to|double_to|v\.bits|\((float|double)_to|\(n \+)", place))
+
+
+def test_indices_have_64_bits() -> None:
+    """Every narrower one is listed with its reason, and nothing else is."""
+    places = [place for place in narrow_places() if not is_number_format(place)]
+    unknown = [place for place in places if not any(known in place for known in NARROW_TEXT)]
+    assert not unknown, unknown
+    stale = [known for known in NARROW_TEXT if not any(known in place for place in places)]
+    assert not stale, stale
+
+
+def test_fields_have_64_bits() -> None:
+    """Every narrower field of a parameter struct is listed with its reason."""
+    narrow = {
+        name
+        for family in FAMILIES.values()
+        for kernel in family.kernels
+        for name, kind in kernel.struct.scalars
+        if kind in ("i32", "u32")
+    }
+    assert narrow == set(NARROW_FIELDS)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "int i = blockIdx.x * blockDim.x + threadIdx.x;",
+        "for (int i = threadIdx.x; i < p.size; i += blockDim.x) {",
+        "i64 i = blockIdx.x * blockDim.x + threadIdx.x;",
+        "int at = (int)(p.rows * p.cols);",
+    ],
+)
+def test_narrow_index_is_noticed(planted: str) -> None:
+    """The usual mistakes."""
+    found = [match.group() for pattern in NARROW for match in re.finditer(pattern, planted)]
+    assert any(not any(known in place for known in NARROW_TEXT) for place in found)
