@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ pytest.importorskip("mpmath")
 
 import ulp
 
-from accuracy import exact, oracle, page, patterns, run
+from accuracy import exact, figures, oracle, page, patterns, run
 from accuracy.figures import FORMATS, Figures, measure, spacing
 from accuracy.questions import DIRECTIONS, FORWARD, FROM_INPUT, FROM_OUTPUT, Question, questions
 from accuracy.subjects import Library, Torch
@@ -299,6 +300,19 @@ def test_command_writes_and_resumes(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert {line["count"] for line in lines if line.get("direction") == FORWARD} == {-(-(1 << 32) // 1000003)}
 
 
+def test_device_has_the_functions() -> None:
+    """Every function that is taken from the array module is CuPy's as well as NumPy's."""
+    cupy = pytest.importorskip("cupy")
+    taken = set()
+    for module in (oracle, figures, patterns, run):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("m", "module", "m.module"):
+                taken.add(node.attr)
+    taken -= {"module", "erfc"}
+    assert {"expm1", "where", "argmax", "arange", "asarray"} <= taken
+    assert [name for name in sorted(taken) if not (hasattr(cupy, name) and hasattr(np, name))] == []
+
+
 def test_device_oracle_is_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs on a GPU is the same formulas over CuPy: here with NumPy in its place."""
     stand_in = ModuleType("cupy")
@@ -346,6 +360,14 @@ def test_committed_figures_meet_their_targets() -> None:
             if ours == "emulator" or measured & set(asked):
                 assert set(asked) <= measured
     assert all(found.oracle <= run.ORACLE_ERROR for found in results)
+
+
+def test_all_numbers_outweigh_a_sample() -> None:
+    """Whatever the order in which the two were measured."""
+    lines = {("n", kind): {"dtype": "float32", "patterns": kind} for kind in ("all32", "sample of 9")}
+    lines["m", "sample of 9"] = {"dtype": "float32", "patterns": "sample of 9"}
+    kept = page.Results("GPU", lines=lines).of("float32")
+    assert [line["patterns"] for line in kept] == ["all32", "sample of 9"]
 
 
 def test_miss_in_the_results_is_seen() -> None:

@@ -40,8 +40,13 @@ class Results:
     lines: dict[tuple[str, str], Line] = field(default_factory=dict)
 
     def of(self, dtype: str) -> list[Line]:
-        """Lines about an element type."""
-        return [line for line in self.lines.values() if line["dtype"] == dtype]
+        """Lines about an element type; a sample says nothing where all numbers were measured."""
+        whole = {name for name, patterns in self.lines if patterns == "all32"}
+        return [
+            line
+            for (name, patterns), line in self.lines.items()
+            if line["dtype"] == dtype and (patterns == "all32" or name not in whole)
+        ]
 
 
 def read(folder: Path) -> list[Results]:
