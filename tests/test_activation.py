@@ -21,7 +21,7 @@ from dnnprims.reference.rounding import round_to, widen
 pytest.importorskip("mpmath")
 
 from accuracy.exact import exact
-from accuracy.questions import FORWARD, FROM_INPUT, SIGN_CHANGES, Question
+from accuracy.questions import FORWARD, FROM_INPUT, FROM_OUTPUT, SIGN_CHANGES, Question
 
 INF, NAN = float("inf"), float("nan")
 NUMPY = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -63,6 +63,14 @@ def test_reference_rounds_correctly(mode: str) -> None:
     x = np.float32([v for v in PLACES if v > 0 or mode != "log"])
     y = reference.activation_forward(ActivationDescriptor(mode), x)
     assert y.tolist() == np.float32(exact_values(mode, x)).tolist()
+
+
+def test_selu_from_output_where_terms_cancel(handle: Any) -> None:
+    """Near its least output, in float64, y and scale * alpha agree in all digits of a single number."""
+    y = np.linspace(-1.7580993408473768, -1.7580993, 9)
+    slope = handle.to_numpy(activation_backward(handle, "selu", handle.asarray(np.ones_like(y)), y=handle.asarray(y)))
+    true = exact(Question("selu", "", "float64", FROM_OUTPUT), y)[0]
+    assert ulps(slope, true, "float64").max() <= bounds.ELEMENTWISE_DERIVATIVE_ULP["float64"]
 
 
 @pytest.mark.parametrize("mode", sorted(SIGN_CHANGES))

@@ -140,8 +140,6 @@ def _bound_backward(given: Arguments, expected: list[Array]) -> list[Array]:
     if exact.mode in _CANCELLING:
         argument = kept["x"] * dict(exact.parameters).get("beta", 1.0)
         size = slope_size(slope, argument, dtype)
-    if exact.mode == "selu" and "y" in kept and dtype == "float64":
-        size = np.maximum(slope, 2.0)  # y + scale * alpha, the constant rounded in the reference
     error = product_error(
         [(dy, 0.0), (slope, function_error(size, dtype, DERIVATIVE_ULP, argument) + _either_side(exact, kept, dtype))],
         dtype,

@@ -16,7 +16,8 @@ import numpy as np
 from .rounding import Array, finish, round_to, widen
 
 _LARGEST = float(np.finfo(np.float64).max)
-_SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+# scale, and scale * alpha in two parts: from the output the derivative is y + scale * alpha, which nearly cancel.
+_SELU_SCALE, _SELU_LOW, _SELU_LOW_REST = 1.0507009873554804934193349852946, 1.7580993408473768, 1.41535193800845e-17
 _GELU_LINEAR, _GELU_CUBIC = 2.0 * math.sqrt(2.0 / math.pi), 0.044715
 
 
@@ -275,9 +276,9 @@ _FUNCTIONS: dict[str, tuple[_Function, _Function, _Function | None]] = {
         lambda y, a: np.where(y > 0.0, 1.0, (y + a) / a),
     ),
     "selu": (
-        lambda x: _elu(x, _SELU_SCALE, _SELU_SCALE * _SELU_ALPHA),
-        lambda x: _SELU_SCALE * np.where(x > 0.0, 1.0, _SELU_ALPHA * np.exp(np.where(x > 0.0, 0.0, x))),
-        lambda y: np.where(y > 0.0, _SELU_SCALE, y + _SELU_SCALE * _SELU_ALPHA),
+        lambda x: _elu(x, _SELU_SCALE, _SELU_LOW),
+        lambda x: np.where(x > 0.0, _SELU_SCALE, _SELU_LOW * np.exp(np.where(x > 0.0, 0.0, x))),
+        lambda y: np.where(y > 0.0, _SELU_SCALE, (y + _SELU_LOW) + _SELU_LOW_REST),
     ),
     "sigmoid": (_sigmoid, _sigmoid_slope, lambda y: y * (1.0 - y)),
     "log_sigmoid": (_log_sigmoid, lambda x: _sigmoid(-x), lambda y: -np.expm1(y)),

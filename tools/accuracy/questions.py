@@ -94,7 +94,7 @@ class Question:
         if self.direction != FROM_OUTPUT:
             return -infinity, infinity
         alpha = self.parameters[0] if self.parameters else 0.0
-        least = {"elu": -alpha, "selu": -1.7580993408473766, "celu": -alpha if alpha > 0 else -infinity}
+        least = {"elu": -alpha, "selu": -1.7580993408473768, "celu": -alpha if alpha > 0 else -infinity}
         bounds = {
             "sigmoid": (0.0, 1.0),
             "tanh": (-1.0, 1.0),
