@@ -19,7 +19,7 @@ pytest.importorskip("mpmath")
 
 import ulp
 
-from accuracy import exact, figures, oracle, page, patterns, run
+from accuracy import exact, figures, oracle, page, patterns, run, subjects
 from accuracy.figures import FORMATS, Figures, measure, spacing
 from accuracy.questions import DIRECTIONS, FORWARD, FROM_INPUT, FROM_OUTPUT, Question, questions
 from accuracy.subjects import Library, Torch
@@ -313,34 +313,46 @@ def test_device_has_the_functions() -> None:
     assert [name for name in sorted(taken) if not (hasattr(cupy, name) and hasattr(np, name))] == []
 
 
-def test_device_oracle_is_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs on a GPU is the same formulas over CuPy: here with NumPy in its place."""
-    stand_in = ModuleType("cupy")
-    stand_in.__dict__.update({name: getattr(np, name) for name in dir(np) if not name.startswith("__")})
-    kernels = []
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module in the place of CuPy, whose arrays are NumPy's and count as those of a device."""
+    module = ModuleType("cupy")
+    module.__dict__.update({name: getattr(np, name) for name in dir(np) if not name.startswith("__")})
+    module.__dict__["kernels"] = []
 
-    def elementwise(inputs: str, outputs: str, body: str, name: str) -> Any:
-        kernels.append((inputs, outputs, body, name))
+    def elementwise(*texts: str) -> Any:
+        module.__dict__["kernels"].append(texts)
         return HOST.erfc
 
-    stand_in.__dict__["ElementwiseKernel"] = elementwise
-    monkeypatch.setitem(sys.modules, "cupy", stand_in)
+    module.__dict__["ElementwiseKernel"] = elementwise
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(subjects, "_on_device", lambda x: True)
+    return module
+
+
+def test_device_oracle_is_the_same_text(stand_in: ModuleType) -> None:
+    """What runs on a GPU is the same formulas over CuPy."""
     on_device = oracle.device()
-    assert kernels == [("float64 x", "float64 y", "y = erfc(x)", "accuracy_erfc")]
+    assert stand_in.__dict__["kernels"] == [("float64 x", "float64 y", "y = erfc(x)", "accuracy_erfc")]
     for question, error, _ in run.validate([q for q in FLOAT32 if q.mode in ("gelu", "swish")], on_device, 20):
         assert error <= run.ORACLE_ERROR, question
 
 
-def test_peer_is_asked() -> None:
-    """PyTorch, where it is installed: each kind of function, its gradient and its backward function of y."""
-    pytest.importorskip("torch")
-    peer = Torch("cpu")
-    for mode, dtype in (("gelu", "float32"), ("tanh", "bfloat16"), ("hard_sigmoid", "float16"), ("sqrt", "float64")):
-        kind = {"float32": "sample", "float64": "mpmath"}.get(dtype, "all16")
-        for question in questions(dtype, [mode]):
-            for answer in run.ask(question, [peer], run.Arguments(kind, count=1 << 12)):
-                assert answer.figures.count > 0
-                assert answer.figures.misrounded < answer.figures.count / 2
+@pytest.mark.parametrize("with_peer", [False, True])
+def test_device_path(stand_in: ModuleType, emulator_handle: Any, with_peer: bool) -> None:
+    """Arguments, results and judgement stay where they are made, and say what those of the host say."""
+    asked = [Question(mode, "", "float32", d) for mode in ("gelu", "tanh") for d in (FORWARD, FROM_INPUT)]
+    able: list[Any] = [Library(emulator_handle)]
+    if with_peer:
+        pytest.importorskip("torch")
+        able = [Torch("cpu")]
+    for question in asked:
+        there, here = (
+            run.ask(question, able, run.Arguments("all32", maths, chunk=1 << 14, step=65537))[0].figures.as_json()
+            for maths in (oracle.device(), HOST)
+        )
+        assert there == here
+        assert there["count"] == 65536
 
 
 def test_page_is_current() -> None:
