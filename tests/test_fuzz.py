@@ -43,7 +43,7 @@ from dnnprims.runtime.limits import MOST_BLOCKS
 
 EXAMPLES = int(os.environ.get("DNNPRIMS_FUZZ_EXAMPLES") or 2_500)
 #: What one example may take: CPU seconds, and bytes of memory beside what the process has.
-SECONDS, HANGING_SECONDS, BYTES, LONGEST_MESSAGE = 1.0, 20, 1 << 28, 10_000
+SECONDS, HANGING_SECONDS, BYTES, LONGEST_MESSAGE = 1.0, 120, 1 << 28, 10_000
 
 OPS = {op.__name__: op for op in dp.PRIMITIVES}
 DESCRIBED = {name: {key: described(value) for key, value in make().items()} for name, make in GOOD.items()}

@@ -1,187 +1,281 @@
-"""More elements than 32 bits can count: offsets and the grid's stride are 64-bit. Slow, and for a GPU with much memory.
+"""More elements than 32 bits can count, for every primitive: each result equals that of the same call on a part.
 
-Every tensor has 2^31 + 4,099 elements or a little more, of 16 bits where the primitive allows it. The head, the tail
-and the neighbourhood of element 2^31, where a 32-bit index would wrap, are compared.
+On a GPU, slow: every huge tensor has 2^31 + 4,099 elements or a little more, of 16 bits where the primitive allows it,
+and no test needs more than 60 GB. Compared are the head, the neighbourhood of element 2^31, where a 32-bit index would
+wrap, and the tail, with what the primitive makes of copies of these parts. What a primitive sums over is zero but for
+integers in these places, so that sums are exact. The same tests run on the emulator with 2^12 in the place of 2^31.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import HAS_COMPILER, HAS_GPU
+from large import Call, Scale
 
 import dnnprims as dp
-from dnnprims.runtime.cuda import gpu_works
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.slow,
-    pytest.mark.skipif(not gpu_works(), reason="no NVIDIA GPU here"),
-]
-
-SIZE = 2**31 + 4_099
-PLACES = (0, 2**31 - 2_048, SIZE - 2_048)
-COLS = 1024
-ROWS = 2**31 // COLS + 5
+#: Primitives that a test of this file runs.
+COVERED: set[str] = set()
 
 
-@pytest.fixture
-def handle() -> Iterator[dp.Handle]:
-    import cupy
+def covers(*ops: Call) -> Callable[[Call], Call]:
+    """Say which primitives a test runs."""
+    COVERED.update(op.__name__ for op in ops)
+    return lambda test: test
 
-    with dp.create_handle("cuda") as made:
+
+SMALL = pytest.param(
+    ("emulator", 2**12), id="emulator", marks=pytest.mark.skipif(not HAS_COMPILER, reason="the emulator needs g++")
+)
+LARGE = pytest.param(
+    ("cuda", 2**31),
+    id="cuda",
+    marks=[pytest.mark.gpu, pytest.mark.slow, pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU here")],
+)
+
+
+@pytest.fixture(params=[SMALL, LARGE])
+def scale(request: pytest.FixtureRequest) -> Iterator[Scale]:
+    """Small on the emulator, large on a GPU, whose memory is given back after each test."""
+    made = Scale(*request.param)
+    with made.handle:
         yield made
-    cupy.get_default_memory_pool().free_all_blocks()
+    if made.xp is not np:
+        made.xp.get_default_memory_pool().free_all_blocks()
 
 
-def ramp(size: int, dtype: Any = np.float16) -> Any:
-    """Small numbers whose pattern has no period that a power of two divides."""
-    import cupy
-
-    x = cupy.empty(size, dtype)
-    for start in range(0, size, 1 << 28):
-        stop = min(size, start + (1 << 28))
-        x[start:stop] = (cupy.arange(start, stop, dtype=np.int64) % 1009 - 504).astype(dtype) / 64
-    return x
+def test_every_primitive_has_a_large_case() -> None:
+    """A new one is noticed here."""
+    assert {op.__name__ for op in dp.PRIMITIVES} == COVERED
 
 
-def windows(*arrays: Any) -> Iterator[tuple[np.ndarray, ...]]:
-    """The same places of each array, on the host."""
-    for start in PLACES:
-        yield tuple(np.asarray(a[start : start + 2_048].get()) for a in arrays)
+# -- elementwise -----------------------------------------------------------------------------------------------------
 
 
-def test_activation(handle: dp.Handle) -> None:
-    x = ramp(SIZE)
-    y = dp.activation_forward(handle, "leaky_relu", x)
-    dx = dp.activation_backward(handle, "leaky_relu", y, x=x)
-    for xs, ys, dxs in windows(x, y, dx):
-        expected = np.where(xs > 0, xs.astype(np.float64), xs * np.float64(np.float32(0.01)))
-        np.testing.assert_array_equal(ys, expected.astype(np.float16))
-        np.testing.assert_array_equal(dxs[xs > 0], ys[xs > 0])
+@covers(dp.activation_forward, dp.activation_backward)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_activation(scale: Scale, offset: int) -> None:
+    """Packed and unaligned."""
+    x = scale.ramp(scale.size + offset)[offset:]
+    scale.agrees(lambda x: dp.activation_forward(scale.handle, "leaky_relu", x), x)
+    scale.agrees(lambda x: dp.activation_backward(scale.handle, "leaky_relu", x, x=x), x)
 
 
-def test_strided_activation(handle: dp.Handle) -> None:
-    x = ramp(2 * SIZE)[::2]
-    y = dp.activation_forward(handle, "abs", x)
-    for xs, ys in windows(x, y):
-        np.testing.assert_array_equal(ys, np.abs(xs))
+@covers(dp.activation_forward, dp.set_tensor, dp.scale_tensor, dp.add_tensor, dp.cast)
+def test_strided(scale: Scale) -> None:
+    """Every second element, in either direction."""
+    x, h = scale.ramp(2 * scale.size), scale.handle
+    for view in (x[::2], x[::-2]):
+        scale.agrees(lambda x: dp.activation_forward(h, "abs", x), view)
+        scale.agrees(lambda x: dp.cast(h, x, "bfloat16"), view)
+        scale.agrees(lambda x: dp.scale_tensor(h, x, 2.0), view)
+        scale.agrees(lambda x: dp.set_tensor(h, x, 3.0), view)
+    scale.agrees(lambda a, c: dp.add_tensor(h, a, c, alpha=-1.0), x[::2], scale.ramp(scale.size))
 
 
-def test_tensor_operations(handle: dp.Handle) -> None:
-    x = ramp(SIZE)
-    y = dp.cast(handle, x, "float32")
-    dp.scale_tensor(handle, y, 2.0)
-    dp.add_tensor(handle, y, y.copy(), alpha=-1.0, beta=1.0)
-    for xs, ys in windows(x, y):
-        np.testing.assert_array_equal(ys, 2.0 * xs.astype(np.float32))
-    dp.set_tensor(handle, x, 3.0)
-    for (xs,) in windows(x):
-        np.testing.assert_array_equal(xs, 3)
+@covers(dp.set_tensor, dp.scale_tensor, dp.add_tensor, dp.cast)
+def test_tensor_operations(scale: Scale) -> None:
+    """Packed, with what is added to every row, to every column and everywhere."""
+    x, h = scale.ramp(scale.rows, scale.cols), scale.handle
+    scale.agrees(lambda x: dp.cast(h, x, "float32"), x)
+    scale.agrees(lambda x: dp.cast(h, x, "int32"), x)
+    scale.agrees(lambda x: dp.scale_tensor(h, x, 2.0), x)
+    bias, column = scale.ramp(scale.cols), scale.ramp(scale.rows, 1)
+    scale.agrees(lambda c: dp.add_tensor(h, bias, c, alpha=0.5), x)
+    scale.agrees(lambda a, c: dp.add_tensor(h, a, c, beta=-1.0), column, x)
+    scale.agrees(lambda a, c: dp.add_tensor(h, a, c), x.copy(), x)
+    scale.agrees(lambda x: dp.set_tensor(h, x, 3.0), x)
 
 
-def test_reductions(handle: dp.Handle) -> None:
-    x = ramp(SIZE)
-    x[SIZE - 3] = 100
-    assert int(dp.reduce_tensor(handle, x, "argmax").get()) == SIZE - 3
-    assert float(dp.reduce_tensor(handle, x, "max").get()) == 100
-    rows = ramp(ROWS * COLS).reshape(ROWS, COLS)
-    sums = dp.reduce_tensor(handle, rows, "max", axis=1).get()
-    for row in (0, ROWS // 2, ROWS - 1):
-        assert sums[row] == rows[row].get().max()
+@covers(dp.prelu_forward, dp.prelu_backward)
+def test_prelu(scale: Scale) -> None:
+    """One slope, one for each row, and one for each column: as many kernels."""
+    x, h = scale.ramp(scale.rows, scale.cols), scale.handle
+    one, by_column, by_row = scale.small([0.5]), scale.ramp(scale.cols), scale.ramp(scale.rows)
+    for slope in (one, by_column):
+        scale.agrees(lambda x, s=slope: dp.prelu_forward(h, x, s, axis=1), x)
+        scale.agrees(lambda dy, x, s=slope: dp.prelu_backward(h, dy, x, s, axis=1, needs=("dx",)), x, x)
+    scale.agrees(lambda x, s: dp.prelu_forward(h, x, s, axis=0), x, by_row)
+    scale.agrees(lambda dy, x, s: dp.prelu_backward(h, dy, x, s, axis=0), x, x, by_row)
+    negative, dy = -1 * scale.xp.ones_like(x), scale.sparse(scale.rows, scale.cols)
+    (total,) = scale.results(lambda: dp.prelu_backward(h, dy, negative, one, axis=1, needs=("dslope",)))
+    assert scale.host(total).item() == -6
+    (sums,) = scale.results(lambda: dp.prelu_backward(h, dy, negative, by_column, axis=1, needs=("dslope",)))
+    expected = np.zeros(scale.cols)
+    for place, value in scale.places(dy.size).items():
+        expected[place % scale.cols] -= value
+    np.testing.assert_array_equal(scale.host(sums), expected)
 
 
+@covers(dp.maxout_forward, dp.maxout_backward)
+@pytest.mark.parametrize("pool", [4, 5])
+def test_maxout(scale: Scale, pool: int) -> None:
+    """Groups in registers and not, along the last axis and the first."""
+    h, units = scale.handle, scale.size // pool + 1
+    x = scale.ramp(units * pool)
+    scale.agrees(lambda x: dp.maxout_forward(h, x, pool), x, units=units)
+    y, which = dp.maxout_forward(h, x, pool)
+    scale.agrees(lambda dy, which: dp.maxout_backward(h, dy, which, pool), y, which)
+    x = x.reshape(pool, units)
+    scale.agrees(lambda x: dp.maxout_forward(h, x, pool, axis=0), x, axis=1)
+    y, which = (a.reshape(1, units) for a in (y, which))
+    scale.agrees(lambda dy, which: dp.maxout_backward(h, dy, which, pool, axis=0), y, which, axis=1)
+
+
+@covers(dp.glu_forward, dp.glu_backward)
+def test_glu(scale: Scale) -> None:
+    """Gates beside the values, and behind all of them."""
+    x, h = scale.ramp(scale.rows, scale.cols), scale.handle
+    scale.agrees(lambda x: dp.glu_forward(h, x, gate="swish"), x)
+    scale.agrees(lambda dy, x: dp.glu_backward(h, dy, x, gate="swish"), x[:, ::2].copy(), x)
+    x = x.reshape(2, -1)
+    scale.agrees(lambda x: dp.glu_forward(h, x, axis=0), x, axis=1)
+    scale.agrees(lambda dy, x: dp.glu_backward(h, dy, x, axis=0), x[:1].copy(), x, axis=1)
+
+
+# -- along rows ------------------------------------------------------------------------------------------------------
+
+
+@covers(dp.softmax_forward, dp.softmax_backward)
 @pytest.mark.parametrize("algorithm", ["accurate", "log"])
-def test_softmax(handle: dp.Handle, algorithm: str) -> None:
-    x = ramp(ROWS * COLS).reshape(ROWS, COLS)
-    y = dp.softmax_forward(handle, x, algorithm=algorithm)
-    dx = dp.softmax_backward(handle, x, y, algorithm=algorithm)
-    few = slice(ROWS - 8, ROWS)
-    for rows in (slice(0, 8), slice(ROWS - 12, ROWS - 4), few):
-        head = np.ascontiguousarray(x[rows].get())
-        with dp.create_handle("numpy") as numpy_handle:
-            expected = dp.softmax_forward(numpy_handle, head, algorithm=algorithm)
-            slope = dp.softmax_backward(numpy_handle, head, expected, algorithm=algorithm)
-        again = dp.softmax_forward(handle, x[rows].copy(), algorithm=algorithm)
-        np.testing.assert_array_equal(y[rows].get(), again.get())
-        small = dp.softmax_backward(handle, x[rows].copy(), again, algorithm=algorithm)
-        np.testing.assert_array_equal(dx[rows].get(), small.get())
-        assert expected.shape == slope.shape == head.shape
+@pytest.mark.parametrize("cols", [16, 1024, 17_000])
+def test_softmax(scale: Scale, algorithm: str, cols: int) -> None:
+    """Rows in the registers of part of a warp, in those of a block, and longer ones."""
+    x, h = scale.ramp(scale.wrap // cols + 5, cols), scale.handle
+    scale.agrees(lambda x: dp.softmax_forward(h, x, algorithm=algorithm), x)
+    scale.agrees(lambda dy, y: dp.softmax_backward(h, dy, y, algorithm=algorithm), x, x)
 
 
-def test_strided_softmax(handle: dp.Handle) -> None:
-    x = (
-        ramp(ROWS * COLS).reshape(ROWS // 5, 5, COLS)
-        if ROWS % 5 == 0
-        else ramp(5 * 429_497 * COLS).reshape(-1, 5, COLS)
-    )
-    y = dp.softmax_forward(handle, x, axis=1)
-    last = dp.softmax_forward(handle, x[-3:].copy(), axis=1)
-    np.testing.assert_array_equal(y[-3:].get(), last.get())
+@covers(dp.softmax_forward, dp.softmax_backward)
+def test_softmax_across(scale: Scale) -> None:
+    """Along the middle axis, and along the first of a wide matrix."""
+    h, rows = scale.handle, scale.rows // 5 + 1
+    x = scale.ramp(rows, 5, scale.cols)
+    scale.agrees(lambda x: dp.softmax_forward(h, x, axis=1), x)
+    scale.agrees(lambda dy, y: dp.softmax_backward(h, dy, y, axis=1), x, x)
+    x = x.reshape(5, -1)
+    scale.agrees(lambda x: dp.softmax_forward(h, x, axis=0), x, axis=1)
+    scale.agrees(lambda dy, y: dp.softmax_backward(h, dy, y, axis=0), x, x, axis=1)
 
 
-def test_losses(handle: dp.Handle) -> None:
-    import cupy
-
-    x = ramp(ROWS * COLS).reshape(ROWS, COLS)
-    labels = (cupy.arange(ROWS) * 7 % COLS).astype(np.int32)
-    loss = dp.LossDescriptor("cross_entropy", reduction="none")
-    losses, dx = dp.loss_forward_backward(handle, loss, x, labels)
-    few, slope = dp.loss_forward_backward(handle, loss, x[-9:].copy(), labels[-9:].copy())
-    np.testing.assert_array_equal(losses[-9:].get(), few.get())
-    np.testing.assert_array_equal(dx[-9:].get(), slope.get())
-    del losses, dx
-    mse = dp.loss_forward(handle, dp.LossDescriptor("mse", reduction="mean_elements"), x, x)
-    assert float(mse.get()) == 0.0
-
-
-def test_gated(handle: dp.Handle) -> None:
-    x = ramp(SIZE + 1)
-    y, which = dp.maxout_forward(handle, x, 4)
-    for start in (0, SIZE // 4 - 512):
-        xs = x[4 * start : 4 * (start + 512)].get().reshape(-1, 4)
-        np.testing.assert_array_equal(y[start : start + 512].get(), xs.max(axis=1))
-        np.testing.assert_array_equal(which[start : start + 512].get(), xs.argmax(axis=1))
-    z = dp.prelu_forward(handle, x, handle.asarray(np.full((), 0.5, np.float16)))
-    for xs, zs in windows(x, z):
-        np.testing.assert_array_equal(zs, np.where(xs > 0, xs, xs * np.float16(0.5)))
-    dz = dp.glu_forward(handle, x, gate="relu")
-    half = (SIZE + 1) // 2
-    tail = x[half - 512 : half].get().astype(np.float32) * np.maximum(x[-512:].get().astype(np.float32), 0)
-    np.testing.assert_array_equal(dz[-512:].get(), tail.astype(np.float16))
+@covers(dp.reduce_tensor)
+def test_reductions(scale: Scale) -> None:
+    """Over everything, along rows and along columns; the place of the largest is beyond 32 bits."""
+    h, x = scale.handle, scale.sparse(scale.size)
+    for operation, expected in (("sum", 6), ("max", 3), ("norm1", 6), ("amax", 3)):
+        assert scale.host(dp.reduce_tensor(h, x, operation)).item() == expected
+    x[scale.size - 3] = 100
+    assert scale.host(dp.reduce_tensor(h, x, "argmax")).item() == scale.size - 3
+    x = scale.ramp(scale.rows, scale.cols)
+    wide = x.reshape(-1)[: x.size // 5 * 5].reshape(5, -1)
+    for operation in ("max", "argmin", "sum"):
+        scale.agrees(lambda x, o=operation: dp.reduce_tensor(h, x, o, axis=1), x)
+        for few in (wide, wide[:, ::2]):
+            scale.agrees(lambda x, o=operation: dp.reduce_tensor(h, x, o, axis=0, keepdims=True), few, axis=1)
 
 
-def test_optimizer(handle: dp.Handle) -> None:
-    w, g = ramp(SIZE), ramp(SIZE)
-    before = list(windows(w, g))
-    dp.sgd_update(handle, [w], [g], lr=0.5)
-    for (ws, gs), (new,) in zip(before, windows(w), strict=True):
-        exact = ws.astype(np.float64) - 0.5 * gs.astype(np.float64)
-        np.testing.assert_array_equal(new, exact.astype(np.float16))
+@covers(dp.loss_forward, dp.loss_backward, dp.loss_forward_backward)
+@pytest.mark.parametrize("kind", ["cross_entropy", "nll", "cosine", "mse"])
+@pytest.mark.parametrize("cols", [8, 1024])
+def test_losses(scale: Scale, kind: str, cols: int) -> None:
+    """A loss for each row, with labels and with targets, and its gradient."""
+    rows, h = scale.wrap // cols + 5, scale.handle
+    x, loss = scale.ramp(rows, cols), dp.LossDescriptor(kind, reduction="none")
+    labels = (scale.xp.arange(rows) * 7 % cols).astype(np.int32)
+    target = labels if kind in ("cross_entropy", "nll") else x[::-1].copy()
+    scale.agrees(lambda x, t: dp.loss_forward(h, loss, x, t), x, target)
+    dloss = dp.loss_forward(h, loss, x, target)
+    scale.agrees(lambda x, t, d: dp.loss_backward(h, loss, x, t, dloss=d), x, target, dloss)
+    scale.agrees(lambda x, t: dp.loss_forward_backward(h, loss, x, t), x, target)
 
 
-def test_fully_connected_with_more_results_than_32_bits(handle: dp.Handle) -> None:
-    """A product of rank 8 on small integers is exact, and its last rows lie beyond 2^31."""
-    import cupy
+@covers(dp.loss_forward)
+def test_loss_over_everything(scale: Scale) -> None:
+    """A sum of few integers, over more than 2^31 elements."""
+    x, zeros = scale.sparse(scale.size), scale.xp.zeros(scale.size, np.float16)
+    total = dp.loss_forward(scale.handle, dp.LossDescriptor("mse", reduction="sum"), x, zeros)
+    assert scale.host(total).item() == 14
 
-    rng = np.random.default_rng(0)
-    n = 4096
-    m = 2**31 // n + 17
-    x = cupy.asarray(rng.integers(-2, 3, (m, 8)).astype(np.float16))
-    w, b = (cupy.asarray(rng.integers(-2, 3, shape).astype(np.float16)) for shape in ((n, 8), (n,)))
-    y = dp.fc_forward(handle, x, w, b, activation="relu")
-    db = dp.fc_backward_bias(handle, y)
-    tail = np.maximum(x[-5:].get().astype(np.float64) @ w.get().astype(np.float64).T + b.get(), 0)
-    np.testing.assert_array_equal(y[-5:].get(), tail)
-    sums = cupy.zeros(n)
-    for start in range(0, m, 65536):
-        sums += y[start : start + 65536].astype(np.float64).sum(axis=0)
-    from dnnprims.conformance import bounds
 
-    limit = bounds.sum_bound(m, sums.get(), "float16", sums.get())
-    got = db.get().astype(np.float64)
-    finite = np.isfinite(got)
-    assert (np.abs(got - sums.get())[finite] <= limit[finite]).all()
-    assert (sums.get()[~finite] > bounds.largest_finite("float16")).all()
+# -- lists -----------------------------------------------------------------------------------------------------------
+
+
+@covers(dp.sgd_update)
+def test_sgd(scale: Scale) -> None:
+    """With momentum."""
+
+    def call(w: Any, g: Any, v: Any) -> tuple[Any, ...]:
+        dp.sgd_update(scale.handle, [w], [g], velocities=[v], lr=0.5, momentum=0.5)
+        return w, v
+
+    scale.agrees(call, scale.ramp(scale.size), scale.ramp(scale.size), scale.ramp(scale.size, dtype=np.float32))
+
+
+@covers(dp.adam_update, dp.adamw_update)
+@pytest.mark.parametrize("update", [dp.adam_update, dp.adamw_update])
+def test_adam(scale: Scale, update: Call) -> None:
+    """Weights and gradients in float16, moments in float32."""
+
+    def call(w: Any, g: Any, m: Any, v: Any) -> tuple[Any, ...]:
+        update(scale.handle, [w], [g], [m], [v], lr=0.5, step=3)
+        return w, m, v
+
+    w, g = (scale.ramp(scale.size) for _ in range(2))
+    m, v = (scale.xp.abs(scale.ramp(scale.size, dtype=np.float32)) for _ in range(2))
+    scale.agrees(call, w, g, m, v)
+
+
+@covers(dp.global_norm, dp.clip_by_global_norm, dp.scale_and_check_finite)
+def test_gradients(scale: Scale) -> None:
+    """The norm of few integers, what it clips to, and an infinity in the last place but two."""
+    h, x, few = scale.handle, scale.sparse(scale.size), scale.small([3, 0, 1, 2])
+    assert scale.host(dp.global_norm(h, [x])).item() == scale.host(dp.global_norm(h, [few])).item()
+    dp.clip_by_global_norm(h, [x], 1.0)
+    dp.clip_by_global_norm(h, [few], 1.0)
+    places = scale.host(x[:1]), scale.host(x[scale.wrap + 77 : scale.wrap + 78]), scale.host(x[-3:-2])
+    np.testing.assert_array_equal(np.concatenate(places), scale.host(few)[[0, 2, 3]])
+    found = scale.xp.zeros((), np.int32)
+
+    def rescale(x: Any) -> Any:
+        dp.scale_and_check_finite(h, [x], 0.5, found_inf=found)
+        return x
+
+    scale.agrees(rescale, scale.ramp(scale.size))
+    assert scale.host(found).item() == 0
+    x[-3] = np.inf
+    rescale(x)
+    assert scale.host(found).item() != 0
+
+
+# -- products --------------------------------------------------------------------------------------------------------
+
+
+@covers(dp.fc_forward, dp.fc_backward, dp.fc_backward_data, dp.fc_backward_weights, dp.fc_backward_bias)
+@pytest.mark.parametrize("own", [False, True], ids=["as_chosen", "own_kernel"])
+def test_fully_connected(scale: Scale, own: bool) -> None:
+    """Products of rank 8 of small integers, exact: the results, the inputs or the weights lie beyond 2^31."""
+    h, n, k = scale.handle, 4 * scale.cols, 8
+    if own:
+        h.profile = dataclasses.replace(h.profile, blaslt=False)
+    m = scale.wrap // n + 17
+    x, w, b = scale.integers(m, k), scale.integers(n, k), scale.integers(n)
+    scale.agrees(lambda x: dp.fc_forward(h, x, w, b, activation="relu"), x)
+    dy = dp.fc_forward(h, x, w, b)
+    scale.agrees(lambda dy: dp.fc_backward_data(h, dy, w), dy // 8)
+    scale.agrees(lambda dy, x: dp.fc_backward(h, dy, x, w, needs=("dx",), activation="relu", y=dy), dy // 8, x)
+    dy = scale.sparse(m, n)
+    busy = sorted({place // n for place in scale.places(dy.size)})
+    few, left = (scale.xp.concatenate([a[row : row + 1] for row in busy]) for a in (dy, x))
+    for one, other in (
+        (dp.fc_backward_weights(h, dy, x), dp.fc_backward_weights(h, few, left)),
+        (dp.fc_backward_bias(h, dy), dp.fc_backward_bias(h, few)),
+        *zip(*(dp.fc_backward(h, a, c, w, needs=("dw", "db")) for a, c in ((dy, x), (few, left))), strict=True),
+    ):
+        np.testing.assert_array_equal(scale.host(one), scale.host(other))
+    dy, right = scale.integers(k, m), scale.integers(k, n)
+    scale.agrees(lambda dy: dp.fc_backward_weights(h, dy, right)[None], dy, axis=1)
