@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": ("dnnprims.demo", "train a classifier of handwritten digits through the public API"),
     "doctor": ("dnnprims.doctor", "say which layer of the installation fails, and what to do"),
     "list": ("dnnprims.listing", "print which primitive takes which dtype on which backend"),
+    "replay": ("dnnprims.conformance.replay", "make one call again from its line, check it and time it"),
     "verify": ("dnnprims.conformance.runner", "run the conformance cases against the float64 reference"),
 }
 

@@ -149,7 +149,7 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     monkeypatch.setattr(dnnprims, "scale_tensor", lambda handle, y, alpha: y, raising=False)
     assert runner.main(["--backend", "numpy", "--case", LINE]) == 1
     printed = capsys.readouterr().out
-    assert f'verify --backend numpy --case "{LINE}"' in printed
+    assert f'python -m dnnprims replay --backend numpy "{LINE}"' in printed
     assert "0 of 1 passed" in printed
     with pytest.raises(dnnprims.BadParamError, match="is unknown"):
         runner.main(["nothing", "--backend", "numpy"])

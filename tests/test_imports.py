@@ -22,7 +22,7 @@ ALLOWED = {
     "problem": {"problem", "descriptors", "dtypes", "errors"},
     "handle": {"checks", "context", "descriptors", "errors", "operands", "runtime", "watching"},
     "ops": {"checks", "descriptors", "dtypes", "errors", "handle", "runtime", "reference"},
-    "conformance": {"conformance", "reference", "dtypes", "errors", "descriptors", ""},
+    "conformance": {"conformance", "problem", "reference", "dtypes", "errors", "descriptors", ""},
     "demo": {"", "demo_network"},
     "demo_network": {""},
 }

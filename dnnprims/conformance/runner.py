@@ -218,7 +218,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(summary(outcomes))
     failed = [outcome for outcome in outcomes if not outcome.passed]
     for outcome in failed:
-        print(f'FAIL  {outcome.complaint}\n      verify --backend {handle.backend} --case "{outcome.problem}"')
+        print(
+            f'FAIL  {outcome.complaint}\n      python -m dnnprims replay --backend {handle.backend} "{outcome.problem}"'
+        )
     print(f"{len(outcomes) - len(failed)} of {len(outcomes)} passed in {time.perf_counter() - start:.1f} s")
     return 1 if failed else 0
 

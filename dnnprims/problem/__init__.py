@@ -20,7 +20,7 @@ from ..errors import BadParamError
 from .tensors import Memory, Operand, as_operand, find_overlaps, look_at, reach
 from .words import Unknown, Unreadable, known, read, write
 
-__all__ = ["HANDLE_OPTIONS", "CallLine", "Memory", "Operand", "Unknown", "as_operand", "look_at"]
+__all__ = ["HANDLE_OPTIONS", "CallLine", "Operand", "Unknown", "parameters"]
 
 #: Option of a handle -> its default.
 HANDLE_OPTIONS: dict[str, Any] = {"math": "ieee", "deterministic": True, "workspace_limit": None}
