@@ -14,7 +14,7 @@ from soak_leaks import calls_to_soak, soak, things_to_soak
 import dnnprims as dp
 from dnnprims.conformance.cases import DTYPES
 
-CALLS = {"numpy": 400, "emulator": 320, "cuda": 10_000}
+CALLS = {"numpy": 320, "emulator": 320, "cuda": 10_000}
 
 
 def test_calls_leave_nothing_behind(handle: dp.Handle) -> None:
