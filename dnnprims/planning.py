@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from .descriptors import BoundTensor, TensorDescriptor
 from .errors import BadParamError, NotSupportedError
 from .handle import Handle
 from .operands import describe_operands, flat_names, flatten, op_name, operand_names, specify
-from .problem import CallLine
+from .problem import CallLine, signature
 from .runtime.compiler import read_source
 from .runtime.launch import KernelStep, PlanSpec, Profile
 from .runtime.plan import Overlap, Plan
@@ -297,7 +296,7 @@ def _bound(arrays: Sequence[Any], descriptors: Sequence[TensorDescriptor | None]
 
 def bind_arguments(op: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a primitive by name, the handle left out."""
-    bound = inspect.signature(op).bind(None, *arguments, **options).arguments
+    bound = signature(op).bind(None, *arguments, **options).arguments
     return dict(list(bound.items())[1:])
 
 

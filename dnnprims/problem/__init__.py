@@ -20,16 +20,21 @@ from ..errors import BadParamError
 from .tensors import Memory, Operand, as_operand, find_overlaps, look_at, reach
 from .words import Unknown, Unreadable, known, read, write
 
-__all__ = ["HANDLE_OPTIONS", "CallLine", "Operand", "Unknown", "parameters"]
+__all__ = ["HANDLE_OPTIONS", "CallLine", "Operand", "Unknown", "parameters", "signature"]
 
 #: Option of a handle -> its default.
 HANDLE_OPTIONS: dict[str, Any] = {"math": "ieee", "deterministic": True, "workspace_limit": None}
 
 
 @cache
+def signature(op: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a primitive; asked for with every error, it is worked out once."""
+    return inspect.signature(op)
+
+
 def parameters(op: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """Parameters of a primitive by name, the handle left out."""
-    return {p.name: p for p in list(inspect.signature(op).parameters.values())[1:]}
+    return dict(list(signature(op).parameters.items())[1:])
 
 
 @dataclass(frozen=True)
