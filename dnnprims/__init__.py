@@ -51,7 +51,8 @@ from .ops.reduction import reduce_tensor
 from .ops.sgd import sgd_update
 from .ops.softmax import softmax_backward, softmax_forward
 from .ops.tensor import add_tensor, cast, scale_tensor, set_tensor
-from .planning import PreparedPlan, Support, output_descriptors, prepare, supports, workspace_size
+from .planning import Support, output_descriptors, supports, workspace_size
+from .prepared import PreparedPlan, prepare
 
 __version__ = "0.1.0"
 

@@ -22,9 +22,9 @@ from .problem import CallLine
 #: Longest call line that is put below a traceback; `DnnprimsError.call` has longer ones.
 LONGEST_NOTE = 2_000
 
-_FRONT_ENDS, _PLANS = f"{__package__}.ops.", f"{__package__}.planning"
-#: Of a prepared plan and of the questions: functions that hold a call without being inside its front end.
-_PLANNING = ("__call__", "__init__", "_specify")
+_FRONT_ENDS = f"{__package__}.ops."
+#: Functions that hold a call without being inside its front end: of a prepared plan, and of the questions.
+_PLANNING = {f"{__package__}.prepared": ("__call__", "__init__"), f"{__package__}.planning": ("_specify",)}
 
 
 def current_call() -> tuple[CallLine, Any] | None:
@@ -37,7 +37,7 @@ def current_call() -> tuple[CallLine, Any] | None:
             names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
             op, handle = frame.f_globals[code.co_name], held.get("handle")
             return CallLine.of(op, {name: held[name] for name in names if name in held}, handle), handle
-        if code.co_name in _PLANNING and module == _PLANS:
+        if code.co_name in _PLANNING.get(module, ()):
             return _planned_call(frame.f_locals)
         frame = frame.f_back
     return None

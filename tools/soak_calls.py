@@ -17,7 +17,7 @@ import dnnprims as dp
 from dnnprims.conformance import FAMILIES
 from dnnprims.conformance.cases import DTYPES, Call, CaseFamily, Problem, as_dtype
 from dnnprims.conformance.placing import place, poison
-from dnnprims.planning import prepare
+from dnnprims.prepared import prepare
 from dnnprims.runtime.host import HostArrays
 from dnnprims.runtime.launch import KernelStep, PlanSpec, Profile
 

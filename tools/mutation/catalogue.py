@@ -28,6 +28,7 @@ HOST = (
     "dnnprims/handle.py",
     "dnnprims/operands.py",
     "dnnprims/planning.py",
+    "dnnprims/prepared.py",
 )
 
 

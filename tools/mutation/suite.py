@@ -117,6 +117,7 @@ def _relatives(path: str, known: tuple[str, ...] = ()) -> list[str]:
         "handle.py": ["handle"],
         "operands.py": ["handle", "refusals"],
         "planning.py": ["planning"],
+        "prepared.py": ["planning"],
         "creation.py": ["handle"],
     }
     found = table.get(Path(path).parts[1], [])
