@@ -105,7 +105,7 @@ CLAIMS: tuple[Callable[[], Any], ...] = (
     lambda: Claiming(shape=None, dtype=np.dtype("float32"), strides=None),
     lambda: Claiming(shape=(4, 5), dtype=np.dtype("float32"), strides=(20,)),
     lambda: Claiming(shape="ab", dtype=np.dtype("float32"), strides="cd"),
-    lambda: Claiming(__array_interface__={"shape": (4,), "typestr": "<f4", "data": (16, False), "version": 3}),
+    lambda: Claiming(__array_interface__={"shape": (4,), "typestr": "<f4", "data": None, "version": 3}),
     lambda: Claiming(__array_interface__=None),
     lambda: Claiming(__array_interface__={"shape": (2**62,), "typestr": "<f4", "data": (0, False), "version": 3}),
     lambda: Claiming(__cuda_array_interface__={"shape": (4,), "typestr": "<f4", "data": (0, False), "version": 3}),
@@ -114,7 +114,7 @@ CLAIMS: tuple[Callable[[], Any], ...] = (
     lambda: Claiming(ptr=None),
     lambda: Claiming(ptr="0"),
     lambda: Claiming(__cuda_stream__=lambda: None),
-    lambda: dp.TensorDescriptor((4, 5), "float32").bind(0),
+    lambda: dp.TensorDescriptor((0, 5), "float32").bind(0),
     lambda: dp.TensorDescriptor((0,), "float32").bind(2**63),
     lambda: dp.TensorDescriptor((0,), "float32").bind(1),
 )

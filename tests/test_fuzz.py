@@ -251,6 +251,7 @@ FOUND: dict[str, Callable[[], object]] = {
     "comma as a dtype": lambda: dp.TensorDescriptor((), ","),
     "true as an alignment": lambda: dp.TensorDescriptor((2,), "float32", None, True),
     "address that is none": lambda: dp.TensorDescriptor((2,), "float32").bind(Lying(0, (), "x")),
+    "no address for elements": lambda: dp.TensorDescriptor((2,), "float32").bind(0),
     "address beyond 64 bits": lambda: dp.TensorDescriptor((2,), "float32").bind(2**64),
     "array as a loss": lambda: dp.LossDescriptor(np.array([4, 5])),
     "array as a reduction": lambda: dp.LossDescriptor("mse", np.array([4, 5])),

@@ -172,10 +172,9 @@ class TensorDescriptor:
             address = -1 if isinstance(pointer, bool) else index(pointer)
         except TypeError:
             address = -1
-        if not 0 <= address < 2**64:
-            raise BadParamError(
-                "TensorDescriptor.bind", "is no address", param="pointer", got=pointer, expected="an integer >= 0"
-            )
+        if not (0 if self.size == 0 else 1) <= address < 2**64:
+            rule = "an integer >= 0" if self.size == 0 else "an integer > 0"
+            raise BadParamError("TensorDescriptor.bind", "is no address", param="pointer", got=pointer, expected=rule)
         return BoundTensor(self, address, owner)
 
     @property
