@@ -254,6 +254,7 @@ FOUND: dict[str, Callable[[], object]] = {
     "no address for elements": lambda: dp.TensorDescriptor((2,), "float32").bind(0),
     "address beyond 64 bits": lambda: dp.TensorDescriptor((2,), "float32").bind(2**64),
     "array as a loss": lambda: dp.LossDescriptor(np.array([4, 5])),
+    "complex number": lambda: dp.LossDescriptor("mse", delta=np.complex64(1j)),
     "array as a reduction": lambda: dp.LossDescriptor("mse", np.array([4, 5])),
     "number as a switch": lambda: dp.LossDescriptor("kl_div", log_target=2),
     "array as a stream": lambda: dp.create_handle("numpy", stream=np.array([4, 5])),

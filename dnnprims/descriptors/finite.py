@@ -10,8 +10,9 @@ from ..errors import BadParamError
 def finite_number(op: str, name: str, value: object) -> float:
     """Return the value as a float; refuse what is no number, infinite or NaN."""
     try:
-        # Text is no number here, although Python would read one from it.
-        number = float(value if not isinstance(value, str | bytes) else None)  # type: ignore[arg-type]
+        # Text is no number here, although Python would read one from it, nor is what has an imaginary part to lose.
+        is_real = not isinstance(value, str | bytes) and getattr(getattr(value, "dtype", None), "kind", "") != "c"
+        number = float(value if is_real else None)  # type: ignore[arg-type]
     except OverflowError:
         raise BadParamError(op, "is out of range", param=name, got="an integer too large", expected="a float") from None
     except (TypeError, ValueError):
