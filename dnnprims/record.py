@@ -116,9 +116,7 @@ class Recorder:
         if handle._executor is not None:
             handle.on_device(handle._executor.synchronize, handle.stream)
         facts = {**_describe(handle, line), "variant": variant}
-        self._held = _Held(
-            facts, {label: _stored(handle.on_device(handle._arrays.to_numpy, a)) for label, a in arrays.items()}
-        )
+        self._held = _Held(facts, {label: handle.on_device(handle._arrays.to_numpy, a) for label, a in arrays.items()})
         return True
 
     def failed(self, error: DnnprimsError, backend: str) -> None:
@@ -188,7 +186,10 @@ def _bytes(text: str) -> int:
 
 
 def _tensors(handle: Handle, operands: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The operands that have elements, as arrays of the backend, each element once; one of several in one place."""
+    """The operands that have elements, as arrays of the backend, each element once; one of several in one place.
+
+    bfloat16 goes as its bits: NumPy's files do not know it, nor does CuPy copy all of its layouts.
+    """
     places = set()
     for label, a in operands.items():
         if a is None or isinstance(a, TensorDescriptor):
@@ -200,12 +201,8 @@ def _tensors(handle: Handle, operands: Mapping[str, Any]) -> Iterator[tuple[str,
         place = (memory.address, memory.shape, memory.steps, memory.dtype)
         if place not in places:
             places.add(place)
-            yield label, array[tuple(slice(0, 1) if step == 0 else slice(None) for step in memory.steps)]
-
-
-def _stored(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The elements in a type that NumPy's files know: bfloat16 as its bits."""
-    return a.view(np.uint16) if BY_NUMPY[a.dtype].name == "bfloat16" else a
+            plain = array.view(np.uint16) if BY_NUMPY[memory.dtype].name == "bfloat16" else array
+            yield label, plain[tuple(slice(0, 1) if step == 0 else slice(None) for step in memory.steps)]
 
 
 def _describe(handle: Handle, line: str) -> dict[str, Any]:

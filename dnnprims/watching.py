@@ -100,8 +100,11 @@ class Watch:
 
 
 def _current() -> str:
-    found = current_call()
-    return str(found[0]) if found is not None else ""
+    try:
+        found = current_call()
+        return str(found[0]) if found is not None else ""
+    except Exception:  # no call may fail for being watched
+        return ""
 
 
 def add_ranges(plan: Plan, spec: Any, nvtx: Any) -> None:

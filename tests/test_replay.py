@@ -26,7 +26,7 @@ import dnnprims as dp
 from dnnprims.__main__ import main
 from dnnprims.conformance import FAMILIES
 from dnnprims.conformance.replay import checking, drawing, loading, timing
-from dnnprims.conformance.replay.memory import fill, place
+from dnnprims.conformance.replay.memory import fetch, fill, place
 from dnnprims.conformance.runner import execute
 from dnnprims.problem import CallLine, Operand
 
@@ -394,7 +394,7 @@ def test_recorded_data_and_layouts_come_back(
     with dp.create_handle(backend) as handle:
         room = handle.asarray(rng.standard_normal(200).astype(ml_dtypes.bfloat16))
         dy, x = room[1:85].reshape(7, 12)[:, ::2], room[90:132].reshape(7, 6)
-        before = handle.to_numpy(dy), handle.to_numpy(x)
+        before = fetch(handle, dy), fetch(handle, x)
         dp.activation_backward(handle, "gelu", dy, x=x, out=x, alpha=0.5, beta=1.0)
     monkeypatch.delenv("DNNPRIMS_RECORD")
     recorded = loading.load(str(only_record(folder)))

@@ -15,7 +15,7 @@ from .. import FAMILIES
 from ..calls import Array, Call
 from ..cases import CaseFamily, Problem
 from ..runner import _describe_worst, _flatten, error_over_bound, expect
-from .memory import Memory, fill, place
+from .memory import Memory, fetch, fill, place
 
 
 @dataclass
@@ -85,11 +85,11 @@ def check(handle: Any, line: CallLine, values: Mapping[str, Array], *, drawn: bo
     except dnnprims.DnnprimsError as error:
         return Finding(refusal=error)
     call = adopt(line, memory.values)
-    first = [handle.to_numpy(a) for a in (*made, *_updated(call, arguments))]
+    first = [fetch(handle, a) for a in (*made, *_updated(call, arguments))]
     damage = memory.damage(handle, (*call.destinations, *call.updates))
     again = place(handle, line, memory.values)
     made, arguments = make(handle, line, again)
-    second = [handle.to_numpy(a) for a in (*made, *_updated(call, arguments))]
+    second = [fetch(handle, a) for a in (*made, *_updated(call, arguments))]
     return _judge(line.op, call, first, second, damage)
 
 

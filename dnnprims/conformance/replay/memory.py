@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...descriptors import TensorDescriptor
+from ...dtypes import BY_NAME
 from ...errors import BadParamError
 from ...problem import CallLine, Operand
 from ..calls import Array
@@ -125,6 +126,13 @@ def window(base: Any, operand: Operand, start: int, dtype: Any = None) -> Any:
         return np.ndarray(operand.shape, operand.numpy, base, start, operand.steps)
     size = operand.numpy.itemsize
     return np.ndarray((*operand.shape, size), dtype, base, start, (*operand.steps, 1))
+
+
+def fetch(handle: Any, a: Any) -> Array:
+    """An array of the backend on the host; bfloat16 goes as its bits, of which CuPy copies every layout."""
+    bits = str(a.dtype) == "bfloat16"
+    host: Array = handle.to_numpy(a.view(np.uint16) if bits else a)
+    return host.view(BY_NAME["bfloat16"].numpy) if bits else host
 
 
 def _aligned(nbytes: int) -> Array:
