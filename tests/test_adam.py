@@ -59,6 +59,16 @@ def test_the_first_corrected_step_has_the_size_of_lr(handle, dtype):
     assert (np.abs(w - expected) <= bounds.rounded(expected, name, bounds.sum_error(16, expected, name))).all()
 
 
+@pytest.mark.parametrize("corrected", [False, True])
+def test_without_memory_every_step_has_the_size_of_lr(handle, corrected):
+    """With both betas 0 the moments are g and g^2 alone, at any step, and their corrections are 1."""
+    problem = Problem(handle, [8.0, 8.0], [4.0, -0.5])
+    for step in (1, 2, 1000):
+        before = handle.to_numpy(problem.w).astype(np.float64)
+        after = problem.step(lr=0.5, beta1=0.0, beta2=0.0, epsilon=0.0, step=step, bias_correction=corrected)
+        assert (before - after).tolist() == [0.5, -0.5]
+
+
 @pytest.mark.parametrize("step", [1, 2, 1000, 10**6, 2**40])
 def test_corrections_by_the_definition(step):
     """Against 1 - beta^t in exact rational arithmetic where that is short, and its limit 1."""

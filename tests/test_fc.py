@@ -57,6 +57,13 @@ Z = np.array([[1.5, -8.0, -1.0], [3.5, -6.0, -1.0]], np.float32)
 DY = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
 
 
+def test_a_layer_of_one_number(handle: Any) -> None:
+    """A single weight and a single sample, through the derivative of square: 2 * 3 * 5 = 30."""
+    dy, x, w, z = (handle.asarray(np.array([[value]], np.float32)) for value in (5.0, 7.0, 2.0, 3.0))
+    dx, dw, db = fc_backward(handle, dy, x, w, activation="square", aux=z)
+    assert [float(handle.to_numpy(a).ravel()[0]) for a in (dx, dw, db)] == [60.0, 210.0, 30.0]
+
+
 def test_forward_by_hand(handle: Any) -> None:
     x, w, b = map(handle.asarray, (X, W, B))
     np.testing.assert_array_equal(handle.to_numpy(fc_forward(handle, x, w)), Z - B)

@@ -268,6 +268,7 @@ class FakeLibrary:
     def __init__(self, status: int = 0) -> None:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.status = status
+        self.at_the_call = 0
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> int:
@@ -277,7 +278,7 @@ class FakeLibrary:
             if name == "cublasLtMatmulAlgoGetHeuristic":
                 arguments[-1]._obj.value = 1 - bool(self.status)
                 return self.status
-            return 0
+            return self.at_the_call if name == "cublasLtMatmul" else 0
 
         return call
 
@@ -324,6 +325,29 @@ def test_a_refusal_runs_the_fallback_on_its_own_slots(monkeypatch: pytest.Monkey
     run([], 0, ())
     assert ran == [(6, 7, 8, 9)]
     assert library.names().count("cublasLtMatrixLayoutCreate") == library.names().count("cublasLtMatrixLayoutDestroy")
+
+
+@pytest.mark.parametrize("status", [7, 15])
+def test_a_refusal_at_the_call_goes_over_to_the_fallback_for_good(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    """The library may offer an algorithm and refuse to run it; what it refused once it is not asked again."""
+    library = FakeLibrary()
+    run, ran = _realise(library, monkeypatch)
+    library.calls.clear()
+    library.at_the_call = status
+    for _ in range(2):
+        run([1000, 1001, 1002, 1003, *range(8)], 7, ())
+    assert ran == [(6, 7, 8, 9)] * 2
+    assert library.names().count("cublasLtMatmul") == 1
+
+
+def test_a_failure_at_the_call_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no refusal is told with the problem and the addresses' alignments."""
+    library = FakeLibrary()
+    run, ran = _realise(library, monkeypatch)
+    library.at_the_call = 13
+    with pytest.raises(dnnprims.ExecutionError, match=r"bias, float32, m=2, n=3, k=4, alignments a 8, b 1, c 2"):
+        run([1000, 1001, 1002, 1003, *range(8)], 7, ())
+    assert ran == []
 
 
 def test_a_failure_that_is_no_refusal_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dnnprims import BadParamError, TensorDescriptor, supports
-from dnnprims.ops.prelu import prelu_backward, prelu_forward
+from dnnprims.ops.prelu import plan_prelu_backward, prelu_backward, prelu_forward
 from dnnprims.reference import prelu as reference
+from dnnprims.runtime.launch import Profile
 
 INF, NAN = float("inf"), float("nan")
 
@@ -32,6 +33,21 @@ def test_axis_names_the_channels(handle: Any) -> None:
     y = prelu_forward(handle, handle.asarray(x), slope, axis=0)
     assert handle.to_numpy(y).tolist() == [[1.0, -1.0], [-0.75, 4.0]]
     assert np.array_equal(handle.to_numpy(prelu_forward(handle, handle.asarray(x), slope, axis=-2)), handle.to_numpy(y))
+
+
+def test_plans_say_why_they_do_not_go_by_columns() -> None:
+    """Only where they do not: one channel, or a long inner extent."""
+    profile, slope = Profile("emulator"), TensorDescriptor((8,), "float32")
+    for shape, reasons in (
+        ((300, 8), ()),
+        ((3, 8, 128), ("inner = 128 >= 64",)),
+        ((300, 8, 3), ()),
+        ((301, 8, 1001), ("inner = 1001 >= 64", "inner is no multiple of 4")),
+    ):
+        x = TensorDescriptor(shape, "float32")
+        spec = plan_prelu_backward(profile, 1, ("dx", "dslope"), x, x, slope, None, None)
+        assert tuple(reason for _, reason in spec.refused) == reasons
+        assert spec.variant.endswith("rows" if reasons else "columns")
 
 
 def test_odd_numbers(handle: Any) -> None:

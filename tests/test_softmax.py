@@ -16,6 +16,7 @@ from dnnprims.conformance.runner import run_case
 from dnnprims.ops import softmax as front
 from dnnprims.ops.softmax import ALGORITHMS, softmax_backward, softmax_forward
 from dnnprims.reference import softmax as reference
+from dnnprims.runtime.launch import Profile
 
 INF, NAN = float("inf"), float("nan")
 LOG_3 = np.log(3.0)
@@ -126,6 +127,18 @@ def test_slower_ways_agree(
             text = f"{op} shape={shape} algorithm={algorithm} {placing}"
             outcome = run_case(emulator_handle, FAMILIES["softmax"], Problem.parse(text, dtype=dtype, seed=1))
             assert outcome.passed, f"{outcome.problem}: {outcome.complaint}"
+
+
+@pytest.mark.parametrize(
+    ("variant", "word"), [("row_online", "online"), ("strided_axis", "strided"), ("plain", "plain")]
+)
+def test_each_way_has_a_kernel_of_its_own(monkeypatch: pytest.MonkeyPatch, variant: str, word: str) -> None:
+    """What a plan calls itself is what it launches."""
+    monkeypatch.setattr(front, "choose", lambda variants: (variant, ()))
+    profile, x = Profile("emulator"), TensorDescriptor((3, 50, 4), "float32")
+    for plan, operands in ((front.plan_softmax_forward, (x, None)), (front.plan_softmax_backward, (x, x, None))):
+        (step,) = plan(profile, 1, "accurate", 1.0, 0.0, *operands).steps
+        assert step.kernel.entry == f"{plan.__name__.removeprefix('plan_')}_{word}"
 
 
 def test_axes_are_views_of_one_another(handle: Any) -> None:

@@ -50,6 +50,8 @@ EXCLUSIONS = (
     Exclusion(
         "dnnprims/**/*", _TUNING, "speed alone: how work is divided, what is kept; any value gives right results"
     ),
+    Exclusion("dnnprims/*", r"strict=(?:True|False)", "a guard against mistakes of our own; the lengths are equal"),
+    Exclusion("dnnprims/checks/options.py", r"_LONGEST\b", "where long words are cut"),
     Exclusion("dnnprims/*", r"stacklevel|__slots__|__all__|__name__", "words and bookkeeping of Python"),
     Exclusion(
         "dnnprims/kernels/series.cuh", r"_lo\(\) \{", "the low word of a constant: below the error that is promised"
