@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = runner.select(given.family, dtypes, given.seed, given.cases)
     if given.alternate:
         chosen = [(family, p) for family, p in chosen if dtypes[p.integer("seed") % len(dtypes)] == p.dtype]
-    cases = [runner._replayed(line) for line in given.case] or chosen
+    cases = [runner.named(line) for line in given.case] or chosen
     failures = 0
     for family, problem in cases:
         with dnnprims.create_handle("emulator") as handle:

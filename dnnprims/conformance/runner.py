@@ -1,14 +1,11 @@
-"""Run cases on a handle and hold them against the float64 reference: ``python -m dnnprims verify``.
+"""Run one case and hold it against the float64 reference.
 
-Each case runs twice. It passes when every element lies within its bound, both runs give the same bits, no guard band
-and no input has changed, and the device flag is clear.
+A case runs twice. It passes when every element lies within its bound, both runs give the same bits, no guard band and
+no input has changed, and the device flag is clear.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +17,29 @@ import dnnprims
 from . import FAMILIES, bounds
 from .cases import DTYPES, Array, Call, CaseFamily, Problem, as_dtype, wide
 from .placing import Placed, place, poison
-from .report import progress, summary
+from .subjects import Declined, Library, Subject
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: error over bound of each element, and a complaint, empty when it passed."""
+    """What became of a case.
+
+    Attributes
+    ----------
+    problem : Problem
+        The case.
+    ratios : array
+        Error over bound of each element.
+    complaint : str
+        What is wrong; empty when the case passed or was not taken.
+    declined : str
+        Why the subject does not take the case; empty where it does.
+    """
 
     problem: Problem
     ratios: Array
     complaint: str
+    declined: str = ""
 
     @property
     def passed(self) -> bool:
@@ -74,21 +84,37 @@ def verify(
 
 
 def select(families: Iterable[str], dtypes: Sequence[str], seed: int, count: int) -> list[tuple[CaseFamily, Problem]]:
-    """The cases of some families, all where none is named."""
+    """The cases of some families, all where none is named. Those of one do not depend on which others are chosen."""
     chosen = [_family(name) for name in families] or list(FAMILIES.values())
     return [(family, p) for family in chosen for dtype in dtypes for p in family.problems(dtype, seed, count)]
 
 
-def run_case(handle: dnnprims.Handle, family: CaseFamily, problem: Problem) -> Outcome:
-    """Run one case. Errors that the call raises are its outcome, too."""
+def named(text: str) -> tuple[CaseFamily, Problem]:
+    """The case that a line names."""
+    problem = Problem.parse(text, dtype="float32", seed=0)
+    for family in FAMILIES.values():
+        if problem.op in family.makers:
+            return family, problem
+    known = ", ".join(op for family in FAMILIES.values() for op in family.makers)
+    raise dnnprims.BadParamError(
+        "verify", "names no primitive", param="--case", got=repr(problem.op), expected=f"one of {known}"
+    )
+
+
+def run_case(subject: dnnprims.Handle | Subject, family: CaseFamily, problem: Problem) -> Outcome:
+    """Run one case on a handle of this library or on another implementation. What the call raises is its outcome."""
+    if isinstance(subject, dnnprims.Handle):
+        subject = Library(subject)
     call = family.makers[problem.op](problem, np.random.default_rng(problem.integer("seed")))
     expected = expect(family, problem, call)
     with np.errstate(all="ignore"):
         limits = [np.nan_to_num(limit, nan=0.0, posinf=0.0) for limit in call.bound(expected)]
     nothing = np.zeros(0)
     try:
-        (first, damage), (second, _) = execute(handle, problem, call), execute(handle, problem, call)
-    except dnnprims.DnnprimsError as error:
+        (first, damage), (second, _) = execute(subject, problem, call), execute(subject, problem, call)
+    except Declined as reason:
+        return Outcome(problem, nothing, "", str(reason))
+    except Exception as error:
         return Outcome(problem, nothing, f"{type(error).__name__}: {error}")
     if damage:
         return Outcome(problem, nothing, damage)
@@ -117,13 +143,13 @@ def expect(family: CaseFamily, problem: Problem, call: Call) -> list[Array]:
     return [wide(a) for a in (*_flatten(result), *(a for name in call.updates for a in _flatten(arguments[name])))]
 
 
-def execute(handle: dnnprims.Handle, problem: Problem, call: Call) -> tuple[list[Array], str]:
+def execute(subject: Subject, problem: Problem, call: Call) -> tuple[list[Array], str]:
     """Results of the primitive, and what is wrong with its memory."""
     how = problem.word("place", "plain")
     placed: dict[str, list[Placed]] = {}
     arguments: dict[str, Any] = {}
     for name, value in call.arguments.items():
-        placed[name] = [place(handle, a, how) for a in _arrays(value)]
+        placed[name] = [place(subject, a, how) for a in _arrays(value)]
         arguments[name] = _rebuild(value, iter(placed[name]))
     written = set(call.updates)
     for name, target in call.destinations.items():
@@ -134,24 +160,25 @@ def execute(handle: dnnprims.Handle, problem: Problem, call: Call) -> tuple[list
         elif into != "new":
             kind = as_dtype(0, target.dtype).dtype
             values = poison(target.shape, kind) if target.old is None else target.old
-            placed[name] = [place(handle, values, "plain" if how == "strided" else how)]
+            placed[name] = [place(subject, values, "plain" if how == "strided" else how)]
             arguments[name] = placed[name][0].view
             written.add(name)
-    result = getattr(dnnprims, problem.op)(handle, **arguments)
-    handle.synchronize()
-    found = [*_flatten(result), *(a for name in call.updates for a in _flatten(arguments[name]))]
+    result = subject.call(problem.op, arguments)
+    subject.synchronize()
+    results = [*_flatten(result), *(a for name in call.updates for a in _flatten(arguments[name]))]
+    found = [subject.to_numpy(a) for a in results]
     damage = [
         f"{name}: {words}"
         for name, arrays in placed.items()
         for one in arrays
-        if (words := one.damage(handle.to_numpy(one.base), name in written))
+        if (words := one.damage(subject.to_numpy(one.base), name in written))
     ]
     wrong = [
-        f"{name} has dtype {a.dtype}, expected {target.dtype}"
+        f"{name} has dtype {a.dtype.name}, expected {target.dtype}"
         for (name, target), a in zip(call.destinations.items(), found, strict=False)
-        if str(a.dtype) != target.dtype
+        if a.dtype.name != target.dtype
     ]
-    return [handle.to_numpy(a) for a in found], "; ".join(damage + wrong)
+    return found, "; ".join(damage + wrong)
 
 
 def error_over_bound(got: Array, expected: Array, limit: Array) -> Array:
@@ -206,54 +233,9 @@ def _widen(value: Any) -> Any:
     return wide(value) if floating else value.copy() if isinstance(value, np.ndarray) else value
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command ``verify``; 0 when every case passes, else 1."""
-    given = _parser().parse_args(argv)
-    dtypes = tuple(dict.fromkeys(given.dtype or DTYPES))
-    cases = [_replayed(text) for text in given.case] or select(given.family, dtypes, given.seed, given.cases)
-    start = time.perf_counter()
-    with dnnprims.create_handle(given.backend) as handle:
-        print(f"{len(cases)} cases on {handle.backend}, seed {given.seed}")
-        outcomes = [run_case(handle, family, problem) for family, problem in progress(cases)]
-    print(summary(outcomes))
-    failed = [outcome for outcome in outcomes if not outcome.passed]
-    for outcome in failed:
-        print(
-            f'FAIL  {outcome.complaint}\n      python -m dnnprims replay --backend {handle.backend} "{outcome.problem}"'
-        )
-    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} passed in {time.perf_counter() - start:.1f} s")
-    return 1 if failed else 0
-
-
 def _family(name: str) -> CaseFamily:
     if name not in FAMILIES:
         raise dnnprims.BadParamError(
             "verify", "is unknown", param="family", got=repr(name), expected="one of " + ", ".join(FAMILIES)
         )
     return FAMILIES[name]
-
-
-def _replayed(text: str) -> tuple[CaseFamily, Problem]:
-    problem = Problem.parse(text, dtype="float32", seed=0)
-    for family in FAMILIES.values():
-        if problem.op in family.makers:
-            return family, problem
-    known = ", ".join(op for family in FAMILIES.values() for op in family.makers)
-    raise dnnprims.BadParamError(
-        "verify", "names no primitive", param="--case", got=repr(problem.op), expected=f"one of {known}"
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dnnprims verify", description=__doc__.splitlines()[0])
-    parser.add_argument("family", nargs="*", help=f"families to run, all where none is named: {', '.join(FAMILIES)}")
-    parser.add_argument("--backend", default="auto", choices=("auto", "numpy", "emulator", "cuda"))
-    parser.add_argument("--dtype", action="append", choices=DTYPES, help="may be repeated; all where left out")
-    parser.add_argument("--seed", type=int, default=0, help="of the random cases and of all data")
-    parser.add_argument("--cases", type=int, default=20, help="random cases for each family and dtype")
-    parser.add_argument("--case", action="append", default=[], help="replay one line of a report; may be repeated")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
