@@ -168,8 +168,8 @@ def require_scalar(op: str, param: str, x: TensorDescriptor | None, allowed: Seq
         require_dtype(op, param, x, allowed)
 
 
-#: Elements of a list of tensors, 512 GiB of the narrowest type: its chunks are listed in a table.
-MOST_LISTED = 2**38
+#: Elements of a list of tensors, 256 GiB of the narrowest type: its chunks are listed in a table.
+MOST_LISTED = 2**37
 
 
 def require_tensors(op: str, param: str, tensors: Sequence[TensorDescriptor | None] | None) -> None:
@@ -184,7 +184,7 @@ def require_tensors(op: str, param: str, tensors: Sequence[TensorDescriptor | No
         total += x.size
     if total > MOST_LISTED:
         raise NotSupportedError(
-            op, "has too many elements", param=param, got=str(total), expected="at most 2^38", hint="call it on parts"
+            op, "has too many elements", param=param, got=str(total), expected="at most 2^37", hint="call it on parts"
         )
 
 

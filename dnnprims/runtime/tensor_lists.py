@@ -89,12 +89,12 @@ def chunk_groups(tensors: Tensors, size: int, *others: Tensors | None) -> list[C
 
 def _chunk_rows(positions: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any], chunk: int) -> np.ndarray[Any, Any]:
     counts = -(-sizes // chunk)
-    tensor = np.repeat(np.arange(len(sizes)), counts)
-    number = np.arange(len(tensor)) - (np.cumsum(counts) - counts)[tensor]
-    rows = np.zeros((len(tensor), 4), np.int32)
-    rows[:, 0] = positions[tensor]
-    rows[:, 1] = number
-    rows[:, 2] = np.minimum(sizes[tensor] - number * chunk, chunk)
+    ends = np.cumsum(counts)
+    rows = np.empty((int(ends[-1]), 4), np.int32)
+    rows[:, 0] = np.repeat(positions, counts)
+    rows[:, 1] = np.arange(len(rows)) - np.repeat(ends - counts, counts)
+    rows[:, 2] = chunk
+    rows[ends - 1, 2] = sizes - (counts - 1) * chunk
     return rows
 
 
