@@ -9,18 +9,16 @@ from __future__ import annotations
 import argparse
 import ctypes
 import functools
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from exact_placing import exact_place
 
 import dnnprims
 from dnnprims.conformance import runner
 from dnnprims.conformance.cases import DTYPES
-from dnnprims.conformance.placing import Placed
 from dnnprims.runtime import emulator, emulator_compiler
 from dnnprims.runtime.launch import SCRATCH_ALIGNMENT, PlanSpec
 from dnnprims.runtime.plan import Plan
@@ -48,28 +46,6 @@ def exact_buffer(self: Any, nbytes: int) -> tuple[Block, int]:
     """The emulator's `buffer` without slack."""
     block = Block(nbytes)
     return block, block.pointer
-
-
-class Exactly(Placed):
-    """An array without guards; there may be nothing at all to look at."""
-
-    def damage(self, after: np.ndarray, written: bool) -> str:
-        return super().damage(after, written) if after.size else ""
-
-
-def exact_place(handle: Any, values: np.ndarray, how: str = "plain") -> Placed:
-    """The runner's `place` without guards: what lies before or behind the array lies outside of its allocation."""
-    step = 2 if how == "strided" and values.ndim else 1
-    start = 1 if how == "offset" else 0
-    length = start + max(values.size * step - (step - 1), 0)
-    base = handle.asarray(np.zeros(length, values.dtype))
-    steps = [step * math.prod(values.shape[axis + 1 :]) for axis in range(values.ndim)]
-
-    def window(a: np.ndarray) -> np.ndarray:
-        return np.lib.stride_tricks.as_strided(a[start:], values.shape, [s * a.itemsize for s in steps])
-
-    window(base)[...] = values
-    return Exactly(window(base), base, base.copy(), window(np.arange(length)))
 
 
 def exact_realise(self: Any, spec: PlanSpec, descriptors: list[Any]) -> Plan:

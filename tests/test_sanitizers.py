@@ -27,6 +27,7 @@ def _library(name: str) -> str:
     return path if os.path.isabs(path) and os.path.exists(path) else ""
 
 
+ROOT = Path(__file__).resolve().parent.parent
 ASAN = _library("libasan.so")
 
 pytestmark = pytest.mark.skipif(not (ASAN and _library("libubsan.so")), reason="no libasan and libubsan beside g++")
@@ -43,6 +44,7 @@ def sanitized(*arguments: str, cache: Path | None = None) -> subprocess.Complete
         "ASAN_OPTIONS": ASAN_OPTIONS,
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONMALLOC": "malloc",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tools"), str(ROOT)]),
         "DNNPRIMS_EMULATOR_SANITIZE": "address,undefined",
         **({"DNNPRIMS_CACHE_DIR": str(cache)} if cache else {}),
     }
