@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 from dnnprims import BadParamError, LossDescriptor, TensorDescriptor, supports, workspace_size
-from dnnprims.conformance import bounds
+from dnnprims.conformance import FAMILIES, bounds
+from dnnprims.conformance.cases import Problem
+from dnnprims.conformance.runner import run_case
 from dnnprims.descriptors import LOSS_KINDS, REDUCTIONS
-from dnnprims.ops.loss import loss_backward, loss_forward, loss_forward_backward
+from dnnprims.ops.loss import loss_backward, loss_forward, loss_forward_backward, steps
 from dnnprims.reference import loss as reference
 
 INF, NAN = float("inf"), float("nan")
@@ -530,6 +533,23 @@ def test_variants_are_named() -> None:
         x = TensorDescriptor((64, classes), "float32", alignment=alignment)
         assert supports(loss_forward, "cross_entropy", x, labels).variant == f"row_in_{variant}"
     for x in (TensorDescriptor((64, 50257), "float32"), TensorDescriptor((64, 1000), "float32", alignment=4)):
-        assert supports(loss_forward, "cross_entropy", x, labels).variant == "row_in_cache"
+        assert supports(loss_forward, "cross_entropy", x, labels).variant == "row_in_shared"
+    x = TensorDescriptor((64, 60000), "float32")
+    assert supports(loss_forward, "cross_entropy", x, labels).variant == "row_partly_in_shared"
     x = TensorDescriptor((64, 10, 2), "float32")
     assert supports(loss_forward, "cross_entropy", x, TensorDescriptor((64, 2), "int64")).variant == "plain"
+
+
+@pytest.mark.parametrize("shared_bytes", [2048, 227 * 1024], ids=["partly", "wholly"])
+@pytest.mark.parametrize("settings", ["labels=int64 ignored=0.3", "", "labels=int32 label_smoothing=0.25"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_rows_in_shared_memory_keep_the_bounds(
+    emulator_handle: Any, monkeypatch: pytest.MonkeyPatch, dtype: str, settings: str, shared_bytes: int
+) -> None:
+    """Rows that start amid a pack or not, with room for all of them or for a part."""
+    monkeypatch.setattr(steps, "row_shapes", lambda dtype, dense: {})
+    monkeypatch.setattr(emulator_handle, "profile", replace(emulator_handle.profile, shared_bytes=shared_bytes))
+    for shape, into in (("5x1031", "new"), ("3x1032", "in_place"), ("2x9", "out")):
+        text = f"loss_forward_backward kind=cross_entropy shape={shape} reduction=sum into={into} {settings}"
+        outcome = run_case(emulator_handle, FAMILIES["loss"], Problem.parse(text, dtype=dtype, seed=3))
+        assert outcome.passed, f"{outcome.problem}: {outcome.complaint}"

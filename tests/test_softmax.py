@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -112,13 +113,15 @@ def test_backward_keeps_nan_in_its_row(handle: Any) -> None:
         assert not np.isnan(dx[1]).any()
 
 
-@pytest.mark.parametrize("variant", ["row_online", "strided_axis", "plain"])
+@pytest.mark.parametrize("variant", ["row_in_shared", "row_partly_in_shared", "strided_axis", "plain"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("op", ["softmax_forward", "softmax_backward"])
 def test_slower_ways_agree(
     emulator_handle: Any, monkeypatch: pytest.MonkeyPatch, op: str, dtype: str, variant: str
 ) -> None:
-    """Where a faster way would be taken, the others keep the same bounds."""
+    """Where a faster way would be taken, the others keep the same bounds; of the last row a part is shared."""
+    if variant == "row_partly_in_shared":
+        monkeypatch.setattr(emulator_handle, "profile", replace(emulator_handle.profile, shared_bytes=3072))
     monkeypatch.setattr(dnnprims, op, getattr(front, op), raising=False)
     monkeypatch.setattr(front, "choose", lambda variants: (variant, ()))
     placings = ("into=out alpha=0.5 beta=2.0", "into=in_place", "place=offset")
@@ -182,11 +185,13 @@ def test_gradient_by_central_differences(algorithm: str) -> None:
     [
         ((8, 10), 1, "row_in_registers"),
         ((8, 16384), 1, "row_in_registers"),
-        ((8, 16385), 1, "row_online"),
-        ((8, 2**21), -1, "row_online"),
+        ((8, 16385), 1, "row_in_shared"),
+        ((8, 57856), 1, "row_in_shared"),
+        ((8, 57860), 1, "row_partly_in_shared"),
+        ((8, 2**21), -1, "row_partly_in_shared"),
         ((8, 10, 1), 1, "row_in_registers"),
         ((8, 10, 3), 1, "strided_axis"),
-        ((2**16, 2**16), 1, "row_online"),
+        ((2**16, 2**16), 1, "row_partly_in_shared"),
         ((2**33, 1), 1, "row_in_registers"),
     ],
 )

@@ -228,6 +228,7 @@ class Writer:
         ln2 = mp.log(2)
         high = mp.mpf(int(ln2 * 2**trim)) / 2**trim
         self.constant("log2e", 1 / ln2)
+        self.constant("log2e_lo", 1 / ln2 - mp.mpf(float(self.scalar(1 / ln2))))
         self.constant("ln2_hi", high)
         self.constant("ln2_lo", ln2 - high)
         self.split("gelu_tanh_linear", 2 * mp.sqrt(2 / mp.pi))

@@ -2,6 +2,7 @@
 #pragma once
 #include "loss.cuh"
 #include "math.cuh"
+#include "parts.cuh"
 
 template <class T> struct CrossEntropyParams {
   acc_t<T>* losses;  // one per row; null when not wanted
@@ -16,6 +17,7 @@ template <class T> struct CrossEntropyParams {
   acc_t<T> keep, spread;  // label smoothing: share that the target keeps, share that each class gets
   i64 rows, classes, inner, dloss_stride, ignore_index;
   int label_bytes;  // 0: probabilities
+  int kept;         // packs of a row that cross_entropy_by_block keeps in shared memory
 };
 
 // One row as its threads see it: where it lies, what it is compared with, what its gradient is multiplied by.
@@ -54,10 +56,14 @@ template <class T> struct EntropyRow {
   }
 };
 
+// Whether the elements [first, first + VEC) all belong to a row of `count`, so that one access may take them.
+template <int VEC, class I> DEVICE bool whole(I first, i64 count) {
+  return VEC > 1 && first >= 0 && first + VEC <= count;
+}
 // Elements [first, first + VEC) of a row of `count`; those outside are -inf. `start + first` is a multiple of VEC.
-template <int VEC, class T> DEVICE pack<T, VEC> load_row(const T* row, i64 first, i64 count, i64 step) {
+template <int VEC, class T, class I> DEVICE pack<T, VEC> load_row(const T* row, I first, i64 count, i64 step) {
   pack<T, VEC> v;
-  if (VEC > 1 && first >= 0 && first + VEC <= count) return load<VEC>(row + first, 0);
+  if (whole<VEC>(first, count)) return load<VEC>(row + first, 0);
 #pragma unroll
   for (int l = 0; l < VEC; ++l) {
     const bool inside = first + l >= 0 && first + l < count;
@@ -65,99 +71,147 @@ template <int VEC, class T> DEVICE pack<T, VEC> load_row(const T* row, i64 first
   }
   return v;
 }
-template <int VEC, class T> DEVICE void store_row(T* row, i64 first, i64 count, i64 step, pack<T, VEC> v) {
-  if (VEC > 1 && first >= 0 && first + VEC <= count) return store<VEC>(row + first, 0, v);
-#pragma unroll
-  for (int l = 0; l < VEC; ++l) {
-    if (first + l >= 0 && first + l < count) row[(first + l) * step] = v.lane[l];
-  }
-}
-
-// Where the elements of a row are between the passes over them: in registers, or in memory and its caches.
-// `each(f)` calls f(index of the first, pack) for the packs of this lane.
+// Where the elements of a row are between the passes over them. `read(f)` is the first pass, `each(f)` a later one; both
+// call f(index of the first, VEC values) for the packs of this lane. In registers the values stay as f leaves them.
 template <class T, int VEC, int PACKS, int LANES> struct RegisterRow {
+  typedef acc_t<T> A;
+  typedef int I;
   static constexpr bool AT_HAND = true;
-  pack<T, VEC> held[PACKS];
+  A held[PACKS][VEC];
   int origin;
   DEVICE RegisterRow(const EntropyRow<T>& r, int lane) : origin(lane * VEC - (int)(r.start % VEC)) {
     const int count = (int)r.readable();
 #pragma unroll
-    for (int q = 0; q < PACKS; ++q)
-      held[q] = load_row<VEC>(r.p.x + r.start, origin + q * LANES * VEC, count, 1);
+    for (int q = 0; q < PACKS; ++q) {
+      const pack<T, VEC> v = load_row<VEC>(r.p.x + r.start, origin + q * LANES * VEC, count, 1);
+#pragma unroll
+      for (int l = 0; l < VEC; ++l) held[q][l] = to_acc(v.lane[l]);
+    }
   }
-  template <class F> DEVICE void each(F f) const {
+  template <class F> DEVICE void each(F f) {
 #pragma unroll
     for (int q = 0; q < PACKS; ++q) f(origin + q * LANES * VEC, held[q]);
   }
+  template <class F> DEVICE void read(F f) { each(f); }
 };
+// In memory; from the first pass on, the first p.kept packs of a block's row in shared memory.
 template <class T, int VEC, int LANES> struct MemoryRow {
-  static constexpr bool AT_HAND = false;
+  typedef acc_t<T> A;
+  typedef i64 I;
+  static constexpr bool AT_HAND = false, SHARES = LANES > 32;
   const EntropyRow<T>& r;
-  i64 origin;
-  DEVICE MemoryRow(const EntropyRow<T>& r, int lane) : r(r), origin(lane * VEC - r.start % VEC) {}
+  int lane, before, kept;  // before: elements of the first pack that lie before the row
+  i64 packs;
+  T* room;
+  DEVICE MemoryRow(const EntropyRow<T>& r, int lane, T* room) : r(r), lane(lane), room(room) {
+    before = (int)(r.start % VEC);
+    packs = (r.p.classes + before + VEC - 1) / VEC;
+    kept = packs < r.p.kept ? (int)packs : r.p.kept;
+  }
+  DEVICE pack<T, VEC> from_memory(i64 k) const {
+    return load_row<VEC>(r.p.x + r.start, k * VEC - before, r.readable(), r.p.inner);
+  }
+  template <class F> DEVICE void give(F f, i64 k, const pack<T, VEC>& v) const {
+    A values[VEC];
+#pragma unroll
+    for (int l = 0; l < VEC; ++l) values[l] = to_acc(v.lane[l]);
+    f(k * VEC - before, values);
+  }
+  template <class F> DEVICE void read(F f) const {
+    if constexpr (SHARES) {
+      fetch_parts<LANES>(kept, [&](int k) {
+        if (sizeof(T) * VEC == 16 && whole<VEC>((i64)k * VEC - before, r.readable()))
+          copy_async(room + (i64)k * VEC, r.p.x + r.start + ((i64)k * VEC - before));
+        else
+          store<VEC>(room, k, from_memory(k));
+      });
+      use_parts<LANES>(kept, [&](int k) { give(f, k, load<VEC>(room, k)); });
+    }
+    each_beyond(f);
+  }
+  template <class F> DEVICE void each_beyond(F f) const {
+#pragma unroll 1
+    for (i64 k = (SHARES ? kept : 0) + lane; k < packs; k += LANES) give(f, k, from_memory(k));
+  }
+  // First what the caches saw last.
   template <class F> DEVICE void each(F f) const {
-    for (i64 first = origin; first < r.p.classes; first += LANES * VEC)
-      f(first, load_row<VEC>(r.p.x + r.start, first, r.readable(), r.p.inner));
+    each_beyond(f);
+    if constexpr (SHARES) {
+#pragma unroll 1
+      for (int k = lane; k < kept; k += LANES) give(f, k, load<VEC>(room, k));
+    }
   }
 };
 
-template <int VEC, class T> DEVICE acc_t<T> largest(const pack<T, VEC>& v) {
-  acc_t<T> top = to_acc(v.lane[0]);
+template <int VEC, class A> DEVICE A largest(const A (&v)[VEC]) {
+  A top = v[0];
 #pragma unroll
-  for (int l = 1; l < VEC; ++l) top = Larger()(top, to_acc(v.lane[l]));
+  for (int l = 1; l < VEC; ++l) top = Larger()(top, v[l]);
   return top;
 }
+// What to subtract: where nothing but -inf is, anything finite, so that exp(-inf) is 0 and not NaN.
+template <class A> DEVICE A base_of(A top) { return top == -limits<A>::infinity() ? A(0) : top; }
 // sums[0]: exp(x - top) below the maximum; sums[1]: number of maxima, each of which would add exactly 1.
-template <int VEC, class T, class A> DEVICE void add_exponentials(const pack<T, VEC>& v, A top, A* sums) {
-#pragma unroll
-  for (int l = 0; l < VEC; ++l) {
-    const A d = to_acc(v.lane[l]) - top;
-    sums[0] += d == A(0) ? A(0) : math<T>::exp(d);
-    sums[1] += A(d == A(0));
-  }
+template <class T, class A> DEVICE A add_exponential(A d, A* sums) {
+  const A power = math<T>::exp_term(d);
+  sums[0] += d == A(0) ? A(0) : power;
+  sums[1] += A(d == A(0));
+  return power;
 }
 template <class T, class A> DEVICE void rescale(A* sums, A from, A to) {
-  sums[0] = (sums[0] + sums[1]) * math<T>::exp(from - to);
+  sums[0] = (sums[0] + sums[1]) * math<T>::exp_term(from - to);
   sums[1] = A(0);
 }
 
-// Loss and gradient of one row by LANES threads. DENSE: every class has a coefficient (probabilities, smoothing), else
-// the label alone has.
-template <int VEC, int LANES, bool DENSE, class T, class Elements>
-DEVICE void cross_entropy_row(const EntropyRow<T>& r, int lane, const Elements& elements) {
-  typedef acc_t<T> A;
-  const CrossEntropyParams<T>& p = r.p;
-  // Read before anything is written: dx may be x itself.
-  const A picked = !DENSE && r.label.counted ? to_acc(p.x[r.start + r.label.index * p.inner]) : A(0);
-  A top[1] = {-limits<A>::infinity()};
-  // Sum of exp(x - top) below the maximum, number of maxima; DENSE: sum of a (top - x), sum of a.
-  A sums[DENSE ? 4 : 2] = {};
+// Maximum and sums of a row. DENSE: sums[2] is the sum of a (x - top), less its sign; sums[3] that of a.
+template <int VEC, int LANES, bool DENSE, class T, class A, class Elements, int N>
+DEVICE void entropy_sums(const EntropyRow<T>& r, Elements& elements, A (&top)[1], A (&sums)[N]) {
+  typedef typename Elements::I I;
   if constexpr (Elements::AT_HAND || DENSE) {
-    elements.each([&](i64, const pack<T, VEC>& v) { top[0] = Larger()(top[0], largest(v)); });
+    elements.read([&](I, const A(&v)[VEC]) { top[0] = Larger()(top[0], largest(v)); });
     group_reduce<LANES>(top, Larger(), -limits<A>::infinity());
-    elements.each([&](i64 first, const pack<T, VEC>& v) {
-      add_exponentials(v, top[0], sums);
+    const A shift = base_of(top[0]);
+    elements.each([&](I first, A(&v)[VEC]) {
 #pragma unroll
-      for (int l = 0; DENSE && l < VEC; ++l) {
-        if (first + l < 0 || first + l >= r.readable()) continue;
-        const A a = r.coefficient(first + l);
-        sums[DENSE ? 2 : 0] -= a == A(0) ? A(0) : a * (to_acc(v.lane[l]) - top[0]);
-        sums[DENSE ? 3 : 0] += a;
+      for (int l = 0; l < VEC; ++l) {
+        const A d = v[l] - shift;
+        v[l] = add_exponential<T>(d, sums);
+        if constexpr (DENSE) {
+          if (first + l < 0 || first + l >= r.readable()) continue;
+          const A a = r.coefficient(first + l);
+          sums[2] -= a == A(0) ? A(0) : a * d;
+          sums[3] += a;
+        }
       }
     });
   } else {
     // One read: the sum so far is scaled down whenever a larger maximum turns up.
     A mine = top[0];
-    elements.each([&](i64, const pack<T, VEC>& v) {
+    elements.read([&](I, const A(&v)[VEC]) {
       const A next = largest(v);
       if (next > mine) rescale<T>(sums, mine, next), mine = next;
-      add_exponentials(v, mine == -limits<A>::infinity() ? A(0) : mine, sums);
+      const A shift = base_of(mine);
+#pragma unroll
+      for (int l = 0; l < VEC; ++l) add_exponential<T>(v[l] - shift, sums);
     });
     top[0] = mine;
     group_reduce<LANES>(top, Larger(), -limits<A>::infinity());
     if (mine != top[0]) rescale<T>(sums, mine, top[0]);
   }
   group_reduce<LANES>(sums, Sum(), A(0));
+}
+
+// Loss and gradient of one row by LANES threads. DENSE: every class has a coefficient (probabilities, smoothing), else
+// the label alone has.
+template <int VEC, int LANES, bool DENSE, class T, class Elements>
+DEVICE void cross_entropy_row(const EntropyRow<T>& r, int lane, Elements& elements) {
+  typedef acc_t<T> A;
+  typedef typename Elements::I I;
+  const CrossEntropyParams<T>& p = r.p;
+  // Read before anything is written: dx may be x itself.
+  const A picked = !DENSE && r.label.counted ? to_acc(p.x[r.start + r.label.index * p.inner]) : A(0);
+  A top[1] = {-limits<A>::infinity()}, sums[DENSE ? 4 : 2] = {};
+  entropy_sums<VEC, LANES, DENSE>(r, elements, top, sums);
   // Shuffles do not order memory: a neighbour must not write dx, which may be x, before `picked` is read. The barriers
   // of whole blocks do.
   if constexpr (LANES > 1 && LANES <= 32) __syncwarp();
@@ -167,23 +221,34 @@ DEVICE void cross_entropy_row(const EntropyRow<T>& r, int lane, const Elements& 
   if (lane == 0 && r.label.bad) *p.flag = BAD_LABEL;
   if (!p.dx || !r.here()) return;
   const A inverse = A(1) / (A(1) + rest);
-  const A scale = DENSE ? r.factor : r.factor * r.hot * inverse;
-  elements.each([&](i64 first, const pack<T, VEC>& v) {
-    pack<T, VEC> g;
+  const A scale = !r.label.counted ? A(0) : DENSE ? r.factor : r.factor * r.hot * inverse;
+  const A shift = base_of(top[0]);
+  elements.each([&](I first, A(&v)[VEC]) {
+    if constexpr (!Elements::AT_HAND) {
 #pragma unroll
-    for (int l = 0; l < VEC; ++l) {
-      const i64 k = first + l;
-      if (k < 0 || k >= p.classes) continue;
-      A slope = math<T>::exp(to_acc(v.lane[l]) - top[0]);
-      if constexpr (DENSE) {
-        if (r.label.counted) slope = sums[3] * inverse * slope - r.coefficient(k);
-      } else if (k == r.label.index) {
-        slope = (slope - A(1)) - rest;  // exact where the label has nearly all of the probability
-      }
-      const T* old = p.dx + r.start + k * p.inner;
-      g.lane[l] = blend(r.label.counted ? scale : A(0), r.label.counted ? slope : A(0), p.beta, old);
+      for (int l = 0; l < VEC; ++l) v[l] = math<T>::exp_term(v[l] - shift);
     }
-    store_row<VEC>(p.dx + r.start, first, p.classes, p.inner, g);
+    if constexpr (DENSE) {
+#pragma unroll
+      for (int l = 0; l < VEC; ++l) {
+        if (!r.label.counted || first + l < 0 || first + l >= p.classes) continue;
+        v[l] = sums[3] * inverse * v[l] - r.coefficient(first + l);
+      }
+    }
+    const bool apart = DENSE || (u64)(r.label.index - first) >= (u64)VEC;
+    if (apart && whole<VEC>(first, p.classes)) return store_blended<VEC>(p.dx + r.start + first, 0, v, scale, p.beta);
+    // The pack of the label and those at the ends of the row, one element after the other.
+    for (int l = 0; l < VEC; ++l) {
+      const I k = first + l;
+      if (k < 0 || k >= p.classes) continue;
+      A slope = v[0];
+#pragma unroll
+      for (int i = 1; i < VEC; ++i) slope = i == l ? v[i] : slope;
+      // Exact where the label has nearly all of the probability.
+      if (!DENSE && r.label.counted && k == r.label.index) slope = (slope - A(1)) - rest;
+      T* at = p.dx + r.start + k * p.inner;
+      *at = blend(scale, slope, p.beta, at);
+    }
   });
 }
 
@@ -193,21 +258,25 @@ template <class T, int VEC, int PACKS, int LANES, bool DENSE>
 __global__ void __launch_bounds__(entropy_block<LANES>) cross_entropy_in_registers(const CrossEntropyParams<T> p) {
   const EntropyRow<T> r(p, (i64)blockIdx.x * (entropy_block<LANES> / LANES) + threadIdx.x / LANES);
   const int lane = threadIdx.x % LANES;
-  const RegisterRow<T, VEC, PACKS, LANES> elements(r, lane);
+  RegisterRow<T, VEC, PACKS, LANES> elements(r, lane);
   cross_entropy_row<VEC, LANES, DENSE>(r, lane, elements);
 }
-// Any length: a block a row, which the second and third pass find in the caches.
-template <class T, int VEC, bool DENSE>
-__global__ void __launch_bounds__(512) cross_entropy_in_cache(const CrossEntropyParams<T> p) {
+// A block a row, as much of it in shared memory as there is room. Two short ones share a multiprocessor, if they have the
+// registers for it.
+template <class T, int BLOCK, bool DENSE> constexpr int rows_at_once = DENSE || sizeof(T) > 4 ? 1 : 1024 / BLOCK;
+template <class T, int VEC, int BLOCK, bool DENSE>
+__global__ void __launch_bounds__(BLOCK, rows_at_once<T, BLOCK, DENSE>)
+    cross_entropy_by_block(const CrossEntropyParams<T> p) {
+  DYNAMIC_SHARED(T, room);
   const EntropyRow<T> r(p, blockIdx.x);
-  const MemoryRow<T, VEC, 512> elements(r, threadIdx.x);
-  cross_entropy_row<VEC, 512, DENSE>(r, threadIdx.x, elements);
+  MemoryRow<T, VEC, BLOCK> elements(r, threadIdx.x, room);
+  cross_entropy_row<VEC, BLOCK, DENSE>(r, threadIdx.x, elements);
 }
 // Any layout: a thread a row; neighbouring threads read neighbouring elements where inner is large.
 template <class T, bool DENSE>
 __global__ void __launch_bounds__(128) cross_entropy_plain(const CrossEntropyParams<T> p) {
   const EntropyRow<T> r(p, global_thread());
-  const MemoryRow<T, 1, 1> elements(r, 0);
+  MemoryRow<T, 1, 1> elements(r, 0, nullptr);
   cross_entropy_row<1, 1, DENSE>(r, 0, elements);
 }
 

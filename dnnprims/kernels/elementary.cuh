@@ -134,6 +134,16 @@ template <class A> DEVICE pair<A> expm1_parts(A x, A more = A(0)) {
 template <class A> DEVICE A exp_accurate(A x) {
   return exp_parts(clamped(x, ranges<A>::floor, -ranges<A>::floor)).value();
 }
+// exp(x) as a term of a sum, or as a share of one: within 4 u (relative), a third of the instructions. Where it
+// overflows it may be NaN.
+DEVICE float exp_of_term(float x) {
+  x = x < ranges<float>::floor ? ranges<float>::floor : x;
+  float t = x * series<float>::log2e();
+  float left = fmaf(x, series<float>::log2e_lo(), fmaf(x, series<float>::log2e(), -t));
+  float e = exp2_approx(t);
+  return fmaf(e * left, series<float>::ln2_hi(), e);
+}
+DEVICE double exp_of_term(double x) { return exp_accurate(x); }
 template <class A> DEVICE A expm1_accurate(A x) {
   if (x > A(SATURATED)) return exp_accurate(x);
   return expm1_parts(x).hi;

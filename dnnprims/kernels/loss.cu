@@ -20,9 +20,9 @@
 //   elementwise_loss            packs of 16 bytes, a grid that stays resident; each input is read and dx written once.
 //   cross_entropy_in_registers  a row in the registers of 8 or 32 threads or of a block: one read, one write. Rows that
 //                               do not start on 16 bytes are read by whole packs too, but for their first and last one.
-//   cross_entropy_in_cache      a block a row: maximum and sum in one read (Milakov and Gimelshein, "Online normalizer
-//                               calculation for softmax", 2018), with dense coefficients in two; the gradient's read is
-//                               from the L2 where the rows in flight fit.
+//   cross_entropy_by_block      a block a row: maximum and sum in one read (Milakov and Gimelshein, "Online normalizer
+//                               calculation for softmax", 2018), which leaves the row in shared memory for the gradient
+//                               (parts.cuh). What has no room there is read again, first what the caches saw last.
 //   cross_entropy_plain         a thread a row, the same passes: any layout and alignment.
 //   cosine_rows                 a warp or a block a row; three reads, the later ones from the caches.
 //   sum_losses                  folds the losses of the rows or the sums of the blocks; twice where there are many.
@@ -34,17 +34,18 @@
 // gradient 0, and the flag says so.
 // Cost, bytes an element: elementwise 2 sizeof(T) forward, 3 with gradient, and 5 to 10 flops (bce, bce_with_logits and
 //   kl_div about 60); cross_entropy sizeof(T) forward, 2 with gradient, 3 where it is read twice, a logarithm a row and
-//   two exponentials an element; cosine 2 and 3 sizeof(T), 10 flops.
-// Limits: in registers up to 16,384 classes (8,192 in double; 1,024 to 4,096 with dense coefficients), then in cache.
-// Measured on an NVIDIA H200, 2026-11-23, tools/bench.py: forward and gradient in one pass, TB/s and share of a copy
-//   (4.298 TB/s):
-//     mse             134,217,728 float32 3.74 0.87              268,435,456 bfloat16 3.26 0.76
-//     cross_entropy   131,072 x 1024 float32 1.93 0.45           262,144 x 1024 bfloat16 1.63 0.38
-//                     4,096 x 32,768 float32 1.70 0.40           8,192 x 32,768 bfloat16 1.02 0.24
-//                     2,668 x 50,304 float32 1.69 0.39           5,336 x 50,304 bfloat16 1.03 0.24
-//   The bytes of the second read are not counted: with it a copy's rate would be 0.67. Supposed where cross_entropy falls
-//   short: instructions, as each element is compared with the ends of its row and with the label in 64 bits, twice, and
-//   the times of bfloat16 are not half of float32's; from 32,768 classes on also one load in flight a thread.
+//   one exponential an element in registers, else two; cosine 2 and 3 sizeof(T), 10 flops.
+// Limits: in registers up to 16,384 classes (8,192 in double; 1,024 to 4,096 with dense coefficients), then a row of T
+//   wholly in shared memory up to 226 KiB.
+// Measured on an NVIDIA H100 80GB, 2026-11-28, tools/bench.py: forward and gradient in one pass, share of a copy
+//   (3.03 TB/s):
+//     mse             134,217,728 float32 0.91        268,435,456 bfloat16 0.85
+//     cross_entropy   131,072 x 1024 float32 0.93     262,144 x 1024 bfloat16 0.73
+//                     4,096 x 32,768 float32 0.91     8,192 x 32,768 bfloat16 0.79
+//                     2,668 x 50,304 float32 0.92     5,336 x 50,304 bfloat16 0.85
+//   The comparison of each element with the ends of its row and with its label, in 64 bits and twice, was most of the time
+//   before (0.64, 0.51, 0.50 and 0.53, 0.33, 0.33 on the same GPU): now it is one for each pack. Supposed where bfloat16
+//   falls short: twice as many elements a byte, each with the instructions of the exponential and of its maximum.
 #include "cross_entropy.cuh"
 
 template <class T> struct ElementwiseLossParams {

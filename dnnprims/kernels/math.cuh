@@ -12,6 +12,7 @@
 template <class A> struct Precise {
   typedef series<A> S;
   static DEVICE A exp(A x) { return exp_accurate(x); }
+  static DEVICE A exp_term(A x) { return exp_of_term(x); }
   static DEVICE A expm1(A x) { return expm1_accurate(x); }
   static DEVICE A log(A x) { return log_accurate(x); }
   static DEVICE A log1p(A x) { return log1p_accurate(x); }
@@ -131,6 +132,7 @@ struct Quick {
   typedef float A;
   typedef series<Quick> S;
   static DEVICE A exp(A x) { return exp2_approx(x * series<float>::log2e()); }
+  static DEVICE A exp_term(A x) { return exp(x); }
   static DEVICE A log(A x) { return log_accurate(x); }
   static DEVICE A log1p(A x) { return log1p_accurate(x); }
   static DEVICE A expm1(A x) { return x > A(SATURATED) ? exp(x) : expm1_below(x); }

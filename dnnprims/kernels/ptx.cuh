@@ -33,6 +33,9 @@ DEVICE float log2_approx(float v) { return log2f(v); }
 DEVICE float reciprocal_approx(float v) { return 1.0f / v; }
 DEVICE float rsqrt_approx(float v) { return 1.0f / sqrtf(v); }
 DEVICE float reciprocal_normal(float v) { return 1.0f / v; }
+DEVICE void copy_async(void* to, const void* from) { *(uint4*)to = *(const uint4*)from; }
+DEVICE void commit_copies() {}
+template <int PENDING> DEVICE void await_copies() {}
 
 #else
 
@@ -88,5 +91,19 @@ DEVICE float rsqrt_approx(float v) {
   asm("rsqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
   return r;
 }
+// 16 bytes from global to shared memory with no register between. The thread that asked sees them once all its commits
+// but the last PENDING are done.
+#if __CUDA_ARCH__ >= 800
+DEVICE void copy_async(void* to, const void* from) {
+  const u32 address = (u32)__cvta_generic_to_shared(to);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+}
+DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING> DEVICE void await_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
+#else
+DEVICE void copy_async(void* to, const void* from) { *(uint4*)to = *(const uint4*)from; }
+DEVICE void commit_copies() {}
+template <int PENDING> DEVICE void await_copies() {}
+#endif
 
 #endif

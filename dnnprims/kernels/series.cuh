@@ -44,6 +44,7 @@ template <> struct series<Quick> {
 
 template <> struct series<float> {
   static DEVICE float log2e() { return 1.442695f; }
+  static DEVICE float log2e_lo() { return 1.925963e-08f; }
   static DEVICE float ln2_hi() { return 0.6931471f; }
   static DEVICE float ln2_lo() { return 5.769999e-08f; }
   static DEVICE float gelu_tanh_linear_hi() { return 1.5957692f; }
@@ -116,6 +117,7 @@ template <> struct series<float> {
 
 template <> struct series<double> {
   static DEVICE double log2e() { return 1.4426950408889634; }
+  static DEVICE double log2e_lo() { return 2.0355273740931033e-17; }
   static DEVICE double ln2_hi() { return 0.693147180559945; }
   static DEVICE double ln2_lo() { return 3.5625737552600996e-16; }
   static DEVICE double gelu_tanh_linear_hi() { return 1.5957691216057308; }

@@ -12,7 +12,8 @@
 // Plan:
 //   *_row      inner == 1, the row in the registers of WIDTH threads (a part of a warp, a warp, or a block): one read
 //              of each input and one write.
-//   *_online   inner == 1, any length: a block per row, maximum and sum in one read, then a second read and the write.
+//   *_long     inner == 1, any length: a block per row, maximum and sum in one read, which leaves the row in shared memory
+//              for the result (parts.cuh). What has no room there is read again, first what the caches saw last.
 //   *_strided  any inner: `lanes` neighbouring rows per block, whose memory is contiguous, and 256 / lanes threads
 //              along each; two reads, one write.
 //   *_plain    a thread per row, one loop per pass: any shape, any alignment.
@@ -22,20 +23,21 @@
 // Cost: forward 2 * sizeof(T) bytes and 1 exponential an element (3 and 2 where read twice) and 4 flops; an exponential
 //   is about 20 flops in float, 2 in 16-bit types. Backward 3 * sizeof(T) bytes (5 where read twice) and 4 flops, with
 //   log an exponential.
-// Limits: in registers up to 16,384 columns (8,192 in double), then online, where the second read comes from the L2.
-// Measured on an NVIDIA H200, 2026-11-23, tools/bench.py; TB/s and share of a copy (4.298 TB/s),
-//   forward / backward of accurate:
-//     columns    512 MiB of float32             512 MiB of bfloat16
-//     128        2.60 0.60 / 4.34 1.01          2.01 0.47 / 3.56 0.83
-//     1024       3.40 0.79 / 4.07 0.95          4.17 0.97 / 3.51 0.82
-//     4096       3.36 0.78 / 4.30 1.00          3.84 0.89 / 4.30 1.00
-//     32768      2.74 0.64 / 2.59 0.60          3.40 0.79 / 3.29 0.77
-//     50304      2.64 0.61 / 2.54 0.59          3.09 0.72 / 2.60 0.61
-//   log forward is within 0.05 of that; log backward within 0.06, but 0.74 to 0.93 from 32,768 columns on. The bytes of
-//   the second read are not counted: two reads and a write at the rate of a copy would be 0.67 forward, 0.60 backward.
-//   Supposed where it falls short: 128 columns, the reductions and the parts of a warp that short packs leave idle; float
-//   forward up to 4,096, the exponential's instructions; from 32,768 on, a second read that misses the L2.
+//   An exponential here is good to 4 u, its argument's error aside (math<T>::exp_term).
+// Limits: in registers up to 16,384 columns (8,192 in double). A row of T wholly in shared memory up to 226 KiB, backward
+//   two of 113 KiB.
+// Measured on an NVIDIA H100 80GB, 2026-11-28, tools/bench.py; share of a copy (3.03 TB/s), forward / backward of accurate:
+//     columns    512 MiB of float32      512 MiB of bfloat16
+//     128        0.98 / 1.00             0.99 / 1.00
+//     1024       0.96 / 1.01             0.99 / 0.97
+//     4096       0.97 / 1.00             0.99 / 1.00
+//     32768      0.97 / 0.99             0.97 / 1.00
+//     50304      0.96 / 0.83             0.98 / 1.00
+//   log is the same but for 0.92 backward at 50,304 of float32. Predicted for a row kept between its uses: a copy's rate, in
+//   the place of two thirds of it (0.60 to 0.67 were measured). Where it falls short, at 50,304 of float32 backward, 393 KiB
+//   do not fit: 42 % of them are read again.
 #include "math.cuh"
+#include "parts.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
 
@@ -47,6 +49,7 @@ template <class T> struct SoftmaxForwardParams {
   acc_t<T> alpha, beta;
   i64 rows, cols, inner;
   int algorithm, lanes;
+  int kept;  // packs of a row that *_long keeps in shared memory
 };
 template <class T> struct SoftmaxBackwardParams {
   T* dx;
@@ -55,6 +58,7 @@ template <class T> struct SoftmaxBackwardParams {
   acc_t<T> alpha, beta;
   i64 rows, cols, inner;
   int algorithm, lanes;
+  int kept;  // packs of a row that *_long keeps in shared memory
 };
 
 // The larger of two; a NaN is dropped here, because it comes back in the sum of exponentials.
@@ -85,7 +89,7 @@ template <class T> DEVICE acc_t<T> normalizer(acc_t<T> sum, bool log) {
   return log ? math<T>::log(sum) : factor;
 }
 template <class T, class A> DEVICE A normalized(A x, A top, A norm, bool log) {
-  return log ? (x - top) - norm : math<T>::exp(x - top) * norm;
+  return log ? (x - top) - norm : math<T>::exp_term(x - top) * norm;
 }
 
 // A maximum and the sum of exponentials below it, over the elements met so far.
@@ -104,16 +108,16 @@ template <class T> struct Running {
 #pragma unroll
       for (int i = 1; i < N; ++i) peak = Larger()(peak, v[i]);
       if (peak > top) {
-        sum *= math<T>::exp(top - peak);
+        sum *= math<T>::exp_term(top - peak);
         top = peak;
       }
     }
     const A shift = base(top);
 #pragma unroll
-    for (int i = 0; i < N; ++i) sum += math<T>::exp(v[i] - shift);
+    for (int i = 0; i < N; ++i) sum += math<T>::exp_term(v[i] - shift);
   }
   // The sum as it counts below another maximum.
-  DEVICE A below(A other) const { return sum * math<T>::exp(top - base(other)); }
+  DEVICE A below(A other) const { return sum * math<T>::exp_term(top - base(other)); }
 };
 
 // ---- rows in registers ----------------------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ __global__ void __launch_bounds__(row_block<WIDTH>) softmax_forward_row(const So
   for (int j = 0; j < PACKS; ++j)
 #pragma unroll
     for (int i = 0; i < VEC; ++i) {
-      const A shifted = v[j][i] - top, power = math<T>::exp(shifted);
+      const A shifted = v[j][i] - top, power = math<T>::exp_term(shifted);
       sum += power;
       v[j][i] = log ? shifted : power;
     }
@@ -168,7 +172,7 @@ __global__ void __launch_bounds__(row_block<WIDTH>) softmax_forward_row(const So
 
 template <class A> DEVICE A backward_term(A dy, A y, bool log) { return log ? dy : dy * y; }
 template <class T, class A> DEVICE A backward_result(A dy, A y, A sum, bool log) {
-  return log ? dy - math<T>::exp(y) * sum : y * (dy - sum);
+  return log ? dy - math<T>::exp_term(y) * sum : y * (dy - sum);
 }
 
 template <class T, int VEC, int PACKS, int WIDTH>
@@ -199,11 +203,12 @@ __global__ void __launch_bounds__(row_block<WIDTH>) softmax_backward_row(const S
   }
 }
 
-// ---- rows of any length ---------------------------------------------------------------------------------------------
+// ---- a block per row ------------------------------------------------------------------------------------------------
 
 template <class T, int VEC, int BLOCK>
-__global__ void __launch_bounds__(BLOCK) softmax_forward_online(const SoftmaxForwardParams<T> p) {
+__global__ void __launch_bounds__(BLOCK) softmax_forward_long(const SoftmaxForwardParams<T> p) {
   typedef acc_t<T> A;
+  DYNAMIC_SHARED(T, kept);
   const bool fast = p.algorithm == FAST, log = p.algorithm == LOG;
   const T* x = p.x + (i64)blockIdx.x * p.cols;
   T* y = p.y + (i64)blockIdx.x * p.cols;
@@ -211,44 +216,60 @@ __global__ void __launch_bounds__(BLOCK) softmax_forward_online(const SoftmaxFor
   Running<T> mine;
   mine.start(fast);
   A v[VEC];
-#pragma unroll 4
-  for (i64 k = threadIdx.x; k < packs; k += BLOCK) {
-    const pack<T, VEC> in = load<VEC>(x, k);
+  const auto add = [&](const pack<T, VEC>& in) {
 #pragma unroll
     for (int i = 0; i < VEC; ++i) v[i] = to_acc(in.lane[i]);
     mine.add(v, fast);
-  }
+  };
+  fetch_parts<BLOCK>(p.kept, [&](int k) { fetch<VEC>(kept, x, k); });
+  use_parts<BLOCK>(p.kept, [&](int k) { add(load<VEC>(kept, k)); });
+#pragma unroll 4
+  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) add(load<VEC>(x, k));
   const A top = block_reduce<BLOCK>(mine.top, Larger(), -limits<A>::infinity());
   const A norm = normalizer<T>(block_reduce<BLOCK>(mine.below(top), Sum(), A(0)), log);
-#pragma unroll 4
-  for (i64 k = threadIdx.x; k < packs; k += BLOCK) {
-    const pack<T, VEC> in = load<VEC>(x, k);
+  const auto put = [&](i64 k, const pack<T, VEC>& in) {
 #pragma unroll
     for (int i = 0; i < VEC; ++i) v[i] = normalized<T>(to_acc(in.lane[i]), top, norm, log);
     store_blended<VEC>(y, k, v, p.alpha, p.beta);
-  }
+  };
+  // First what the caches saw last.
+#pragma unroll 4
+  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) put(k, load<VEC>(x, k));
+#pragma unroll 4
+  for (int k = threadIdx.x; k < p.kept; k += BLOCK) put(k, load<VEC>(kept, k));
 }
 
 template <class T, int VEC, int BLOCK>
-__global__ void __launch_bounds__(BLOCK) softmax_backward_online(const SoftmaxBackwardParams<T> p) {
+__global__ void __launch_bounds__(BLOCK) softmax_backward_long(const SoftmaxBackwardParams<T> p) {
   typedef acc_t<T> A;
+  DYNAMIC_SHARED(T, kept);
   const bool log = p.algorithm == LOG;
   const i64 first = (i64)blockIdx.x * p.cols, packs = p.cols / VEC;
+  const T *dy = p.dy + first, *y = p.y + first;
+  T* kept_y = kept + (i64)p.kept * VEC;
   A sum = A(0), v[VEC];
-#pragma unroll 4
-  for (i64 k = threadIdx.x; k < packs; k += BLOCK) {
-    const pack<T, VEC> dy = load<VEC>(p.dy + first, k), y = load<VEC>(p.y + first, k);
+  const auto add = [&](const pack<T, VEC>& dy, const pack<T, VEC>& y) {
 #pragma unroll
     for (int i = 0; i < VEC; ++i) sum += backward_term(to_acc(dy.lane[i]), to_acc(y.lane[i]), log);
-  }
-  sum = block_reduce<BLOCK>(sum, Sum(), A(0));
+  };
+  fetch_parts<BLOCK>(p.kept, [&](int k) {
+    fetch<VEC>(kept, dy, k);
+    fetch<VEC>(kept_y, y, k);
+  });
+  use_parts<BLOCK>(p.kept, [&](int k) { add(load<VEC>(kept, k), load<VEC>(kept_y, k)); });
 #pragma unroll 4
-  for (i64 k = threadIdx.x; k < packs; k += BLOCK) {
-    const pack<T, VEC> dy = load<VEC>(p.dy + first, k), y = load<VEC>(p.y + first, k);
+  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) add(load<VEC>(dy, k), load<VEC>(y, k));
+  sum = block_reduce<BLOCK>(sum, Sum(), A(0));
+  const auto put = [&](i64 k, const pack<T, VEC>& dy, const pack<T, VEC>& y) {
 #pragma unroll
     for (int i = 0; i < VEC; ++i) v[i] = backward_result<T>(to_acc(dy.lane[i]), to_acc(y.lane[i]), sum, log);
     store_blended<VEC>(p.dx + first, k, v, p.alpha, p.beta);
-  }
+  };
+  // First what the caches saw last.
+#pragma unroll 4
+  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) put(k, load<VEC>(dy, k), load<VEC>(y, k));
+#pragma unroll 4
+  for (int k = threadIdx.x; k < p.kept; k += BLOCK) put(k, load<VEC>(kept, k), load<VEC>(kept_y, k));
 }
 
 // ---- an axis with a stride ------------------------------------------------------------------------------------------
@@ -335,7 +356,7 @@ template <class T> __global__ void __launch_bounds__(256) softmax_forward_plain(
   A top = -limits<A>::infinity(), sum = A(0);
   for (i64 at = first; at < end; at += p.inner) top = Larger()(top, to_acc(p.x[at]));
   if (p.algorithm == FAST) top = A(0);
-  for (i64 at = first; at < end; at += p.inner) sum += math<T>::exp(to_acc(p.x[at]) - top);
+  for (i64 at = first; at < end; at += p.inner) sum += math<T>::exp_term(to_acc(p.x[at]) - top);
   const A norm = normalizer<T>(sum, log);
   for (i64 at = first; at < end; at += p.inner)
     p.y[at] = blend(p.alpha, normalized<T>(to_acc(p.x[at]), top, norm, log), p.beta, p.y + at);

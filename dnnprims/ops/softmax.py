@@ -40,6 +40,7 @@ _SCALARS = (
     ("inner", "i64"),
     ("algorithm", "i32"),
     ("lanes", "i32"),
+    ("kept", "i32"),
 )
 _STRUCTS = {
     "forward": Struct("SoftmaxForwardParams", ("y", "x"), _SCALARS),
@@ -48,19 +49,24 @@ _STRUCTS = {
 _KERNELS = {
     (way, kind): Kernel("softmax", f"softmax_{way}_{kind}", struct)
     for way, struct in _STRUCTS.items()
-    for kind in ("row", "online", "strided", "plain")
+    for kind in ("row", "long", "strided", "plain")
 }
 
 #: Rows in registers: (threads of a row, elements of a thread), the first that holds the row is taken. Threads work
 #: best with 8 to 32 elements in flight; the backward pass holds two rows, so half as many each where there is a choice.
 #: A double takes the room of two.
 _ROW_SHAPES = {
-    "forward": ((8, 4), (32, 8), (32, 32), (256, 16), (512, 16), (1024, 16)),
-    "backward": ((8, 4), (32, 8), (32, 16), (256, 16), (512, 16), (1024, 16)),
+    "forward": ((8, 4), (16, 8), (32, 8), (32, 32), (256, 16), (512, 16), (1024, 16)),
+    "backward": ((8, 4), (16, 8), (32, 8), (32, 16), (256, 16), (512, 16), (1024, 16)),
 }
+#: Rows that a block keeps in shared memory between their two uses.
+_KEPT_ROWS = {"forward": 1, "backward": 2}
 #: Rows of up to this many threads share blocks of this many.
 _SHARED_BLOCK = 128
-_ONLINE_BLOCK = 1024
+#: Threads of a block that has a row for itself: two such blocks share a multiprocessor where their rows fit.
+_LONG_BLOCKS = (512, 1024)
+#: Shared memory that the reductions of a block take beside a row.
+_REDUCTION_BYTES = 1024
 _STRIDED_BLOCK = 256
 #: Elements that a thread of the strided kernel should have before the axis is split further.
 _STRIDED_LEAST = 8
@@ -190,7 +196,9 @@ def plan_softmax_forward(
     checks.require_float(op, "x", x)
     checks.require_contiguous(op, x=x)
     view = _require_options(op, axis, algorithm, alpha, beta, x, out)
-    variant, step, refused = _choose("forward", view, x.dtype, unaligned(x=x, out=out), (1, 0), alpha, beta, algorithm)
+    variant, step, refused = _choose(
+        profile, "forward", view, x.dtype, unaligned(x=x, out=out), (1, 0), alpha, beta, algorithm
+    )
     return PlanSpec(
         op,
         variant,
@@ -221,7 +229,7 @@ def plan_softmax_backward(
     checks.require_contiguous(op, dy=dy, y=y)
     view = _require_options(op, axis, algorithm, alpha, beta, y, out, "y.shape")
     alignment = unaligned(dy=dy, y=y, out=out)
-    variant, step, refused = _choose("backward", view, y.dtype, alignment, (2, 0, 1), alpha, beta, algorithm)
+    variant, step, refused = _choose(profile, "backward", view, y.dtype, alignment, (2, 0, 1), alpha, beta, algorithm)
     return PlanSpec(
         op,
         variant,
@@ -262,6 +270,7 @@ def _require_axes(op: str, axis: Axis, ndim: int) -> tuple[int, int]:
 
 
 def _choose(
+    profile: Profile,
     way: str,
     view: tuple[int, int, int],
     dtype: DType,
@@ -276,28 +285,37 @@ def _choose(
     vec = dtype.lanes if alignment is None and cols % dtype.lanes == 0 else 1
     shape = next((s for s in _row_shapes(way, dtype, vec) if s[0] * s[1] * vec >= cols), None)
     adjacent = None if inner == 1 else f"the axis has step {inner}"
+    room = profile.shared_bytes - _REDUCTION_BYTES
+    needed = _KEPT_ROWS[way] * cols * dtype.itemsize
     variant, refused = choose(
         (
             ("row_in_registers", adjacent or (None if shape else f"a row has {cols} elements")),
-            ("row_online", adjacent),
+            (
+                "row_in_shared",
+                adjacent or (None if needed <= room else f"{needed} bytes of shared memory, {room} there"),
+            ),
+            ("row_partly_in_shared", adjacent),
             ("strided_axis", None),
             ("plain", None),
         )
     )
     lanes = _strided_lanes(cols, inner)
-    rows = outer * inner
-    scalars = (float(alpha), float(beta), rows, cols, inner, ALGORITHMS.index(algorithm), lanes)
+    rows, kept = outer * inner, 0
     kind, template, grid, block = "plain", (), blocks_for(rows, 256), 256  # type: str, tuple[int, ...], Any, int
     if variant == "row_in_registers":
         width, packs = shape or (0, 0)
         kind, block = "row", max(width, _SHARED_BLOCK)
         template, grid = (vec, packs, width), blocks_for(rows, block // width)
-    elif variant == "row_online":
-        kind, template, grid, block = "online", (vec, _ONLINE_BLOCK), (rows, 1, 1), _ONLINE_BLOCK
+    elif variant in ("row_in_shared", "row_partly_in_shared"):
+        kept = min(needed, room) // (_KEPT_ROWS[way] * vec * dtype.itemsize)
+        block = _LONG_BLOCKS[needed > room // 2]
+        kind, template, grid = "long", (vec, block), (rows, 1, 1)
     elif variant == "strided_axis":
         kind, grid, block = "strided", blocks_for(rows, lanes), _STRIDED_BLOCK
-    arguments = (dtype.cuda, *map(str, template))
-    step = KernelStep(_KERNELS[way, kind], dtype, arguments, _group(way, kind, vec), grid, block, pointers, scalars)
+    scalars = (float(alpha), float(beta), rows, cols, inner, ALGORITHMS.index(algorithm), lanes, kept)
+    arguments, group = (dtype.cuda, *map(str, template)), _group(way, kind, vec)
+    shared = _KEPT_ROWS[way] * kept * vec * dtype.itemsize
+    step = KernelStep(_KERNELS[way, kind], dtype, arguments, group, grid, block, pointers, scalars, shared)
     return str(variant), step, refused
 
 
@@ -317,6 +335,8 @@ def _strided_lanes(cols: int, inner: int) -> int:
 def _group(way: str, kind: str, vec: int) -> str:
     if kind in ("strided", "plain"):
         return f"{way}_any"
+    if kind == "long":
+        return f"{way}_long_{'scalars' if vec == 1 else 'vectors'}"
     return f"{way}_{'scalars' if vec == 1 else 'vectors'}"
 
 
@@ -326,8 +346,10 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
         for vec in (1, dtype.lanes):
             shapes = dict.fromkeys(_row_shapes(way, dtype, vec))
             rows = [f"softmax_{way}_row<{dtype.cuda}, {vec}, {packs}, {width}>" for width, packs in shapes]
-            online = f"softmax_{way}_online<{dtype.cuda}, {vec}, {_ONLINE_BLOCK}>"
-            groups[_group(way, "row", vec)] = [*rows, online]
+            groups[_group(way, "row", vec)] = rows
+            groups[_group(way, "long", vec)] = [
+                f"softmax_{way}_long<{dtype.cuda}, {vec}, {block}>" for block in _LONG_BLOCKS
+            ]
         groups[_group(way, "plain", 1)] = [f"softmax_{way}_{kind}<{dtype.cuda}>" for kind in ("strided", "plain")]
     return groups
 

@@ -282,9 +282,11 @@ class CudaExecutor:
             self._functions[key] = {e: module.get_function(name).ptr for e, name in binary.lowered.items()}
         function = self._functions[key][step.expression]
         if step.shared_bytes > DEFAULT_SHARED_BYTES:
-            # The limit belongs to the function, not to the plan: the whole of it, so that no plan lowers another's.
+            # The limit belongs to the function, not to the plan: all that its static arrays leave, so that no plan
+            # lowers another's.
+            static = self._driver.funcGetAttribute(self._driver.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function)
             attribute = self._driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            self._driver.funcSetAttribute(function, attribute, self.profile.shared_bytes)
+            self._driver.funcSetAttribute(function, attribute, self.profile.shared_bytes - static)
         return function
 
     def _load(self, binary: Binary, key: tuple[str, str, str]) -> Any:

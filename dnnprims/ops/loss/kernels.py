@@ -19,6 +19,7 @@ _ENTROPY_STRUCT = Struct(
         ("dloss_stride", "i64"),
         ("ignore_index", "i64"),
         ("label_bytes", "i32"),
+        ("kept", "i32"),
     ),
 )
 _STRUCTS = {
@@ -33,7 +34,7 @@ _STRUCTS = {
         (*_GRADIENT, ("rows", "i64"), ("length", "i64"), ("dloss_stride", "i64")),
     ),
     "cross_entropy_in_registers": _ENTROPY_STRUCT,
-    "cross_entropy_in_cache": _ENTROPY_STRUCT,
+    "cross_entropy_by_block": _ENTROPY_STRUCT,
     "cross_entropy_plain": _ENTROPY_STRUCT,
     "nll_losses": _ENTROPY_STRUCT,
     "nll_gradient": _ENTROPY_STRUCT,
@@ -57,6 +58,11 @@ KIND_NAMES = {
     "kl_div": "KlDiv",
     "hinge": "Hinge",
 }
+
+
+#: Threads of a block that has a row for itself, where two such rows fit into the shared memory and where not. Dense
+#: coefficients need registers that 1,024 threads do not have.
+LONG_BLOCKS = {"one_hot": (512, 1024), "dense": (512, 512)}
 
 
 def row_shapes(dtype: DType, dense: bool) -> dict[str, tuple[tuple[int, int, int], ...]]:
@@ -86,7 +92,11 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
             groups[f"{name}_{group}"] = [
                 f"cross_entropy_in_registers<{t}, {vec}, {packs}, {lanes}, {flag}>" for vec, packs, lanes in shapes
             ]
-        groups[f"{name}_in_cache"] = [f"cross_entropy_in_cache<{t}, {vec}, {flag}>" for vec in widths]
+        groups[f"{name}_by_block"] = [
+            f"cross_entropy_by_block<{t}, {vec}, {block}, {flag}>"
+            for vec in widths
+            for block in dict.fromkeys(LONG_BLOCKS[name])
+        ]
         groups[f"{name}_plain"] = [f"cross_entropy_plain<{t}, {flag}>"]
     return groups
 

@@ -133,7 +133,8 @@ class Pass:
         pointers: tuple[Pointer, ...],
         scalars: tuple[float | int | Live, ...],
         template: tuple[str, ...] = (),
+        shared_bytes: int = 0,
     ) -> KernelStep:
         """One launch; `template` follows the storage type."""
         arguments = (self.dtype.cuda, *template)
-        return KernelStep(KERNELS[entry], self.dtype, arguments, group, grid, block, pointers, scalars)
+        return KernelStep(KERNELS[entry], self.dtype, arguments, group, grid, block, pointers, scalars, shared_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from ...runtime.launch import FLAG, NULL, KernelStep, Live, Pointer, blocks_for, choose
-from .kernels import KIND_NAMES, row_shapes
+from .kernels import KIND_NAMES, LONG_BLOCKS, row_shapes
 from .problem import DIVISOR, FOLDED, LOSSES, WEIGHTS, Pass
 
 #: Numbers that one block sums alone, numbers a block where several share the work, and the most that do.
@@ -14,6 +14,8 @@ _ALONE, _SHARE, _MOST_BLOCKS = 32768, 8192, 512
 _PACKS_A_THREAD, _BLOCKS_AN_SM = 4, 8
 #: From this length on a row of cosine gets a block.
 _LONG_ROW = 2048
+#: Shared memory that the reductions of a block take beside a row.
+_REDUCTION_BYTES = 1024
 
 Steps = tuple[KernelStep, ...]
 #: Launches, bytes of scratch, variant, variants refused.
@@ -107,13 +109,13 @@ def _cosine(call: Pass) -> tuple[Steps, str, tuple[tuple[str, str], ...]]:
     return (step,), "row_in_warp" if short else "row_in_block", refused
 
 
-def _entropy_arguments(call: Pass) -> tuple[tuple[Pointer, ...], tuple[float | int | Live, ...]]:
+def _entropy_arguments(call: Pass, kept: int = 0) -> tuple[tuple[Pointer, ...], tuple[float | int | Live, ...]]:
     problem, loss = call.problem, call.problem.loss
     pointers = (call.losses_at, call.dx, FLAG, 0, 1, call.weight_at, call.dloss, call.divisor_at)
     smoothing = (1.0 - loss.label_smoothing, loss.label_smoothing / problem.classes)
     extents = (prod(problem.losses), problem.classes, problem.inner, call.dloss_stride, loss.ignore_index)
     label_bytes = problem.target.dtype.itemsize if problem.labels else 0
-    return pointers, (call.alpha, call.beta, problem.divisor, *smoothing, *extents, label_bytes)
+    return pointers, (call.alpha, call.beta, problem.divisor, *smoothing, *extents, label_bytes, kept)
 
 
 def _nll(call: Pass) -> tuple[Steps, str, tuple[tuple[str, str], ...]]:
@@ -141,15 +143,29 @@ def _cross_entropy(call: Pass) -> tuple[Steps, str, tuple[tuple[str, str], ...]]
     ]
     stepped = f"the step between classes is {problem.inner}" if problem.inner != 1 else None
     long = None if fits else call.alignment or f"{classes} classes do not fit into the registers of a block"
-    variant, refused = choose([("row_in_registers", stepped or long), ("row_in_cache", stepped), ("plain", None)])
-    pointers, scalars = _entropy_arguments(call)
+    vec = call.dtype.lanes if call.alignment is None else 1
+    unit, room = vec * call.dtype.itemsize, call.profile.shared_bytes - _REDUCTION_BYTES
+    # A row that starts amid a pack takes a part of one more.
+    needed = (-(-classes // vec) + (vec > 1)) * unit
+    variant, refused = choose(
+        [
+            ("row_in_registers", stepped or long),
+            (
+                "row_in_shared",
+                stepped or (None if needed <= room else f"{needed} bytes of shared memory, {room} there"),
+            ),
+            ("row_partly_in_shared", stepped),
+            ("plain", None),
+        ]
+    )
+    kept = min(needed, room) // unit if variant in ("row_in_shared", "row_partly_in_shared") else 0
+    pointers, scalars = _entropy_arguments(call, kept)
     if variant == "plain":
         step = call.step("cross_entropy_plain", f"{name}_plain", blocks_for(rows, 128), 128, pointers, scalars, (flag,))
-    elif variant == "row_in_cache":
-        vec = call.dtype.lanes if call.alignment is None else 1
-        step = call.step(
-            "cross_entropy_in_cache", f"{name}_in_cache", (rows, 1, 1), 512, pointers, scalars, (str(vec), flag)
-        )
+    elif kept:
+        block = LONG_BLOCKS[name][needed > room // 2]
+        entry, group, arguments = "cross_entropy_by_block", f"{name}_by_block", (str(vec), str(block), flag)
+        step = call.step(entry, group, (rows, 1, 1), block, pointers, scalars, arguments, kept * unit)
     else:
         group, vec, packs, lanes = fits[0]
         block, template = max(lanes, 128), (str(vec), str(packs), str(lanes), flag)
