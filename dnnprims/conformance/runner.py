@@ -103,8 +103,6 @@ def named(text: str) -> tuple[CaseFamily, Problem]:
 
 def run_case(subject: dnnprims.Handle | Subject, family: CaseFamily, problem: Problem) -> Outcome:
     """Run one case on a handle of this library or on another implementation. What the call raises is its outcome."""
-    if isinstance(subject, dnnprims.Handle):
-        subject = Library(subject)
     call = family.makers[problem.op](problem, np.random.default_rng(problem.integer("seed")))
     expected = expect(family, problem, call)
     with np.errstate(all="ignore"):
@@ -143,8 +141,10 @@ def expect(family: CaseFamily, problem: Problem, call: Call) -> list[Array]:
     return [wide(a) for a in (*_flatten(result), *(a for name in call.updates for a in _flatten(arguments[name])))]
 
 
-def execute(subject: Subject, problem: Problem, call: Call) -> tuple[list[Array], str]:
+def execute(subject: dnnprims.Handle | Subject, problem: Problem, call: Call) -> tuple[list[Array], str]:
     """Results of the primitive, and what is wrong with its memory."""
+    if isinstance(subject, dnnprims.Handle):
+        subject = Library(subject)
     how = problem.word("place", "plain")
     placed: dict[str, list[Placed]] = {}
     arguments: dict[str, Any] = {}

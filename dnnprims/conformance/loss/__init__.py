@@ -58,6 +58,11 @@ def _corners() -> tuple[str, ...]:
         op, scale = ("loss_forward", "") if kind == "nll" else ("loss_forward_backward", " scale=0.5")
         lines.append(f"{op} {words} reduction=mean_elements{scale} into=out")
         lines.append(f"loss_backward {words} weight=1 reduction=sum alpha=0.5 beta=1.0 into=out")
+    # Rows in the shared memory of a block, and rows that are longer than it.
+    for op in ("loss_forward", "loss_backward", "loss_forward_backward"):
+        lines += [
+            f"{op} kind=cross_entropy labels=int64 shape={shape} reduction=sum" for shape in ("2x17001", "1x117003")
+        ]
     lines += [f"loss_forward kind={kind} shape=8x33 delta=0.5" for kind in ("huber", "smooth_l1")]
     return tuple(lines)
 
