@@ -18,6 +18,7 @@ from exact_placing import exact_place
 import dnnprims
 from dnnprims.conformance import FAMILIES, runner
 from dnnprims.conformance.cases import DTYPES, CaseFamily, Problem
+from dnnprims.conformance.subjects import Library
 from dnnprims.descriptors import ACTIVATION_MODES
 from dnnprims.dtypes import BY_NAME
 from dnnprims.ops import FAMILIES as KERNELS
@@ -125,7 +126,7 @@ def launches_of(family: CaseFamily, problem: Problem, own_products: bool) -> fro
     """The kernels of this library that a case would launch."""
     call = family.makers[problem.op](problem, np.random.default_rng(problem.integer("seed")))
     with planning(own_products) as (handle, specs), suppress(_Planned, dnnprims.DnnprimsError):
-        runner.execute(handle, problem, call)
+        runner.execute(Library(handle), problem, call)
     steps = [step for spec in specs for step in spec.steps]
     own = {(s.kernel.family, s.kernel.entry, s.template) for s in steps if isinstance(s, KernelStep)}
     products = any(not isinstance(s, KernelStep) and hasattr(s, "m") for s in steps)

@@ -43,7 +43,7 @@ def run(cases: Sequence[Case], backend: str) -> dict[str, Any]:
         for k, case in enumerate(cases):
             print(f"{k + 1} of {len(cases)} {case.line}", flush=True)
             handle.profile = with_products(profile, case)
-            family, problem = runner._replayed(case.line)
+            family, problem = runner.named(case.line)
             complaint = runner.run_case(handle, family, problem).complaint
             if complaint:
                 failed.append({"case": case.line, "own_products": case.own_products, "complaint": complaint})
