@@ -142,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limits, failed = baseline(root, every_part(root, sorted({m.path for m in todo})), given.jobs, warm)
         for name, why in failed.items():
             print(f"LEFT OUT {name}: fails without a mutation: {why}")
-        print(f"baseline: {len(limits)} parts pass", flush=True)
+        slowest = max(limits, key=lambda name: limits[name], default="")
+        print(f"baseline: {len(limits)} parts pass, the slowest is {slowest}", flush=True)
         subjects = Campaign(root, warm, limits, given.jobs, reporter, deadline).run(todo)
         undecided = [records.record(root, subject) for subject in subjects if not subject.decided]
     rows = records.settle([*earlier, *reporter.rows, *undecided], records.equivalents())
