@@ -78,10 +78,16 @@ def test_velocities_may_be_left_out_without_momentum(handle):
     assert handle.to_numpy(problem.w).tolist() == [7.0] * 3
 
 
-def test_without_momentum_old_velocities_are_not_read(handle):
-    problem = Problem(handle)
-    problem.v = handle.asarray(np.full(3, np.nan, np.float32))
-    assert problem.step(lr=0.5) == (7.0, 2.0)
+@pytest.mark.parametrize("count", [3, 64])
+def test_without_momentum_old_velocities_are_not_read(handle, count):
+    """Neither are those that an earlier launch left where this one has its own."""
+    with np.errstate(invalid="ignore"):
+        sgd_update(
+            handle, *(handle.asarray(np.full(count, np.nan, np.float32)) for _ in range(3)), lr=0.5, momentum=0.5
+        )
+        problem = Problem(handle, count=count)
+        problem.v = handle.asarray(np.full(count, np.nan, np.float32))
+        assert problem.step(lr=0.5) == (7.0, 2.0)
 
 
 @pytest.mark.parametrize("scalar", [np.float32, np.float64])

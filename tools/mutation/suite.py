@@ -19,8 +19,8 @@ LEFT_OUT = (
     "bench", "cache", "cached_kernels", "campaign", "clock", "compile", "cuda", "demo", "doctor", "examples", "large",
     "mutation", "packaging", "results", "soak", "targets", "ulp",
 )  # fmt: skip
-#: Test files that run programs under AddressSanitizer, whose shadow takes terabytes of addresses.
-SANITIZING = ("emulator", "sanitizers")
+#: Test files that ask for terabytes of addresses: AddressSanitizer's shadow, arrays whose elements lie far apart.
+UNLIMITED = ("emulator", "huge_plans", "sanitizers")
 #: Orders of blocks, warps and lanes beside the fixed one, in which a missing barrier shows.
 ORDERS = (1, 2)
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -28,7 +28,7 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Part:
-    """One command of a stage; `name` says what it runs. Its memory is `limited` but where AddressSanitizer needs it."""
+    """One command of a stage; `name` says what it runs. `limited`: in its addresses."""
 
     name: str
     command: tuple[str, ...]
@@ -47,7 +47,7 @@ def test_file(stem: str) -> Part:
     """One test file, without what is slow or needs a GPU."""
     options = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not slow and not gpu")
     command = (sys.executable, "-m", "pytest", *options, f"tests/test_{stem}.py")
-    return Part(f"tests/test_{stem}.py", command, limited=stem not in SANITIZING)
+    return Part(f"tests/test_{stem}.py", command, limited=stem not in UNLIMITED)
 
 
 @cache
