@@ -53,9 +53,6 @@ EXCLUSIONS = (
     Exclusion("dnnprims/*", r"strict=(?:True|False)", "a guard against mistakes of our own; the lengths are equal"),
     Exclusion("dnnprims/checks/options.py", r"_LONGEST\b", "where long words are cut"),
     Exclusion("dnnprims/*", r"stacklevel|__slots__|__all__|__name__", "words and bookkeeping of Python"),
-    Exclusion(
-        "dnnprims/kernels/series.cuh", r"_lo\(\) \{", "the low word of a constant: below the error that is promised"
-    ),
     Exclusion("dnnprims/kernels/dtypes.cuh", r">> 32 == 0", "speed alone: chooses the cheaper division"),
     Exclusion("dnnprims/kernels/*", r"__noinline__|#pragma", "hints to the compiler"),
     Exclusion("dnnprims/creation.py", r"cuda|gpu|device|stream", "needs a GPU"),
