@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from pathlib import Path
 
 import mutate
@@ -12,7 +13,7 @@ import pytest
 from mutation import campaign, catalogue, records
 from mutation.campaign import Campaign, Subject, judge
 from mutation.mutant import Mutant
-from mutation.overlay import Finish
+from mutation.overlay import Finish, Overlay
 from mutation.suite import Part
 
 pytest.importorskip("resource", reason="processes are limited by POSIX means")
@@ -67,6 +68,21 @@ def test_campaign_stops_at_its_deadline(project: Path) -> None:
     """What the time did not suffice for is neither killed nor survived."""
     runner = Campaign(project, project / "nothing", {"first": 30.0}, jobs=1, done=lambda subject: None, deadline=0.0)
     assert [one.status for one in runner.run([planted(3)])] == ["undecided"]
+
+
+def test_a_run_that_is_broken_off_kills_nobody(project: Path) -> None:
+    """What is stopped from outside says nothing of the mutant."""
+    overlay = Overlay(project, project / "nothing", planted(3))
+    try:
+        timer = threading.Timer(0.5, overlay.stop)
+        timer.start()
+        finish = overlay.run(Part("endless", (sys.executable, "-c", "while True: pass")), 60.0)
+        timer.join()
+        assert finish.stopped
+        assert not finish.timed_out
+        assert overlay.run(Part("late", (sys.executable, "-c", "")), 60.0).stopped
+    finally:
+        overlay.remove()
 
 
 def test_texts_that_do_not_compile_do_not_count() -> None:

@@ -158,7 +158,7 @@ class Campaign:
         limit = self._limits[part.name]
         finish = subject.overlay.run(part, min(limit, left))
         cut = finish.timed_out and left < limit
-        if not cut:
+        if not cut and not finish.stopped:
             self._settle(subject, part, finish)
         if subject.decided:
             subject.overlay.remove()

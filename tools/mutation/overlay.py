@@ -25,12 +25,13 @@ MEMORY = 8 << 30
 
 @dataclass(frozen=True)
 class Finish:
-    """How a command ended."""
+    """How a command ended: by itself, or because its time was over, or because nobody wants to know any more."""
 
     code: int
     output: str
     seconds: float
     timed_out: bool = False
+    stopped: bool = False
 
 
 class Overlay:
@@ -56,7 +57,7 @@ class Overlay:
         with tempfile.TemporaryFile("w+", errors="replace") as output:
             with self._lock:
                 if self._closed:
-                    return Finish(-signal.SIGKILL, "stopped", 0.0)
+                    return Finish(-signal.SIGKILL, "", 0.0, stopped=True)
                 process = subprocess.Popen(
                     part.command, cwd=self.root, env=_environment(self.root, self.cache), stdin=subprocess.DEVNULL,
                     stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
@@ -73,8 +74,10 @@ class Overlay:
                 process.wait()
             with self._lock:
                 self._running.discard(process.pid)
+                stopped = self._closed
             output.seek(0)
-            return Finish(process.returncode, output.read()[-6000:], time.perf_counter() - start, timed_out)
+            words, seconds = output.read()[-6000:], time.perf_counter() - start
+            return Finish(process.returncode, words, seconds, timed_out, stopped)
 
     def stop(self) -> None:
         """End what still runs."""
