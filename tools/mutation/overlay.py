@@ -19,8 +19,8 @@ from .suite import Part
 
 COPIED = ("dnnprims", "tests", "tools", "examples")
 ALONE = ("pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
-#: Bytes of address space of one process: the emulator's stacks take half a GiB of it.
-MEMORY = 8 << 30
+#: Bytes of address space of one process: the stacks of each of the emulator's libraries take half a GiB of it.
+MEMORY = 48 << 30
 
 
 @dataclass(frozen=True)
