@@ -27,6 +27,8 @@ DEFAULT_SHARED_BYTES = 48 * 1024
 
 #: ``cudaErrorMemoryAllocation`` and ``CUDA_ERROR_OUT_OF_MEMORY``.
 OUT_OF_MEMORY = 2
+#: ``CUDA_ERROR_INVALID_CONTEXT``: the thread has not used the GPU yet.
+INVALID_CONTEXT = 201
 
 _DLPACK_CUDA = (2, 13)
 
@@ -267,7 +269,14 @@ class CudaExecutor:
             for put, offset, index in given:
                 put(block, offset, live[index])
             try:
-                launch(function, x, y, z, threads, 1, 1, shared, stream, where, 0)
+                try:
+                    launch(function, x, y, z, threads, 1, 1, shared, stream, where, 0)
+                except self._driver.CUDADriverError as error:
+                    if error.status != INVALID_CONTEXT:
+                        raise
+                    # Only calls of the runtime make the device's context that of the thread.
+                    self._runtime.setDevice(self.device)
+                    launch(function, x, y, z, threads, 1, 1, shared, stream, where, 0)
             except Exception as error:
                 raise _launch_error(step, error) from error
 

@@ -86,3 +86,12 @@ def within_range(question: Question, x: Any, wide: Any, m: Any) -> tuple[Any, An
         return x, wide
     kept = m.isnan(wide) | ((wide >= low) & (wide <= high))
     return x[kept], wide[kept]
+
+
+def wide_on_device(module: Any, x: Any) -> Any:
+    """float64 of a float32 array of CuPy, whose own conversion takes subnormal numbers for 0."""
+    bits = x.view(module.uint32)
+    magnitude = bits & module.uint32(0x7FFFFFFF)
+    small = magnitude.astype(module.float64) * 2.0**-149
+    signed = module.where(bits >> module.uint32(31) != 0, -small, small)
+    return module.where(magnitude < module.uint32(0x00800000), signed, x.astype(module.float64))

@@ -113,7 +113,7 @@ class Arguments:
 
     def wide(self, x: Any) -> Any:
         """The same in float64."""
-        return widen(x) if isinstance(x, np.ndarray) else x.astype("float64")
+        return widen(x) if isinstance(x, np.ndarray) else patterns.wide_on_device(self.maths.module, x)
 
     def true(self, question: Question, wide: Any) -> tuple[Any, Any]:
         """True values, and what they lack."""

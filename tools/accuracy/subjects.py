@@ -12,6 +12,7 @@ import numpy as np
 import dnnprims as dp
 from dnnprims.reference.rounding import widen
 
+from .patterns import wide_on_device
 from .questions import FORWARD, FROM_INPUT, FROM_OUTPUT, Question
 
 
@@ -47,7 +48,11 @@ class Library:
             ones = self.handle.asarray(np.ones(x.shape, x.dtype)) if not _on_device(x) else _ones(x)
             kept = {"x" if question.direction == FROM_INPUT else "y": given}
             result = dp.activation_backward(self.handle, question.activation, ones, **kept)
-        return result.astype("float64") if _on_device(x) else widen(self.handle.to_numpy(result))
+        if _on_device(x):
+            import cupy
+
+            return wide_on_device(cupy, result)
+        return widen(self.handle.to_numpy(result))
 
 
 class Torch:
