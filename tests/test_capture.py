@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -132,6 +134,25 @@ def test_a_recording_on_other_arrays_than_before_allocates_nothing(late: Any) ->
     launch()
     handle.synchronize()
     assert steps_taken(others, 1) == {2.0}
+
+
+@needs_emulator
+def test_a_result_dropped_amid_a_recording_lives_on(late: Any) -> None:
+    """Its memory must not be handed out again: replays write to it."""
+    handle, executor = late
+    weights, gradients = lists(handle, 1)[0]
+    made: list[Any] = []
+
+    def step() -> None:
+        made.append(weakref.ref(dp.clip_by_global_norm(handle, gradients, 1.0)))
+        made.append(weakref.ref(dp.activation_forward(handle, "relu", weights[0])))
+
+    step()
+    handle.synchronize()
+    assert [ref() for ref in made] == [None, None]
+    executor.record(step)
+    gc.collect()
+    assert all(ref() is not None for ref in made[2:])
 
 
 @needs_emulator

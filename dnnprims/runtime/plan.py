@@ -148,6 +148,9 @@ class Plan:
         """
         if self._made:
             operands = self._make_results(operands, addresses)
+            if self._executor.capturing(stream):
+                # The graph writes to them at every replay, also when the caller has long dropped them.
+                self._retain([operands[result.operand] for result in self._made])
         if addresses != self._checked:
             self.check(addresses)
         if not self._operands_only:
