@@ -46,6 +46,19 @@ OWN_KERNELS = ("--kernel-name", "kns=fc_", "--kernel-name", "kns=gemm_tiled")
 _ports = count(49152, 16)
 
 
+def is_foreign(case: Case) -> bool:
+    """Whether cuBLASLt computes products of the case."""
+    return case.line.startswith("fc_") and not case.own_products
+
+
+def choose(found: Sequence[Candidate], tool: str) -> list[Candidate]:
+    """Cases for a tool. What a kernel that is not watched has written counts as not written with initcheck, so that it
+    gets no products of cuBLASLt's.
+    """
+    taken = [one for one in found if tool != "initcheck" or not is_foreign(one.case)]
+    return sanitize_cases.choose(taken, functors=tool == "memcheck")
+
+
 @dataclass
 class Job:
     """One process: a tool and its share of the cases, or its planted fault."""
@@ -62,8 +75,7 @@ class Job:
     @property
     def watched(self) -> tuple[str, ...]:
         """Which kernels are watched: all, but for products that cuBLASLt computes."""
-        foreign = any(case.line.startswith("fc_") and not case.own_products for case in self.cases)
-        return OWN_KERNELS if foreign else ()
+        return OWN_KERNELS if any(map(is_foreign, self.cases)) else ()
 
     @property
     def passed(self) -> bool:
@@ -75,7 +87,7 @@ class Job:
 
 def shares(cases: Sequence[Case], number: int) -> list[list[Case]]:
     """Runs of neighbours, those with products of cuBLASLt's apart from the others."""
-    foreign = [case for case in cases if case.line.startswith("fc_") and not case.own_products]
+    foreign = [case for case in cases if is_foreign(case)]
     own = [case for case in cases if case not in set(foreign)]
     parts = max(1, round(number * len(foreign) / max(len(cases), 1)))
     split = [(foreign, parts), (own, max(1, number - parts))]
@@ -175,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given, start = parsed(argv), time.perf_counter()
     tools = given.tool or list(TOOLS)
     found = list(sanitize_cases.candidates(given.family, given.dtype or DTYPES, given.seed))
-    chosen = {tool: sanitize_cases.choose(found, functors=tool == "memcheck") for tool in tools}
+    chosen = {tool: choose(found, tool) for tool in tools}
     for tool in tools:
         launches = {(c.dtype, launch) for c in chosen[tool] for launch in c.launches}
         print(
