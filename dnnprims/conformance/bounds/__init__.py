@@ -23,7 +23,6 @@ doubled: one share for each side.
 from __future__ import annotations
 
 from .elementwise import (
-    ACTIVATION_SLOPE,
     DERIVATIVE_FLOOR,
     DERIVATIVE_ULP,
     ELEMENTWISE_DERIVATIVE_ULP,
@@ -31,6 +30,7 @@ from .elementwise import (
     FUNCTION_ULP,
     accumulator_error,
     blended,
+    carried,
     function_error,
     library_gelu_error,
     product_error,
@@ -87,7 +87,6 @@ TIERS: dict[str, tuple[str, str]] = {
 }
 
 __all__ = [
-    "ACTIVATION_SLOPE",
     "DERIVATIVE_FLOOR",
     "DERIVATIVE_ULP",
     "ELEMENTWISE_DERIVATIVE_ULP",
@@ -99,6 +98,7 @@ __all__ = [
     "accumulator_error",
     "adam_errors",
     "blended",
+    "carried",
     "cosine_errors",
     "cross_entropy_errors",
     "early_rounding",

@@ -22,6 +22,9 @@ from .operands import draw_backward, draw_forward, draw_product
 #: Activations of the cases: those with a fused way, and some that follow the product.
 _ACTIVATIONS = ("relu", "gelu_tanh", "gelu", "sigmoid", "tanh", "swish")
 
+#: Those that are steep or jump, whose errors are not those of the product.
+_STEEP = ("exp", "square", "squared_relu", "hardshrink", "log", "sqrt")
+
 
 def draw(rng: Generator) -> str:
     """A random problem of moderate size."""
@@ -76,6 +79,7 @@ def _corners() -> tuple[str, ...]:
         "fc_backward rows=2x5 k=9 n=17 activation=gelu place=offset into=out",
         "fc_backward rows=40 k=16 n=24 activation=tanh beta=1.0 into=out",
     ]
+    lines += [f"fc_forward rows=33 k=8 n=40 activation={mode}" for mode in _STEEP]
     for mode in _ACTIVATIONS:
         lines += [f"fc_forward rows=20 k=30 n=24 activation={mode}", f"fc_backward rows=20 k=30 n=24 activation={mode}"]
     return tuple(lines)

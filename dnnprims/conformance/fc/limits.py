@@ -11,8 +11,8 @@ from ...reference import activation as elementwise
 from ...reference import fc as reference
 from ..activation import narrowed
 from ..bounds import (
-    ACTIVATION_SLOPE,
     DERIVATIVE_ULP,
+    carried,
     early_rounding,
     exact_sums,
     function_error,
@@ -51,7 +51,9 @@ def bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
         error = rounded(z, dtype, z_error)
     if mode is not None:
         value = elementwise.activation_forward(mode, z)
-        error = ACTIVATION_SLOPE * error + function_error(value, dtype)
+        with np.errstate(all="ignore"):
+            beside = [elementwise.activation_forward(mode, z + shift) for shift in (error, -error)]
+        error = carried(value, beside, error) + function_error(value, dtype)
         if mode.mode == "gelu_tanh":
             error = error + library_gelu_error(z, dtype)
     limits = [given.blended(target, expected[0], error)]
