@@ -65,8 +65,6 @@ _KEPT_ROWS = {"forward": 1, "backward": 2}
 _SHARED_BLOCK = 128
 #: Threads of a block that has a row for itself: two such blocks share a multiprocessor where their rows fit.
 _LONG_BLOCKS = (512, 1024)
-#: Shared memory that the reductions of a block take beside a row.
-_REDUCTION_BYTES = 1024
 _STRIDED_BLOCK = 256
 #: Elements that a thread of the strided kernel should have before the axis is split further.
 _STRIDED_LEAST = 8
@@ -285,7 +283,7 @@ def _choose(
     vec = dtype.lanes if alignment is None and cols % dtype.lanes == 0 else 1
     shape = next((s for s in _row_shapes(way, dtype, vec) if s[0] * s[1] * vec >= cols), None)
     adjacent = None if inner == 1 else f"the axis has step {inner}"
-    room = profile.shared_bytes - _REDUCTION_BYTES
+    room = profile.row_bytes
     needed = _KEPT_ROWS[way] * cols * dtype.itemsize
     variant, refused = choose(
         (

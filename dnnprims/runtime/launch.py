@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: struct-module codes of the scalar types a parameter struct may hold; "A" is the accumulator of the unit's dtype.
 SCALAR_CODES = {"f32": "f", "f64": "d", "i32": "i", "u32": "I", "i64": "q", "u64": "Q"}
 
+#: Static shared memory of a block's reductions: two of 32 doubles, with room to spare.
+REDUCTION_BYTES = 1024
+
 #: Bytes between scratch regions: one line of the L2.
 SCRATCH_ALIGNMENT = 256
 
@@ -57,6 +60,11 @@ class Profile:
     math: str = "ieee"
     deterministic: bool = True
     workspace_limit: int = -1
+
+    @property
+    def row_bytes(self) -> int:
+        """Shared memory that a block has for data, beside what its reductions take."""
+        return self.shared_bytes - REDUCTION_BYTES
 
 
 @dataclass(frozen=True)

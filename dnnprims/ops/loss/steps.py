@@ -14,8 +14,6 @@ _ALONE, _SHARE, _MOST_BLOCKS = 32768, 8192, 512
 _PACKS_A_THREAD, _BLOCKS_AN_SM = 4, 8
 #: From this length on a row of cosine gets a block.
 _LONG_ROW = 2048
-#: Shared memory that the reductions of a block take beside a row.
-_REDUCTION_BYTES = 1024
 
 Steps = tuple[KernelStep, ...]
 #: Launches, bytes of scratch, variant, variants refused.
@@ -144,7 +142,7 @@ def _cross_entropy(call: Pass) -> tuple[Steps, str, tuple[tuple[str, str], ...]]
     stepped = f"the step between classes is {problem.inner}" if problem.inner != 1 else None
     long = None if fits else call.alignment or f"{classes} classes do not fit into the registers of a block"
     vec = call.dtype.lanes if call.alignment is None else 1
-    unit, room = vec * call.dtype.itemsize, call.profile.shared_bytes - _REDUCTION_BYTES
+    unit, room = vec * call.dtype.itemsize, call.profile.row_bytes
     # A row that starts amid a pack takes a part of one more.
     needed = (-(-classes // vec) + (vec > 1)) * unit
     variant, refused = choose(
