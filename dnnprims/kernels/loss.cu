@@ -37,15 +37,16 @@
 //   one exponential an element in registers, else two; cosine 2 and 3 sizeof(T), 10 flops.
 // Limits: in registers up to 16,384 classes (8,192 in double; 1,024 to 4,096 with dense coefficients), then a row of T
 //   wholly in shared memory up to 226 KiB.
-// Measured on an NVIDIA H100 80GB, 2026-11-28, tools/bench.py: forward and gradient in one pass, share of a copy
-//   (3.03 TB/s):
-//     mse             134,217,728 float32 0.91        268,435,456 bfloat16 0.85
-//     cross_entropy   131,072 x 1024 float32 0.93     262,144 x 1024 bfloat16 0.73
-//                     4,096 x 32,768 float32 0.91     8,192 x 32,768 bfloat16 0.79
-//                     2,668 x 50,304 float32 0.92     5,336 x 50,304 bfloat16 0.85
+// Measured on an NVIDIA H200, 2026-11-28, tools/bench.py --shapes key loss: forward and gradient in one pass, share of a
+//   copy (4.295 TB/s), float32 / float16 / bfloat16:
+//     mse             65,536 x 4096 0.87 (float32), 131,072 x 4096 0.89 / 0.77
+//     cross_entropy   262,144 x 128   0.28 / 0.09 / 0.09      65,536 x 1024    0.75 / 0.41 / 0.46
+//                     32,768 x 4096   0.19 / 0.48 / 0.55      8,192 x 32,768   0.71 / 0.59 / 0.57
+//                     4,096 x 50,304  0.78 / 0.62 / 0.60
 //   The comparison of each element with the ends of its row and with its label, in 64 bits and twice, was most of the time
-//   before (0.64, 0.51, 0.50 and 0.53, 0.33, 0.33 on the same GPU): now it is one for each pack. Supposed where bfloat16
-//   falls short: twice as many elements a byte, each with the instructions of the exponential and of its maximum.
+//   before (0.45, 0.40, 0.39 and 0.38, 0.24, 0.24 of float32 and bfloat16 at 1024, 32,768 and 50,304): now it is one for
+//   each pack. Supposed where it falls short: 128 classes leave lanes of a warp idle; 4,096 of float32 take a block of 512
+//   threads with 78 registers, one to a multiprocessor; the 16-bit types have twice as many elements a byte.
 #include "cross_entropy.cuh"
 
 template <class T> struct ElementwiseLossParams {

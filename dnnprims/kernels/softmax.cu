@@ -26,16 +26,19 @@
 //   An exponential here is good to 4 u, its argument's error aside (math<T>::exp_term).
 // Limits: in registers up to 16,384 columns (8,192 in double). A row of T wholly in shared memory up to 226 KiB, backward
 //   two of 113 KiB.
-// Measured on an NVIDIA H100 80GB, 2026-11-28, tools/bench.py; share of a copy (3.03 TB/s), forward / backward of accurate:
-//     columns    512 MiB of float32      512 MiB of bfloat16
-//     128        0.98 / 1.00             0.99 / 1.00
-//     1024       0.96 / 1.01             0.99 / 0.97
-//     4096       0.97 / 1.00             0.99 / 1.00
-//     32768      0.97 / 0.99             0.97 / 1.00
-//     50304      0.96 / 0.83             0.98 / 1.00
-//   log is the same but for 0.92 backward at 50,304 of float32. Predicted for a row kept between its uses: a copy's rate, in
-//   the place of two thirds of it (0.60 to 0.67 were measured). Where it falls short, at 50,304 of float32 backward, 393 KiB
-//   do not fit: 42 % of them are read again.
+// Measured on an NVIDIA H200, 2026-11-28, tools/bench.py --shapes key softmax; share of a copy (4.295 TB/s), forward /
+//   backward of accurate:
+//     rows x columns     float32        float16        bfloat16
+//     262,144 x 128      0.89 / 0.95    0.75 / 0.87    0.74 / 0.88
+//     65,536 x 1024      0.85 / 0.92    0.75 / 0.75    0.88 / 0.77
+//     32,768 x 4096      0.86 / 1.00    0.75 / 0.98    0.87 / 0.97
+//     8,192 x 32,768     0.91 / 1.00    0.86 / 1.00    0.80 / 1.00
+//     4,096 x 50,304     0.95 / 0.84    0.88 / 0.98    0.83 / 0.97
+//     axis 1 of 256 x 1024 x 1024   0.48 / 0.50   0.31 / 0.33   0.31 / 0.38
+//   log is within 0.14 of that, mostly above it from 32,768 columns on. Predicted for a row kept between its uses: a copy's
+//   rate in the place of two thirds of it (0.59 to 0.79 were measured). Where it falls short: at 50,304 of float32 backward
+//   393 KiB do not fit, and 42 % of them are read again; the strided kernel reads twice, too. Supposed for the 16-bit types
+//   forward: the instructions of the exponential, of which there are twice as many a byte.
 #include "math.cuh"
 #include "parts.cuh"
 #include "reduce.cuh"
