@@ -74,13 +74,15 @@ def section(results: Results) -> str:
     facts, limits = results.environment, results.limits
     picture = [f"![Roofline]({PICTURE.relative_to(ROOT)})", ""] if has_picture(results) else []
     text = [
-        f"One {facts['gpu']}, {facts['date']}, torch {facts['torch']}, CuPy {facts['cupy']}, by `tools/bench.py`: each",
-        "primitive is checked against the reference, then timed by device events with the L2 flushed, medians of 21",
-        f"rounds interleaved with PyTorch's; a copy ran at {limits['copy']:.2f} TB/s and a bfloat16 matrix product of",
-        f"8192^3 at {limits['bfloat16']:.0f} TFLOP/s in the same run. Every case is in `benchmarks/h200/bench.jsonl`;",
+        f"One {facts['gpu']}, {' and '.join(results.dates)}, torch {facts['torch']}, CuPy {facts['cupy']}, by",
+        "`tools/bench.py`: each primitive is checked against the reference, then timed by device events with the L2",
+        "flushed, medians of rounds interleaved with PyTorch's; a copy ran at "
+        f"{limits['copy']:.2f} TB/s and a bfloat16 matrix",
+        f"product of 8192^3 at {limits['bfloat16']:.0f} TFLOP/s in the first run. Every case is in `benchmarks/h200/`;",
         "cases where PyTorch is faster are among them. PyTorch's optimizers are the fused ones; over lists of 1,000",
-        "small tensors both are bound by the host. Float32 activations and softmax pay for their accuracy (at most 2",
-        "ULP over the whole range): there PyTorch is ahead where its shorter formulas are.",
+        "small tensors both are bound by the host. Float32 activations pay for their accuracy (at most 2 ULP over the",
+        "whole range): there PyTorch is ahead where its shorter formulas are. Softmax and losses are slowest over",
+        "short rows and along other axes than the last.",
         "",
         *picture,
         *device_table(list(results.cases.values())),

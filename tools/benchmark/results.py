@@ -22,6 +22,8 @@ class Results:
     ----------
     environment, limits : dict
         Of the first run.
+    dates : list
+        Of all runs, each once.
     cases : dict
         Name -> line of a measured case; a later line replaces an earlier one.
     host : dict
@@ -34,6 +36,7 @@ class Results:
 
     environment: Line = field(default_factory=dict)
     limits: Line = field(default_factory=dict)
+    dates: list[str] = field(default_factory=list)
     cases: dict[str, Line] = field(default_factory=dict)
     host: dict[str, float] = field(default_factory=dict)
     first_use: dict[str, float] = field(default_factory=dict)
@@ -55,6 +58,7 @@ def _add(found: Results, line: Line) -> None:
         found.failed.append(line)
     elif name == "environment":
         found.environment = found.environment or line
+        found.dates = sorted({*found.dates, *([line["date"]] if "date" in line else [])})
     elif name == "limits":
         found.limits = {**line, **found.limits}
     elif name.startswith("host."):
