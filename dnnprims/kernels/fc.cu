@@ -4,22 +4,25 @@
 // The products are cuBLASLt's or gemm.cu's. Here:
 //   fc_activation_forward   y = alpha * act(z) + beta * y, for activations that the product's epilogue cannot apply
 //   fc_gradient             dz = act'(z) dy, and the sums of its columns: db[j] = sum_i dz[i, j]
-//   fc_fold                 adds the partial sums of fc_gradient
+//   fc_gradient_transposed  the same, and dz transposed beside it: what TF32 products of Hopper want for dw
+//   fc_fold                 adds the partial sums of either
 //
 // z, y, dy, dz, saved are (rows, columns), row-major, of type T; db (columns) of T; partial (chunks, columns) of acc_t<T>.
-// `saved` is what the activation is differentiated from: its input z, its output y (Act is FromOutput<...>), or null for
+// dz_transposed is (columns, stride), stride >= rows. `saved` is what the activation is differentiated from: its input z, its output y (Act is FromOutput<...>), or null for
 // the identity.
 //
 // Plan: fc_activation_forward gives each thread VEC neighbours, or VEC single elements (share.cuh). fc_gradient cuts the
 // columns into strips of 32 * VEC and the rows into chunks; a block of 256 threads owns one strip of one chunk, 32
 // threads side by side, 8 rows deep, and each thread has the loads of 2 or 4 rows in flight. Its 8 sums per column meet
-// in shared memory. With a single chunk they are db, else fc_fold adds the chunks. Either output may be null and is then
-// left out. Every array is passed over once.
+// in shared memory. With a single chunk they are db, else fc_fold adds the chunks. Any output may be null and is then
+// left out. fc_gradient_transposed takes tiles of 64 x 64 through shared memory, one after another down a strip of 64
+// columns; with the identity, and dz and partial null, it is a transposing copy. Every array is passed over once.
 // Numerics: computed and summed in acc_t<T>; the sums take dz before it is rounded to T. The order of summation depends
 // on the shape alone, so results are the same bits on every run. A NaN in dy or saved reaches dz and db.
 // Cost, for n elements of z: forward 2 n sizeof(T) bytes, gradient 3 n sizeof(T) and the partial sums; an activation's
 // flops (activation.cu) and one addition an element. Bound by memory.
-// Limits: fc_gradient with VEC > 1 wants 16-byte aligned arrays and columns divisible by VEC; up to 65,535 chunks.
+// Limits: fc_gradient with VEC > 1, and fc_gradient_transposed, want 16-byte aligned arrays and columns divisible by VEC,
+// the latter also a stride divisible by VEC and chunks of whole tiles; up to 65,535 chunks.
 // Measured on an NVIDIA H200, 2026-11-23, tools/bench.py, with an earlier fc_activation_forward: whole layers, products
 // included (rows x in x out, TFLOP/s, share of a large product of the type):
 //   fc_forward swish, where this pass follows the product: 16384x1024x4096 float32 46.6, 0.91; bfloat16 512.9, 0.70;
@@ -111,6 +114,79 @@ __global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 0) fc_gradient(const
   for (int d = 1; d < DEPTH; ++d) total += sums[d][threadIdx.x];
   if (p.partial) p.partial[blockIdx.y * p.columns + own] = total;
   else p.db[own] = blend(p.alpha, total, p.beta, p.db + own);
+}
+
+template <class T> struct FcTransposedParams {
+  T* dz;
+  T* dz_transposed;
+  acc_t<T>* partial;
+  const T* dy;
+  const T* saved;
+  acc_t<T> c0, c1;
+  i64 rows, columns, rows_per_chunk, stride;
+};
+
+constexpr int SIDE = 64;
+
+// Rows of a tile that are past the last one are zeros in it; in dz_transposed they lie within the stride.
+template <class T, class Act> __global__ void __launch_bounds__(256) fc_gradient_transposed(const FcTransposedParams<T> p) {
+  typedef acc_t<T> A;
+  constexpr int VEC = 16 / sizeof(T), ACROSS = SIDE / VEC, DOWN = 256 / ACROSS, EACH = SIDE / DOWN;
+  __shared__ T tile[SIDE][SIDE + 1];  // one more, so that a column's elements lie in different banks
+  __shared__ A sums[DOWN][SIDE];
+  const Act act{p.c0, p.c1};
+  int across = threadIdx.x % ACROSS, down = threadIdx.x / ACROSS;
+  i64 left = (i64)blockIdx.x * SIDE, packs = p.columns / VEC, column = left / VEC + across;
+  i64 first = (i64)blockIdx.y * p.rows_per_chunk, last = first + p.rows_per_chunk;
+  if (last > p.rows) last = p.rows;
+  A sum[VEC] = {};
+  for (i64 top = first; top < last; top += SIDE) {
+    pack<T, VEC> dy[EACH], saved[EACH];
+#pragma unroll
+    for (int u = 0; u < EACH; ++u) {
+      i64 row = top + u * DOWN + down;
+      if (row >= last || column >= packs) continue;
+      dy[u] = load<VEC>(p.dy, row * packs + column);
+      saved[u] = p.saved ? load<VEC>(p.saved, row * packs + column) : dy[u];
+    }
+#pragma unroll
+    for (int u = 0; u < EACH; ++u) {
+      i64 row = top + u * DOWN + down;
+      pack<T, VEC> dz = {};
+      if (row < last && column < packs) {
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) {
+          A gradient = act.backward(to_acc(dy[u].lane[j]), to_acc(saved[u].lane[j]));
+          sum[j] += gradient;
+          dz.lane[j] = from_acc<T>(gradient);
+        }
+        if (p.dz) store<VEC>(p.dz, row * packs + column, dz);
+      }
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) tile[u * DOWN + down][across * VEC + j] = dz.lane[j];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int u = 0; u < EACH; ++u) {
+      int line = u * DOWN + down;
+      pack<T, VEC> turned;
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) turned.lane[j] = tile[across * VEC + j][line];
+      i64 row = top + across * VEC;
+      if (left + line < p.columns && row < last)
+        store<VEC>(p.dz_transposed, ((left + line) * p.stride + row) / VEC, turned);
+    }
+    __syncthreads();
+  }
+  if (!p.partial) return;
+#pragma unroll
+  for (int j = 0; j < VEC; ++j) sums[down][across * VEC + j] = sum[j];
+  __syncthreads();
+  if (threadIdx.x >= SIDE || left + threadIdx.x >= p.columns) return;
+  A total = sums[0][threadIdx.x];
+#pragma unroll
+  for (int d = 1; d < DOWN; ++d) total += sums[d][threadIdx.x];
+  p.partial[blockIdx.y * p.columns + left + threadIdx.x] = total;
 }
 
 template <class T> struct FcFoldParams {

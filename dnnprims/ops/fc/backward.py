@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ... import checks
@@ -12,6 +13,7 @@ from ...runtime.gemm import GemmStep, Matrix, lower, lt_reason, workspace_for
 from ...runtime.launch import NULL, PlanSpec, Pointer, Profile, Result, Scratch, choose
 from .kernels import GradientPass, gradient_steps, lanes
 from .operands import Activation, destination, matrix, require_alike, require_input, require_rows, require_weights
+from .transposed import along_k, along_k_reason, with_gradient
 
 
 def plan_fc_backward_data(
@@ -29,7 +31,7 @@ def plan_fc_backward_data(
     require_alike(op, dy=dy, w=w)
     checks.require_out(op, out, shape, dy.dtype, rule="(*dy.shape[:-1], w.shape[1])")
     product = _data_product(dy.dtype, m, matrix(0, dy), matrix(1, w), 2, out)
-    return _plan_product(op, profile, alpha, beta, product, shape, out)
+    return _plan_product(op, profile, alpha, beta, product, shape, out, dy=dy, w=w)
 
 
 def plan_fc_backward_weights(
@@ -47,7 +49,7 @@ def plan_fc_backward_weights(
     require_alike(op, dy=dy, x=x)
     checks.require_out(op, out, shape, dy.dtype, rule="(dy.shape[-1], x.shape[-1])")
     product = _weights_product(dy.dtype, m, matrix(0, dy), matrix(1, x), 2, out)
-    return _plan_product(op, profile, alpha, beta, product, shape, out)
+    return _plan_product(op, profile, alpha, beta, product, shape, out, dy=dy, x=x)
 
 
 def plan_fc_backward_bias(
@@ -97,20 +99,33 @@ def plan_fc_backward(
     operands = {name: at for name, at in (("dx", 5), ("dw", 6), ("db", 7)) if name in needs}
     results = tuple(Result(at, shapes[name], dtype) for name, at in operands.items())
     spec = PlanSpec(op, "one_pass", (), results, (5, 6, 7), tuple(operands.values()), scratch=scratch)
-    if with_dz or "db" in needs:
+    left = Matrix(Scratch(0), n) if with_dz else matrix(0, dy)
+    products: dict[str, GemmStep] = {}
+    if "dx" in needs and w is not None and m * k:
+        products["dx"] = _data_product(dtype, m, left, matrix(2, w), 5, dx)
+    if "dw" in needs and x is not None and n * k:
+        products["dw"] = replace(_weights_product(dtype, m, left, matrix(1, x), 6, dw), beta=float(beta))
+    operands_of = {"dx": {"dy": dy, "w": w}, "dw": {"dy": dy, "saved": saved, "x": x}}
+    pass_over_dy = with_dz or "db" in needs
+    reasons = {
+        name: along_k_reason(profile, product, pass_over_dy and name == "dw", spec.scratch, **operands_of[name])
+        for name, product in products.items()
+    }
+
+    made = None
+    if pass_over_dy:
         dz, to = Scratch(0) if with_dz else NULL, operands.get("db", NULL)
         vec = lanes(dtype, n, dy=dy, saved=saved)
         wanted = GradientPass(mode, dtype, m, n, vec, dz, to, 0, at_saved, 1.0, float(beta))
-        steps, partial, _ = gradient_steps(profile, wanted, scratch)
-        spec = replace(spec, steps=steps, scratch=scratch + partial)
-
-    left = Matrix(Scratch(0), n) if with_dz else matrix(0, dy)
-    products = []
-    if "dx" in needs and w is not None and m * k:
-        products.append(_data_product(dtype, m, left, matrix(2, w), 5, dx))
-    if "dw" in needs and x is not None and n * k:
-        products.append(replace(_weights_product(dtype, m, left, matrix(1, x), 6, dw), beta=float(beta)))
-    return _with_products(spec, profile, products)
+        if reasons.get("dw", "") is None:
+            spec, made = with_gradient(spec, wanted)
+        else:
+            steps, partial, _ = gradient_steps(profile, wanted, spec.scratch)
+            spec = replace(spec, steps=steps, scratch=spec.scratch + partial)
+    for name, reason in reasons.items():
+        if reason is None:
+            spec, products[name] = along_k(spec, products[name], made if name == "dw" else None)
+    return _with_products(spec, profile, list(products.values()), reasons.values())
 
 
 def _data_product(dtype: DType, m: int, dz: Matrix, w: Matrix, to: int, out: TensorDescriptor | None) -> GemmStep:
@@ -133,20 +148,29 @@ def _plan_product(
     product: GemmStep,
     shape: tuple[int, ...],
     out: TensorDescriptor | None,
+    **operands: TensorDescriptor,
 ) -> PlanSpec:
     """Plan that is one product, blended with `out`."""
     checks.require_blend(op, alpha, beta, out)
     spec = PlanSpec(op, "empty", (), results=(Result(2, shape, product.dtype),), returns=(2,), writes=(2,))
     if product.m * product.n == 0:
         return spec
-    return _with_products(spec, profile, [replace(product, alpha=float(alpha), beta=float(beta))])
+    product = replace(product, alpha=float(alpha), beta=float(beta))
+    reason = along_k_reason(profile, product, False, (), **operands)
+    if reason is None:
+        spec, product = along_k(spec, product)
+    return _with_products(spec, profile, [product], [reason])
 
 
-def _with_products(spec: PlanSpec, profile: Profile, products: list[GemmStep]) -> PlanSpec:
+def _with_products(
+    spec: PlanSpec, profile: Profile, products: list[GemmStep], reasons_along_k: Iterable[str | None]
+) -> PlanSpec:
     """The plan with products at its end, which share one workspace behind its scratch."""
-    reasons = [lt_reason(profile, product.m, product.n, product.k) for product in products]
-    reason = next(filter(None, reasons), None) if products else "no product is asked for"
-    variant, refused = choose((("lt_product", reason), ("tiled_kernel" if products else "one_pass", None)))
+    none = None if products else "no product is asked for"
+    along = none or min(reasons_along_k, key=bool)
+    reason = none or next(filter(None, (lt_reason(profile, p.m, p.n, p.k) for p in products)), None)
+    last = "tiled_kernel" if products else "one_pass"
+    variant, refused = choose((("lt_product_along_k", along), ("lt_product", reason), (last, None)))
     room = () if reason else (workspace_for(profile, sum(spec.scratch)),)
     steps = spec.steps
     for product in products:

@@ -37,6 +37,15 @@ _GRADIENT = Kernel(
         (*_BLEND, *_CONSTANTS, ("rows", "i64"), ("columns", "i64"), ("rows_per_chunk", "i64")),
     ),
 )
+_TRANSPOSED = Kernel(
+    "fc",
+    "fc_gradient_transposed",
+    Struct(
+        "FcTransposedParams",
+        ("dz", "dz_transposed", "partial", "dy", "saved"),
+        (*_CONSTANTS, ("rows", "i64"), ("columns", "i64"), ("rows_per_chunk", "i64"), ("stride", "i64")),
+    ),
+)
 _FOLD = Kernel(
     "fc", "fc_fold", Struct("FcFoldParams", ("db", "partial"), (*_BLEND, ("chunks", "i64"), ("columns", "i64")))
 )
@@ -45,6 +54,8 @@ _FOLD = Kernel(
 #: than two launches; the fewest rows worth a chunk; how many blocks fill any GPU. Fixed, so that the order of summation
 #: depends on the shape alone.
 _LANES, _ROWS_AT_ONCE, _FEW_ROWS, _FEWEST_ROWS, _ENOUGH_BLOCKS = 32, 32, 64, 32, 1024
+#: Rows and columns of a tile of `fc_gradient_transposed`.
+_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ def gradient_steps(
     sums = wanted.db is not NULL
     if columns == 0 or (rows == 0 and not sums):
         return (), (), "nothing to do"
-    per_chunk = _rows_per_chunk(dtype, rows, columns)
+    per_chunk = _rows_per_chunk(rows, -(-columns // (_LANES * dtype.lanes)), _ROWS_AT_ONCE)
     chunks = max(1, -(-rows // per_chunk))
     partial_bytes = chunks * columns * dtype.acc.itemsize
     whole = _whole_reason(profile, rows, partial_bytes + sum(taken)) if sums else None
@@ -101,11 +112,30 @@ def _fold(wanted: GradientPass, partial: Pointer, chunks: int) -> KernelStep:
     )  # fmt: skip
 
 
-def _rows_per_chunk(dtype: DType, rows: int, columns: int) -> int:
+def _rows_per_chunk(rows: int, strips: int, at_once: int) -> int:
     """Rows of a block: enough blocks for any GPU, and enough rows that a partial sum is worth its place."""
-    strips = -(-columns // (_LANES * dtype.lanes))
     chunks = max(1, min(-(-rows // _FEWEST_ROWS), -(-_ENOUGH_BLOCKS // strips)))
-    return max(1, -(-rows // (chunks * _ROWS_AT_ONCE))) * _ROWS_AT_ONCE
+    return max(1, -(-rows // (chunks * at_once))) * at_once
+
+
+def transposed_steps(
+    wanted: GradientPass, to: Pointer, stride: int, taken: int
+) -> tuple[tuple[KernelStep, ...], tuple[int, ...]]:
+    """Return the steps of a pass that also writes dz transposed, and the scratch that they add to `taken` regions."""
+    rows, columns, dtype = wanted.rows, wanted.columns, wanted.dtype
+    strips = -(-columns // _SIDE)
+    per_chunk = _rows_per_chunk(rows, strips, _SIDE)
+    chunks = -(-rows // per_chunk)
+    sums = wanted.db is not NULL
+    partial = Scratch(taken) if sums else NULL
+    step = KernelStep(
+        _TRANSPOSED, dtype, (dtype.cuda, _derivative(wanted.mode, dtype)), f"transposed backward of {wanted.mode.mode}",
+        (strips, chunks, 1), 256, (wanted.dz, to, partial, wanted.dy, wanted.saved),
+        (*_constants(wanted.mode), rows, columns, per_chunk, stride),
+    )  # fmt: skip
+    if not sums:
+        return (step,), ()
+    return (step, _fold(wanted, partial, chunks)), (chunks * columns * dtype.acc.itemsize,)
 
 
 def _whole_reason(profile: Profile, rows: int, nbytes: int) -> str | None:
@@ -172,7 +202,9 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
         for vec in (1, most):
             acts = sorted(_derivatives(mode, dtype))
             groups[_backward_group(mode, vec)] = [f"fc_gradient<{t}, {act}, {vec}>" for act in acts]
+        if dtype.name == "float32":
+            groups[f"transposed backward of {mode}"] = [f"fc_gradient_transposed<{t}, {act}>" for act in acts]
     return {**groups, "fold": [f"fc_fold<{t}>"]}
 
 
-FC_FAMILY = Family("fc", (_FORWARD, _GRADIENT, _FOLD), _instances)
+FC_FAMILY = Family("fc", (_FORWARD, _GRADIENT, _TRANSPOSED, _FOLD), _instances)
