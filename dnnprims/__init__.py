@@ -53,6 +53,7 @@ from .ops.softmax import softmax_backward, softmax_forward
 from .ops.tensor import add_tensor, cast, scale_tensor, set_tensor
 from .planning import Support, output_descriptors, supports, workspace_size
 from .prepared import PreparedPlan, prepare
+from .runtime.tuning import Tuning
 
 __version__ = "0.1.0"
 
@@ -104,6 +105,7 @@ __all__ = [
     "PreparedPlan",
     "Support",
     "TensorDescriptor",
+    "Tuning",
     "activation_backward",
     "activation_forward",
     "adam_update",

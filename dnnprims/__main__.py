@@ -16,6 +16,7 @@ COMMANDS = {
     "doctor": ("dnnprims.doctor", "say which layer of the installation fails, and what to do"),
     "list": ("dnnprims.listing", "print which primitive takes which dtype on which backend"),
     "replay": ("dnnprims.conformance.replay", "make one call again from its line, check it and time it"),
+    "tune": ("dnnprims.tune", "choose algorithms of matrix products by timing, and keep them in a file"),
     "verify": ("dnnprims.verification", "run the conformance cases against the float64 reference"),
 }
 

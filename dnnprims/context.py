@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from operator import index
 from typing import Any
 
@@ -11,6 +12,7 @@ from .errors import BadParamError
 from .runtime.host import HostArrays
 from .runtime.launch import Profile
 from .runtime.plan import Executor
+from .runtime.tuning import Tuning
 
 #: First size of the workspace; it doubles from there.
 WORKSPACE_START_BYTES = 1 << 20
@@ -32,7 +34,7 @@ class Context:
     """
 
     def __init__(self, executor: Executor | None, profile: Profile, device: int, stream: Any) -> None:
-        self.profile, self.backend = profile, profile.backend
+        self.profile, self.backend, self.tuning = profile, profile.backend, Tuning()
         self._executor = executor
         self._arrays: Any = executor if executor is not None else HostArrays()
         self.device = int(getattr(executor, "device", device))
@@ -102,6 +104,21 @@ class Context:
             return self.on_device(call, *arguments)
         except MemoryError as error:
             raise checks.refuse_allocation(function, error) from error
+
+    # -- choices by timing -------------------------------------------------------------------------------------
+
+    def tune(self, op: Callable[..., Any], *arguments: Any, **options: Any) -> Tuning:
+        """Choose by timing what a call does, and use it from now on; see `dnnprims.tuner.tune`."""
+        from .tuner import tune
+
+        return tune(self, op, *arguments, **options)
+
+    def use_tuning(self, tuning: Tuning) -> None:
+        """Let calls made from now on take what was found faster on this device and with these versions."""
+        from .tuner import place_of
+
+        self.synchronize()
+        self.tuning, self.profile = tuning, replace(self.profile, tuned=tuning.at(place_of(self)))
 
     # -- arrays ------------------------------------------------------------------------------------------------
 

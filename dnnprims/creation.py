@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from . import checks
@@ -11,6 +12,7 @@ from .errors import BadParamError
 from .handle import Handle
 from .runtime.launch import Profile
 from .runtime.plan import Executor
+from .runtime.tuning import Tuning
 
 BACKENDS = ("auto", "cuda", "emulator", "numpy")
 
@@ -23,6 +25,7 @@ def create_handle(
     math: str = "ieee",
     deterministic: bool = True,
     workspace_limit: int | None = None,
+    tuning: Tuning | str | Path | None = None,
 ) -> Handle:
     """Create a handle, the first argument of every primitive.
 
@@ -41,6 +44,9 @@ def create_handle(
         Refuse variants whose bits may differ between runs.
     workspace_limit : int, optional
         Most bytes of workspace that a plan may use; 0 is allowed.
+    tuning : Tuning, str or Path, optional
+        What was found faster by timing, or the file of it (`Tuning.save`, ``python -m dnnprims tune``);
+        ``DNNPRIMS_TUNING`` names one where left out. Entries for other devices and versions are passed over.
 
     Returns
     -------
@@ -75,7 +81,21 @@ def create_handle(
     limits = executor.profile if executor is not None else Profile("numpy")
     limit = -1 if workspace_limit is None else workspace_limit
     profile = replace(limits, math=math, deterministic=bool(deterministic), workspace_limit=limit)
-    return Handle(executor, profile, device or 0, stream)
+    known = _load_tuning(tuning)
+    handle = Handle(executor, profile, device or 0, stream)
+    if known is not None:
+        handle.use_tuning(known)
+    return handle
+
+
+def _load_tuning(given: Any) -> Tuning | None:
+    """The choices to use, read before anything is made."""
+    if isinstance(given, Tuning):
+        return given
+    if given is not None:
+        return Tuning.load(given, "create_handle", "tuning")
+    path = os.environ.get("DNNPRIMS_TUNING", "")
+    return Tuning.load(path, "create_handle", "DNNPRIMS_TUNING") if path else None
 
 
 def _resolve(backend: str) -> str:

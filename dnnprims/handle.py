@@ -25,6 +25,7 @@ from .operands import (
 )
 from .runtime.launch import PlanSpec, Profile
 from .runtime.plan import Executor, Overlap, Plan
+from .runtime.tuning import Tuning
 from .watching import Watch, add_ranges, asked
 
 #: Plans kept by one handle.
@@ -226,6 +227,11 @@ class Handle(Context):
     def capturing(self) -> bool:
         """Whether calls made now go into a CUDA graph."""
         return self._executor is not None and self.on_device(self._executor.capturing, self.stream)
+
+    def use_tuning(self, tuning: Tuning) -> None:
+        """Let calls made from now on take what was found faster on this device and with these versions."""
+        super().use_tuning(tuning)
+        self._plans.clear()
 
     # -- life --------------------------------------------------------------------------------------------------
 

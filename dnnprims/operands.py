@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from . import checks
@@ -14,6 +15,7 @@ from .descriptors import TensorDescriptor
 from .errors import BadParamError
 from .runtime.launch import PlanSpec, Profile
 from .runtime.limits import MOST_BLOCKS, oversized_grid, unrepresentable
+from .runtime.tuning import layer_key
 
 #: Plan function of an op: (profile, *options, *operand descriptors) -> PlanSpec.
 Build = Callable[..., PlanSpec]
@@ -74,12 +76,23 @@ def describe_operands(
 def specify(build: Build, profile: Profile, options: tuple[Any, ...], described: tuple[Any, ...]) -> PlanSpec:
     """Plan a call, and see that it can be launched."""
     spec = build(profile, *options, *described)
+    if profile.tuned.entries:
+        preferred = profile.tuned.variant(key_of(build, profile, options, described, spec))
+        spec = build(replace(profile, preferred=preferred), *options, *described) if preferred else spec
     misfit, grid = unrepresentable(spec), oversized_grid(spec)
     if misfit:
         raise checks.refuse_magnitude(op_name(build), *misfit)
     if grid:
         raise checks.refuse_grid(op_name(build), grid, MOST_BLOCKS)
     return spec
+
+
+def key_of(build: Build, profile: Profile, options: tuple[Any, ...], described: tuple[Any, ...], spec: PlanSpec) -> str:
+    """The call as tuning names it: results that it makes itself where they are left out do not matter."""
+    made = {result.operand for result in spec.results}
+    named = dict(zip(flat_names(build, described), flatten(described), strict=True))
+    read = {name: d for i, (name, d) in enumerate(named.items()) if i not in made}
+    return layer_key(op_name(build), profile.math, options, read)
 
 
 def _describe(op: str, label: str, a: Any, describe: Callable[[Any], TensorDescriptor | None]) -> TensorDescriptor:

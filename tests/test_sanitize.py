@@ -20,6 +20,8 @@ from dnnprims.conformance.cases import DTYPES, Problem
 
 #: Kernels that no call launches: second opinions, which every shape has another variant before.
 UNREACHED = {("softmax", "softmax_forward_plain"), ("softmax", "softmax_backward_plain")}
+#: Kernels of float32 alone.
+SINGLE = {("fc", "fc_gradient_transposed")}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -29,7 +31,8 @@ def test_every_kernel_is_covered(dtype: str, monkeypatch: pytest.MonkeyPatch) ->
     found = list(sanitize_cases.candidates([], [dtype], 0))
     for functors in (True, False):
         chosen = sanitize_cases.choose(found, functors)
-        assert sanitize_cases.entries() - sanitize_cases.covered(chosen)[dtype] == UNREACHED
+        unreached = UNREACHED | (SINGLE if dtype != "float32" else set())
+        assert sanitize_cases.entries() - sanitize_cases.covered(chosen)[dtype] == unreached
         features = {feature for one in found for feature in one.features(functors)}
         assert features == {feature for one in chosen for feature in one.features(functors)}
         assert len(chosen) < len(found) / 3

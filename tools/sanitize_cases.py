@@ -93,7 +93,7 @@ def planning(own_products: bool) -> Iterator[tuple[dnnprims.Handle, list[PlanSpe
         mock.patch.object(dnnprims.Handle, "_specify", specify),
         mock.patch.object(runner, "place", exact_place),
     ):
-        handle.profile = Profile("cuda", blaslt=not own_products)
+        handle.profile = with_products(Profile("cuda", blaslt=True), own_products)
         yield handle, specs
 
 
@@ -169,9 +169,9 @@ def share(cases: Sequence[Case], index: int, count: int) -> list[Case]:
     return list(cases[bounds[index] : bounds[index + 1]])
 
 
-def with_products(profile: Profile, case: Case) -> Profile:
-    """The profile under which a case is run."""
-    return replace(profile, blaslt=False) if case.own_products else profile
+def with_products(profile: Profile, own_products: bool) -> Profile:
+    """The profile under which a case is run; cuBLASLt's products are made of transposed copies where they can be."""
+    return replace(profile, blaslt=False) if own_products else replace(profile, preferred="lt_product_along_k")
 
 
 # -- what corners and random cases do not reach ----------------------------------------------------------------------

@@ -42,7 +42,7 @@ def run(cases: Sequence[Case], backend: str) -> dict[str, Any]:
         profile = handle.profile
         for k, case in enumerate(cases):
             print(f"{k + 1} of {len(cases)} {case.line}", flush=True)
-            handle.profile = with_products(profile, case)
+            handle.profile = with_products(profile, case.own_products)
             family, problem = runner.named(case.line)
             complaint = runner.run_case(handle, family, problem).complaint
             if complaint:

@@ -37,8 +37,21 @@ REDUCTION_COMPUTE_TYPE = 2
 #: Alignment that algorithms are free to assume; less must be told or the call is refused (status 15).
 FULL_ALIGNMENT = 16
 
-#: How many algorithms the heuristic is asked for. The first that it calls usable is taken.
-CANDIDATES = 8
+#: How many algorithms the heuristic is asked for: the first that it calls usable is taken; and by who looks for one.
+CANDIDATES, MOST_CANDIDATES = 8, 64
+
+#: cublasLtMatmulAlgoConfigAttributes_t and the bytes of each: what tells one algorithm from another.
+CONFIGURATION = {
+    "id": (0, 4),
+    "tile": (1, 4),
+    "stages": (6, 4),
+    "cluster": (8, 2),
+    "inner": (7, 2),
+    "split_k": (2, 4),
+    "reduction": (3, 4),
+    "swizzle": (4, 4),
+    "custom": (5, 4),
+}
 
 STATUS = {
     1: "not initialized",
@@ -101,6 +114,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "cublasLtMatmulPreferenceCreate": [_pointer],
     "cublasLtMatmulPreferenceDestroy": [_pointer],
     "cublasLtMatmulPreferenceSetAttribute": [_pointer, _int, _pointer, _size],
+    "cublasLtMatmulAlgoConfigGetAttribute": [_pointer, _int, _pointer, _size, _pointer],
     "cublasLtMatmulAlgoGetHeuristic": [_pointer] * 7 + [_int, _pointer, _pointer],
     "cublasLtMatmul": [_pointer] * 14 + [_size, _pointer],
 }
@@ -240,9 +254,16 @@ class MatmulPlan:
     ------
     LtError
         The library refuses the problem, or has no algorithm for it.
+
+    Attributes
+    ----------
+    usable : list of HeuristicResult
+        What the library offers, its own choice first.
+    choice : HeuristicResult
+        What is run: the one of the configuration asked for, or the first.
     """
 
-    def __init__(self, handle: LtHandle, problem: MatmulProblem) -> None:
+    def __init__(self, handle: LtHandle, problem: MatmulProblem, wanted: tuple[int, ...] = (), most: int = 0) -> None:
         self.handle, self.problem = handle, problem
         lib = handle.lib
         number = ctypes.c_double if problem.scale_type == SCALE_64F else ctypes.c_float
@@ -254,7 +275,9 @@ class MatmulPlan:
             self.a = self._layout(owned, problem.input_type, problem.m, problem.k, problem.trans_a, problem.lda)
             self.b = self._layout(owned, problem.input_type, problem.k, problem.n, problem.trans_b, problem.ldb)
             self.d = self._layout(owned, problem.output_type, problem.m, problem.n, False, problem.ldd)
-            self.choice = self._heuristic()
+            self.usable = self._heuristic(most or (MOST_CANDIDATES if wanted else CANDIDATES))
+            asked_for = (found for found in self.usable if wanted and self.configuration(found) == wanted)
+            self.choice = next(asked_for, self.usable[0])
             self._owned = owned.pop_all()
 
     def close(self) -> None:
@@ -300,20 +323,31 @@ class MatmulPlan:
         stored = (columns, rows) if transposed else (rows, columns)
         return self._create(owned, "cublasLtMatrixLayout", kind, *stored, ld)
 
-    def _heuristic(self) -> HeuristicResult:
+    def configuration(self, found: HeuristicResult) -> tuple[int, ...]:
+        """What tells an algorithm from others, in the order of `CONFIGURATION`; -1 for what it has not."""
+        values = []
+        for attribute, size in CONFIGURATION.values():
+            value, written = ctypes.c_int64(0), _size()
+            status = self.handle.lib.cublasLtMatmulAlgoConfigGetAttribute(
+                ctypes.addressof(found.algorithm), attribute, ctypes.addressof(value), size, ctypes.addressof(written)
+            )
+            values.append(-1 if status else value.value)
+        return tuple(values)
+
+    def _heuristic(self, most: int) -> list[HeuristicResult]:
         lib, function = self.handle.lib, "cublasLtMatmulAlgoGetHeuristic"
-        found, count = (HeuristicResult * CANDIDATES)(), _int()
+        found, count = (HeuristicResult * most)(), _int()
         with ExitStack() as owned:
             preference = self._preference(owned)
             layouts = (self.a, self.b, self.d, self.d)
             status = getattr(lib, function)(
-                self.handle.value, self.descriptor, *layouts, preference, CANDIDATES, found, ctypes.byref(count)
+                self.handle.value, self.descriptor, *layouts, preference, most, found, ctypes.byref(count)
             )
         check(function, status)
         usable = [found[i] for i in range(count.value) if found[i].state == 0]
         if not usable:
             raise LtError(function, 0, "no algorithm for this problem")
-        return usable[0]
+        return usable
 
     def _preference(self, owned: ExitStack) -> int:
         preference = self._create(owned, "cublasLtMatmulPreference")

@@ -71,6 +71,11 @@ class CudaExecutor:
         self._functions: dict[tuple[str, str, str], dict[str, int]] = {}
         self._modules: list[Any] = []
 
+    @property
+    def device_name(self) -> str:
+        """What the driver calls the GPU."""
+        return str(self._runtime.getDeviceProperties(self.device)["name"].decode())
+
     # -- arrays ------------------------------------------------------------------------------------------------
 
     def look(self, operands: Sequence[Any]) -> tuple[list[Any], list[int]]:

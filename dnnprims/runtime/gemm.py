@@ -16,6 +16,7 @@ from typing import Any
 from ..dtypes import DType
 from . import blaslt
 from .launch import NULL, Family, Kernel, KernelStep, Pointer, Profile, Struct, blocks_for
+from .tuning import Configuration, product_key
 
 #: Enqueue: addresses by slot, stream, live scalars.
 Run = Callable[[Sequence[int], int, Sequence[Any]], None]
@@ -101,6 +102,8 @@ class GemmStep:
         ``ieee``: float32 products are float32; ``tf32``: they may be TF32. Other types do not care.
     workspace : int, Scratch or Named
         Scratch that the library may use, of `workspace_bytes`.
+    algorithm : tuple of int
+        Configuration of the library's algorithm to take, where it offers that one; else its own choice.
     fallback : tuple of KernelStep
         Kernels that compute the same, run where the library is absent or refuses.
     """
@@ -120,6 +123,7 @@ class GemmStep:
     math: str = "ieee"
     workspace: Pointer = NULL
     workspace_bytes: int = 0
+    algorithm: Configuration = ()
     fallback: tuple[KernelStep, ...] = field(default=())
 
     @property
@@ -215,6 +219,7 @@ def lower(profile: Profile, step: GemmStep, after: tuple[KernelStep, ...] = ()) 
     if lt_reason(profile, step.m, step.n, step.k):
         return (tiled, *after)
     step = replace(step, math=profile.math, workspace=step.workspace if step.workspace_bytes else NULL)
+    step = replace(step, algorithm=profile.tuned.algorithm(product_key(step.problem)))
     if step.epilogue in ("none", "bias"):
         return (replace(step, fallback=(tiled,)), *after)
     return (replace(step, fallback=(tiled, *after)),)
@@ -227,7 +232,7 @@ def realise_gemm(step: GemmStep, slots: tuple[int, ...], executor: Any) -> Run:
     the fallback, whose kernels `executor` realises.
     """
     try:
-        plan = blaslt.MatmulPlan(blaslt.device_handle(executor.device), step.problem)
+        plan = blaslt.MatmulPlan(blaslt.device_handle(executor.device), step.problem, step.algorithm)
     except blaslt.LtError as error:
         if error.status not in blaslt.REFUSALS:
             raise

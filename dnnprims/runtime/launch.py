@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from ..dtypes import DType
+from .tuning import UNTUNED, Tuned
 
 if TYPE_CHECKING:
     from ..descriptors import TensorDescriptor
@@ -50,6 +51,10 @@ class Profile:
         Whether variants whose bits may change between runs are refused.
     workspace_limit : int
         Bytes of workspace that a plan may use; -1 for no limit.
+    tuned : Tuned
+        What was found faster by timing, on the device at hand.
+    preferred : str
+        Variant to take for the call that is planned, where it may be taken; what `tuned` knows of the call.
     """
 
     backend: str
@@ -60,6 +65,8 @@ class Profile:
     math: str = "ieee"
     deterministic: bool = True
     workspace_limit: int = -1
+    tuned: Tuned = UNTUNED
+    preferred: str = ""
 
     @property
     def row_bytes(self) -> int:

@@ -9,6 +9,7 @@ from ...descriptors import ActivationDescriptor, TensorDescriptor, as_activation
 from ...dtypes import DType
 from ...runtime.gemm import GemmStep, aux_reason, lower, lt_reason, workspace_for
 from ...runtime.launch import NULL, PlanSpec, Pointer, Profile, Result, Scratch, choose, unaligned
+from ...runtime.tuning import prefer
 from .kernels import activation_step
 from .operands import Activation, destination, matrix, require_alike, require_rows, require_weights
 
@@ -41,7 +42,8 @@ def plan_fc_forward(
     checks.require_workspace(op, profile.workspace_limit, sum(own), "the pre-activation")
     name, reason = _epilogue(mode, x.dtype, n, b is not None, aux, alpha, beta)
     no_lt = lt_reason(profile, m, n, k)
-    variant, refused = choose((("lt_epilogue", no_lt or reason), ("lt_then_pass", no_lt), ("tiled_kernel", None)))
+    variants = (("lt_epilogue", no_lt or reason), ("lt_then_pass", no_lt), ("tiled_kernel", None))
+    variant, refused = choose(prefer(variants, profile.preferred))
     scratch = own if no_lt else (*own, workspace_for(profile, sum(own)))
     product = GemmStep(
         x.dtype, m, n, k,

@@ -53,23 +53,33 @@ def along_k_reason(
     `passed`: the copy of its left operand is made by a pass that is needed anyway. `taken`: scratch of the plan so far.
     """
     dtype = product.dtype
-    if profile.math != "tf32" or dtype.name != "float32":
-        return "operands may lie either way"
-    if profile.arch != 90:
-        return "only Hopper's TF32 wants operands along k"
     reason = lt_reason(profile, product.m, product.n, product.k)
-    if reason:
-        return reason
+    if dtype.name != "float32" or reason:
+        return reason or "operands may lie either way"
     left, right = _wrong(product)
     copies = [source for source in (left, right) if source]
-    moved = sum(2 * source.nbytes(dtype) for source in copies) - (left.nbytes(dtype) if left and passed else 0)
-    saved = 2 * product.m * product.n * product.k * _SLOWER_FLOP
-    if saved < moved * _BYTE + len(copies) * _LAUNCH:
-        return "transposed copies would take longer than they save"
+    if profile.preferred != "lt_product_along_k":
+        moved = sum(2 * source.nbytes(dtype) for source in copies) - (left.nbytes(dtype) if left and passed else 0)
+        reason = _loss_reason(profile, product, moved * _BYTE + len(copies) * _LAUNCH)
+        if reason:
+            return reason
     nbytes = sum(taken) + sum(source.nbytes(dtype) for source in copies)
     if 0 <= profile.workspace_limit < nbytes:
         return f"{nbytes} bytes of workspace, the limit is {profile.workspace_limit}"
     return _layout_reason(**operands)
+
+
+def _loss_reason(profile: Profile, product: GemmStep, seconds: float) -> str | None:
+    """Why copies that take so long do not pay, or None."""
+    if profile.preferred == "lt_product":
+        return "lt_product was faster when tuned"
+    if profile.math != "tf32":
+        return "operands may lie either way"
+    if profile.arch != 90:
+        return "only Hopper's TF32 wants operands along k"
+    if 2 * product.m * product.n * product.k * _SLOWER_FLOP < seconds:
+        return "transposed copies would take longer than they save"
+    return None
 
 
 def along_k(spec: PlanSpec, product: GemmStep, left: Matrix | None = None) -> tuple[PlanSpec, GemmStep]:

@@ -1,0 +1,252 @@
+"""Choosing by timing: the algorithms of a call's products, and the variant of the call. `Handle.tune` is the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .descriptors import TensorDescriptor
+from .dtypes import DType
+from .errors import NotSupportedError
+from .operands import describe_operands, flatten, key_of, op_name, specify
+from .planning import capture
+from .runtime import blaslt
+from .runtime.gemm import GemmStep, realise_gemm
+from .runtime.launch import PlanSpec
+from .runtime.plan import Plan
+from .runtime.trial import Choice, DeviceTrial, Run, select
+from .runtime.tuning import Entry, Place, Tuned, Tuning, product_key
+
+if TYPE_CHECKING:
+    from .context import Context
+    from .handle import Handle
+
+#: Variants that are worth timing against each other.
+_LAYERS, _PRODUCTS = ("lt_epilogue", "lt_then_pass"), ("lt_product", "lt_product_along_k")
+ALTERNATIVES = {
+    "fc_forward": _LAYERS,
+    "fc_backward": _PRODUCTS,
+    "fc_backward_data": _PRODUCTS,
+    "fc_backward_weights": _PRODUCTS,
+}
+#: Elements drawn for an operand; a larger one repeats them.
+DRAWN = 1 << 20
+
+Tell = Callable[[str], object]
+
+
+def tune(
+    handle: Any,
+    op: Callable[..., Any],
+    *arguments: Any,
+    other_bits: bool = False,
+    tell: Tell | None = None,
+    **options: Any,
+) -> Tuning:
+    """Choose by timing what a call does, on random numbers, and use it on the handle from now on.
+
+    Parameters
+    ----------
+    handle : Handle
+        On a GPU, with cuBLASLt.
+    op : function
+        A primitive with products, such as `fc_forward`.
+    *arguments, **options
+        Its arguments without the handle. A `TensorDescriptor` or an array stands for each tensor; arrays are neither
+        read nor written.
+    other_bits : bool
+        Also choose what gives other bits than the untuned call, such as another order of summation. The choice is
+        marked so. Without it, results stay the same bits.
+    tell : callable, optional
+        Takes a line of text for each choice.
+
+    Returns
+    -------
+    Tuning
+        What was chosen: `Tuning.save` writes it, ``create_handle(tuning=...)`` takes it.
+
+    Raises
+    ------
+    NotSupportedError
+        The handle has no cuBLASLt whose algorithms could be timed.
+    BadParamError, NotSupportedError
+        As the primitive itself.
+
+    Notes
+    -----
+    Takes memory for the operands, and 256 MiB to flush the L2. A choice must be 3 percent faster than the default.
+    Whether bits stay the same is tried on random numbers of the call's own size.
+    """
+    tuner = Tuner(handle, other_bits, tell or (lambda line: None))
+    handle.on_device(tuner.tune, op, arguments, options)
+    handle.use_tuning(handle.tuning.merged(tuner.found))
+    return tuner.found
+
+
+class Tuner:
+    """Times ways of doing a call on a handle's device.
+
+    Parameters
+    ----------
+    handle : Handle
+        Where; nothing of it is changed.
+    other_bits : bool
+        Whether a choice may give other bits than what is taken without timing.
+    tell : callable
+        Takes a line for each choice.
+    """
+
+    def __init__(self, handle: Handle, other_bits: bool, tell: Tell) -> None:
+        self._handle, self._executor = handle, _require_executor(handle)
+        self._other_bits, self._tell = other_bits, tell
+        self._place = place_of(handle)
+        self._stream = handle.stream
+        self.found = Tuning()
+
+    def tune(self, op: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Choose for one call; `found` has the choices then."""
+        profile = replace(self._handle.profile, tuned=Tuned(), preferred="")
+        build, plan_options, operands, live = capture(op, profile, arguments, options)
+        described = describe_operands(build, operands, self._handle._describe)
+        default = specify(build, profile, plan_options, described)
+        specs = [default]
+        for name in ALTERNATIVES.get(default.op, ()):
+            other = build(replace(profile, preferred=name), *plan_options, *described)
+            if other.variant == name != default.variant:
+                specs.append(other)
+        for spec in specs:
+            for step in spec.steps:
+                if isinstance(step, GemmStep):
+                    self._tune_product(step)
+        if len(specs) > 1:
+            key = key_of(build, profile, plan_options, described, default)
+            self._tune_variant(op_name(build), key, specs, flatten(described), live)
+
+    # -- products ----------------------------------------------------------------------------------------------
+
+    def _tune_product(self, step: GemmStep) -> None:
+        key = product_key(step.problem)
+        if (self._place, key) in self.found.entries:
+            return
+        try:
+            plan = blaslt.MatmulPlan(
+                blaslt.device_handle(self._handle.device), step.problem, most=blaslt.MOST_CANDIDATES
+            )
+        except blaslt.LtError as error:
+            self._tell(f"{key}: {error}")
+            return
+        offered = list(dict.fromkeys(plan.configuration(found) for found in plan.usable))
+        memory = _Memory(self._executor, step)
+        runs = [memory.run_of(replace(step, algorithm=wanted), self._stream) for wanted in offered]
+        choice = self._select(runs, memory.outputs, step.dtype)
+        self._keep(key, choice, algorithm=offered[choice.index], what=f"{len(offered)} algorithms")
+
+    # -- variants ----------------------------------------------------------------------------------------------
+
+    def _tune_variant(
+        self, op: str, key: str, specs: Sequence[PlanSpec], operands: Sequence[Any], live: Sequence[Any]
+    ) -> None:
+        """Each variant with the algorithms found for it."""
+        tuned = self.found.at(self._place)
+        arrays = list(_filled(self._executor, specs[0], operands))
+        runs = [self._run_of(_with_algorithms(spec, tuned), arrays, live) for spec in specs]
+        written = [arrays[i] for i in specs[0].writes if arrays[i] is not None]
+        outputs = [(pointer, array.nbytes) for array, pointer in _addressed(self._executor, written)]
+        choice = self._select(runs, outputs, specs[0].results[0].dtype)
+        self._keep(key, choice, variant=specs[choice.index].variant, what=f"{len(specs)} variants")
+
+    def _run_of(self, spec: PlanSpec, arrays: list[Any], live: Sequence[Any]) -> Run:
+        _, addresses = self._executor.look(arrays)
+        described = [None if a is None else self._executor.describe(a) for a in arrays]
+        handle = self._handle
+        plan = Plan(spec, self._executor, described, handle._flag, handle._workspace, self._stream)
+        return lambda: plan.enqueue(arrays, list(addresses), self._stream, live)
+
+    def _select(self, runs: Sequence[Run], outputs: Sequence[tuple[int, int]], dtype: DType) -> Choice:
+        return select(DeviceTrial(self._executor, runs, outputs, dtype, self._stream), self._other_bits)
+
+    def _keep(self, key: str, choice: Choice, *, what: str, variant: str = "", algorithm: tuple[int, ...] = ()) -> None:
+        gain = choice.default_us / choice.tuned_us
+        chosen = f"number {choice.index}, {gain:.2f}x faster, {choice.bits} bits" if choice.index else "the default"
+        self._tell(f"{key}: of {what} {chosen}, {choice.tuned_us:.1f} us")
+        place = (self._place.device, self._place.cublaslt, self._place.dnnprims)
+        entry = Entry(
+            *place, key, variant, algorithm, choice.bits, round(choice.default_us, 2), round(choice.tuned_us, 2)
+        )
+        self.found = self.found.merged(Tuning.of([entry]))
+
+
+class _Memory:
+    """Operands of a product on the device, filled with normal numbers."""
+
+    def __init__(self, executor: Any, step: GemmStep) -> None:
+        self._executor = executor
+        c = step.m * step.c.leading
+        sizes = [
+            (step.k if step.a.transposed else step.m) * step.a.leading,
+            (step.n if step.b.transposed else step.k) * step.b.leading,
+            c,
+            step.n,
+            step.m * step.aux.leading if step.aux else 1,
+        ]
+        arrays = [_normal(executor, (size,), step.dtype, seed) for seed, size in enumerate(sizes)]
+        self._owners = [*arrays, executor.buffer(max(step.workspace_bytes, 1))]
+        self._addresses = [*executor.addresses(arrays), self._owners[-1][1]]
+        self.outputs = [(self._addresses[2], c * step.dtype.itemsize)]
+
+    def run_of(self, step: GemmStep, stream: int) -> Run:
+        """What enqueues the product with the algorithm that the step names."""
+        enqueue = realise_gemm(replace(step, fallback=()), tuple(range(len(self._addresses))), self._executor)
+        return lambda: enqueue(self._addresses, stream, ())
+
+
+def _filled(executor: Any, spec: PlanSpec, operands: Sequence[TensorDescriptor | None]) -> Iterator[Any]:
+    """Arrays for a call: numbers for what it reads, room for what it makes."""
+    made = {result.operand: result for result in spec.results}
+    for i, d in enumerate(operands):
+        if i in made:
+            yield executor.empty(made[i].shape, made[i].dtype)[0]
+        else:
+            yield None if d is None else _normal(executor, d.shape, d.dtype, i)
+
+
+def _normal(executor: Any, shape: tuple[int, ...], dtype: DType, seed: int) -> Any:
+    drawn = np.random.default_rng(seed).standard_normal(DRAWN, np.float32).astype(dtype.numpy)
+    return executor.from_numpy(np.resize(drawn, shape))
+
+
+def _addressed(executor: Any, arrays: Sequence[Any]) -> list[tuple[Any, int]]:
+    return list(zip(arrays, executor.addresses(arrays), strict=True))
+
+
+def _with_algorithms(spec: PlanSpec, tuned: Tuned) -> PlanSpec:
+    steps = tuple(
+        replace(step, algorithm=tuned.algorithm(product_key(step.problem))) if isinstance(step, GemmStep) else step
+        for step in spec.steps
+    )
+    return replace(spec, steps=steps)
+
+
+def place_of(handle: Context) -> Place:
+    """Where a handle's times hold."""
+    from . import __version__
+
+    version = int(blaslt.library()[0].cublasLtGetVersion()) if handle.profile.blaslt else 0
+    name = getattr(handle._executor, "device_name", handle.backend)
+    return Place(name, version, __version__)
+
+
+def _require_executor(handle: Handle) -> Any:
+    if handle.backend == "cuda" and handle.profile.blaslt:
+        return handle._executor
+    raise NotSupportedError(
+        "tune",
+        "has nothing to choose from",
+        param="handle",
+        got=f"a handle on {handle.backend}" + ("" if handle.backend != "cuda" else " without cuBLASLt"),
+        expected="a CUDA handle with cuBLASLt, whose algorithms are timed",
+        hint="python -m dnnprims doctor names what is missing",
+    )
