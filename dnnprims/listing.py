@@ -23,7 +23,7 @@ from .runtime.launch import Profile
 BACKENDS = {
     "N": Profile("numpy"),
     "E": Profile("emulator"),
-    "C": Profile("cuda", blaslt=True),
+    "C": Profile("cuda", blaslt=True, tensor_maps=True),
 }
 
 #: Where a README keeps the table.

@@ -12,6 +12,9 @@ from .operands import describe_operands, specify
 from .problem import signature
 from .runtime.launch import PlanSpec, Profile
 
+#: The device that is meant where none is given: an NVIDIA H200 with cuBLASLt.
+H200 = Profile("cuda", blaslt=True, tensor_maps=True)
+
 
 class _Captured(Exception):
     """Unwinds a front end that was called only to learn what it would ask of the handle."""
@@ -95,7 +98,7 @@ def supports(op: Callable[..., Any], *arguments: Any, profile: Profile | None = 
     True
     """
     try:
-        spec = _specify(op, profile or Profile("cuda", blaslt=True), arguments, options)
+        spec = _specify(op, profile or H200, arguments, options)
     except (BadParamError, NotSupportedError) as error:
         return Support(False, str(error), "")
     return Support(True, "", spec.variant)
@@ -103,10 +106,10 @@ def supports(op: Callable[..., Any], *arguments: Any, profile: Profile | None = 
 
 def workspace_size(op: Callable[..., Any], *arguments: Any, profile: Profile | None = None, **options: Any) -> int:
     """Return the bytes of workspace that a call would take; arguments as for `supports`."""
-    return _specify(op, profile or Profile("cuda", blaslt=True), arguments, options).workspace_bytes
+    return _specify(op, profile or H200, arguments, options).workspace_bytes
 
 
 def output_descriptors(op: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[TensorDescriptor, ...]:
     """Return the descriptors of the results that a call would make; arguments as for `supports`."""
-    spec = _specify(op, Profile("cuda", blaslt=True), arguments, options)
+    spec = _specify(op, H200, arguments, options)
     return tuple(TensorDescriptor(result.shape, result.dtype) for result in spec.results)

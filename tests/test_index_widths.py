@@ -103,6 +103,11 @@ NARROW_TEXT = {
     "(u32)i / (u32)p.inner": "fewer than 2^31 elements, as is seen before",
     "(u32)p.classes": "fewer than 2^31 elements, as is seen before",
     "(u32)i % (u32)p.inner": "fewer than 2^31 elements, as is seen before",
+    "(int)(steps % STAGES)": "a stage",
+    "(u32)(steps / STAGES & 1)": "a parity",
+    "(int)(first + at % rows)": "rows of a matrix, at most 2^31 - 128 as the front end sees to",
+    "(int)(at / rows)": "columns of a matrix, at most 2^31 - 128 as the front end sees to",
+    "(int)p.k_blocks": "fewer than 2^31 elements along k, as the front end sees to",
     "blockIdx.y * p.columns": "columns have 64 bits",
     "blockIdx.y * p.per_split": "elements of a split have 64 bits",
 }
@@ -115,8 +120,8 @@ NARROW = (
     r"\b(?:int|unsigned|u32) \w+ = (?:[^;(]*\b)?blockIdx[^;]*",
 )
 
-#: Headers that compute with bits of numbers, not with indices.
-BITS = ("elementary.cuh", "math.cuh", "series.cuh", "ptx.cuh", "parts.cuh", "gates.cuh", "activation.cuh")
+#: Headers that compute with bits of numbers and with addresses of shared memory, not with indices.
+BITS = ("elementary.cuh", "math.cuh", "series.cuh", "ptx.cuh", "parts.cuh", "gates.cuh", "activation.cuh", "hopper.cuh")
 
 
 def narrow_places() -> Iterator[str]:

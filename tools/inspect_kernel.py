@@ -22,7 +22,7 @@ from dnnprims.dtypes import BY_NAME, FLOATS, DType
 from dnnprims.ops import FAMILIES
 from dnnprims.runtime.compiler import NVRTC_OPTIONS, load_nvrtc
 from inspection import rules
-from inspection.units import ARCHITECTURES, Resources, Unit, compile_family
+from inspection.units import ARCHITECTURES, Resources, Unit, compile_family, has_kernels
 
 #: Columns of the table: heading -> what of `Resources`. Blocks and occupancy are worst where they are least.
 MOST = {
@@ -41,7 +41,8 @@ def units(families: Iterable[str], dtypes: Iterable[DType], architectures: Itera
     for arch in architectures:
         for name in families:
             for dtype in dtypes:
-                yield compile_family(FAMILIES[name], dtype, arch)
+                if has_kernels(FAMILIES[name], dtype, arch):
+                    yield compile_family(FAMILIES[name], dtype, arch)
 
 
 def summarise(rows: Sequence[Resources]) -> list[dict[str, Any]]:

@@ -54,6 +54,7 @@ RARE = (
     "clip_by_global_norm shapes=1001,33 norm=given",
     "scale_and_check_finite shapes=1001,33 found_inf=0",
     "fc_backward rows=700 k=24 n=40 needs=dw,db",
+    "fc_forward rows=2945 k=8 n=2952 activation=tanh",
     "adam_update shapes=3x5,1001,7 mixed=1",
     "adamw_update shapes=3x5,1001,7 mixed=1",
 )

@@ -18,6 +18,7 @@ from .gemm import GemmStep, realise_gemm
 from .host import address_alignment, look_aside
 from .launch import Family, FillStep, KernelStep, Live, Profile, picker
 from .plan import OutOfMemory, Run
+from .tensor_map import EncodedMaps, encoder, parameters_with
 
 #: What `adopt` takes, in words.
 ACCEPTED = "a CuPy array, a BoundTensor, or a GPU array that speaks DLPack or __cuda_array_interface__"
@@ -67,6 +68,7 @@ class CudaExecutor:
                 sm_count=facts["MultiProcessorCount"],
                 shared_bytes=facts["MaxSharedMemoryPerBlockOptin"],
                 blaslt=_has_blaslt(),
+                tensor_maps=encoder() is not None,
             )
         self._functions: dict[tuple[str, str, str], dict[str, int]] = {}
         self._modules: list[Any] = []
@@ -263,14 +265,18 @@ class CudaExecutor:
             if isinstance(s, Live)
         ]
         pack, pick = struct.Struct("@" + "P" * len(slots)).pack_into, picker(slots)
-        parameters = (ctypes.c_void_p * 1)(ctypes.addressof(block))
+        maps = EncodedMaps(step.maps) if step.maps else None
+        parameters = parameters_with(maps, ctypes.addressof(block)) if maps else _only(block)
         launch, where = self._driver.launchKernel, ctypes.addressof(parameters)
         (x, y, z), threads, shared = step.grid, step.block, step.shared_bytes
         # The defaults keep the block and the argument list alive with the plan.
         keep = (block, parameters)
 
         def run(addresses: Sequence[int], stream: int, live: Sequence[Any], _keep: object = keep) -> None:
-            pack(block, 0, *pick(addresses))
+            pointers = pick(addresses)
+            pack(block, 0, *pointers)
+            if maps is not None:
+                maps.update(pointers)
             for put, offset, index in given:
                 put(block, offset, live[index])
             try:
@@ -290,7 +296,8 @@ class CudaExecutor:
     def _function(self, step: KernelStep) -> int:
         key = (step.kernel.family, step.dtype.name, step.group)
         if key not in self._functions:
-            binary = compile_group(self._families[step.kernel.family], step.dtype, step.group, self._target)
+            family = self._families[step.kernel.family]
+            binary = compile_group(family, step.dtype, step.group, family.only or self._target)
             module = self._load(binary, key)
             self._modules.append(module)
             self._functions[key] = {e: module.get_function(name).ptr for e, name in binary.lowered.items()}
@@ -328,6 +335,11 @@ class CopyEvent:
     def synchronize(self) -> None:
         """Wait until the work before the mark is done."""
         self._runtime.eventSynchronize(self._event.ptr)
+
+
+def _only(block: Any) -> Any:
+    """The array of addresses that a launch is given: that of the parameter struct."""
+    return (ctypes.c_void_p * 1)(ctypes.addressof(block))
 
 
 def _launch_error(step: KernelStep, error: Exception) -> ExecutionError:

@@ -18,6 +18,7 @@ from .tuning import UNTUNED, Tuned
 if TYPE_CHECKING:
     from ..descriptors import TensorDescriptor
     from .gemm import GemmStep
+    from .tensor_map import TensorMap
 
 #: struct-module codes of the scalar types a parameter struct may hold; "A" is the accumulator of the unit's dtype.
 SCALAR_CODES = {"f32": "f", "f64": "d", "i32": "i", "u32": "I", "i64": "q", "u64": "Q"}
@@ -45,6 +46,8 @@ class Profile:
         Shared memory that one block may ask for.
     blaslt : bool
         Whether GEMM goes to cuBLASLt.
+    tensor_maps : bool
+        Whether the driver can describe tensors to the copy engine (CUDA 12).
     math : str
         ``ieee`` or ``tf32``: what float32 products are computed in.
     deterministic : bool
@@ -62,6 +65,7 @@ class Profile:
     sm_count: int = 132
     shared_bytes: int = 227 * 1024
     blaslt: bool = False
+    tensor_maps: bool = False
     math: str = "ieee"
     deterministic: bool = True
     workspace_limit: int = -1
@@ -164,6 +168,8 @@ class KernelStep:
         For each scalar of the struct: a number, or `Live(k)`.
     shared_bytes : int
         Dynamic shared memory.
+    maps : tuple of TensorMap
+        What the kernel takes before its struct, where it has its tiles moved by the copy engine.
     """
 
     kernel: Kernel
@@ -175,6 +181,7 @@ class KernelStep:
     pointers: tuple[Pointer, ...]
     scalars: tuple[float | int | Live, ...] = ()
     shared_bytes: int = 0
+    maps: tuple[TensorMap, ...] = ()
 
     @property
     def expression(self) -> str:
@@ -196,11 +203,13 @@ class Family:
 
     `instances(dtype)` gives, for each group, the name expressions; the tests compile each of them for every
     architecture, the emulator builds all groups of a dtype at once, the GPU only the group that is asked for.
+    A family whose instructions one architecture alone has names it, ``sm_90a``, and is compiled for that one.
     """
 
     name: str
     kernels: tuple[Kernel, ...]
     instances: Callable[[DType], dict[str, list[str]]]
+    only: str = ""
 
 
 @dataclass(frozen=True)

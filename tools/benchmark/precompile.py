@@ -53,7 +53,7 @@ def _compile(unit: Unit, capability: int) -> bool:
     """Whether it failed."""
     family, dtype, group = unit
     try:
-        compile_group(FAMILIES[family], BY_NAME[dtype], group, nvrtc_target(capability))
+        compile_group(FAMILIES[family], BY_NAME[dtype], group, FAMILIES[family].only or nvrtc_target(capability))
     except Exception:
         return True
     return False

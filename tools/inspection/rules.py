@@ -52,6 +52,7 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("cross_entropy_in_registers<double, 1, 2, 8, true>", 80): (16, _STOPS[40]),
     ("cross_entropy_in_registers<float16, 8, 4, 128, false>", 120): (12, _STOPS[80]),
     ("cross_entropy_in_registers<bfloat16, 8, 4, 512, false>", 75): (28, _STOPS[80]),
+    ("fc_forward_ping_pong<float16, Sigmoid<float16>>", 90): (84, "a warpgroup that multiplies has 232 registers"),
     ("maxout_forward_strided<float, int, 4>", 120): (24, _STOPS[48]),
     ("maxout_forward_strided<float, u8, 4>", 120): (24, _STOPS[48]),
 }
@@ -102,7 +103,7 @@ PACKED = {
 #: bare reciprocal as a first guess and corrects it (elementary.cuh); the 16-bit types have the policy Quick (math.cuh).
 _QUICK = ("ex2.approx.f32", "lg2.approx.f32", "rcp.approx.f32", "rcp.approx.ftz.f32", "rsqrt.approx.f32")
 APPROXIMATE = {"float32": ("rcp.approx.ftz.f32",), "float16": _QUICK, "bfloat16": _QUICK}
-APPROXIMATING = ("activation", "fc", "glu", "loss", "softmax")
+APPROXIMATING = ("activation", "fc", "fc_hopper", "glu", "loss", "softmax")
 #: Families whose float32 sums are of exponentials, each good to 4 u with an instruction (exp_of_term, elementary.cuh).
 OF_EXPONENTIALS = ("loss", "softmax")
 

@@ -166,10 +166,17 @@ def _statistics(log: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def compile_text(name: str, dtype: DType, text: str, expressions: Sequence[str], arch: int) -> Unit:
-    """Compile a flattened text."""
-    options = ("--ptxas-options=-v",)
-    binary = compiler.compile_source(text, expressions, f"sm_{arch}", what=f"{name} for {dtype.name}", options=options)
+def has_kernels(family: Family, dtype: DType, arch: int) -> bool:
+    """Whether a family has kernels for a dtype and an architecture: some are for one architecture alone."""
+    return bool(family.instances(dtype)) and family.only in ("", f"sm_{arch}a")
+
+
+def compile_text(
+    name: str, dtype: DType, text: str, expressions: Sequence[str], arch: int, target: str | None = None
+) -> Unit:
+    """Compile a flattened text, for a target other than ``sm_<arch>`` where one is given."""
+    target, options = target or f"sm_{arch}", ("--ptxas-options=-v",)
+    binary = compiler.compile_source(text, expressions, target, what=f"{name} for {dtype.name}", options=options)
     return Unit(name, dtype, arch, binary)
 
 
@@ -177,4 +184,4 @@ def compile_family(family: Family, dtype: DType, arch: int) -> Unit:
     """Compile every instantiation of a family in one go, with the host's packing of each struct asserted."""
     expressions = sorted({name for group in family.instances(dtype).values() for name in group})
     text = f"{compiler.read_source(family.name)}\n{compiler.struct_asserts(family, dtype)}\n"
-    return compile_text(family.name, dtype, text, expressions, arch)
+    return compile_text(family.name, dtype, text, expressions, arch, family.only or None)

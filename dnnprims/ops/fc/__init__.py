@@ -14,6 +14,7 @@ from ...descriptors import as_activation
 from ...reference import fc as reference
 from .backward import plan_fc_backward, plan_fc_backward_bias, plan_fc_backward_data, plan_fc_backward_weights
 from .forward import plan_fc_forward
+from .hopper import FC_HOPPER_FAMILY
 from .kernels import FC_FAMILY
 from .operands import Activation
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FC_FAMILY",
+    "FC_HOPPER_FAMILY",
     "fc_backward",
     "fc_backward_bias",
     "fc_backward_data",
@@ -84,8 +86,10 @@ def fc_forward(
     Notes
     -----
     Keep x and w for the backward pass, and y or aux as `fc_backward_needs` tells. Bias and activation are fused into
-    the product for the identity, for relu, and for gelu_tanh of 16-bit types (alpha 1, beta 0); other activations
-    follow in one pass of their own, from z rounded to x's dtype. ``in == 0`` gives ``act(b)``. Sums are in float32
+    the product for the identity, for relu, and for gelu_tanh of 16-bit types (alpha 1, beta 0); on Hopper large layers
+    of 16-bit types, and of float32 with ``math="tf32"``, are one launch with any activation (float32: those that are
+    short), which takes z before it is rounded. Elsewhere an activation follows in one pass of its own, from z rounded
+    to x's dtype. ``in == 0`` gives ``act(b)``. Sums are in float32
     (float64 for float64); with ``math="tf32"`` the products of float32 have 10-bit mantissas. The bits repeat. NaN is
     handed on.
 

@@ -10,6 +10,7 @@ from ...dtypes import DType
 from ...runtime.gemm import GemmStep, aux_reason, lower, lt_reason, workspace_for
 from ...runtime.launch import NULL, PlanSpec, Pointer, Profile, Result, Scratch, choose, unaligned
 from ...runtime.tuning import prefer
+from .hopper import ping_pong_reason, ping_pong_step
 from .kernels import activation_step
 from .operands import Activation, destination, matrix, require_alike, require_rows, require_weights
 
@@ -42,8 +43,15 @@ def plan_fc_forward(
     checks.require_workspace(op, profile.workspace_limit, sum(own), "the pre-activation")
     name, reason = _epilogue(mode, x.dtype, n, b is not None, aux, alpha, beta)
     no_lt = lt_reason(profile, m, n, k)
-    variants = (("lt_epilogue", no_lt or reason), ("lt_then_pass", no_lt), ("tiled_kernel", None))
+    blended = "alpha and beta apply after the activation" if alpha != 1.0 or beta != 0.0 else None
+    rival = None if no_lt else "pass" if reason else "epilogue"
+    arrays = {"x": x, "w": w, "b": b, "out": out, "aux": aux}
+    apart = blended or ping_pong_reason(profile, mode.mode, x.dtype, (m, n, k), arrays, rival)
+    variants = (("ping_pong", apart), ("lt_epilogue", no_lt or reason), ("lt_then_pass", no_lt), ("tiled_kernel", None))
     variant, refused = choose(prefer(variants, profile.preferred))
+    if variant == "ping_pong":
+        step = ping_pong_step(profile, mode, x.dtype, (m, n, k), bias=b is not None, aux=aux is not None)
+        return replace(spec, variant=variant, steps=(step,), refused=refused)
     scratch = own if no_lt else (*own, workspace_for(profile, sum(own)))
     product = GemmStep(
         x.dtype, m, n, k,

@@ -101,7 +101,7 @@ def _gradient(wanted: GradientPass, partial: Pointer, chunks: int, per_chunk: in
         _GRADIENT, dtype, (dtype.cuda, _derivative(wanted.mode, dtype), str(wanted.vec)),
         _backward_group(wanted.mode.mode, wanted.vec), (-(-columns // (_LANES * wanted.vec)), chunks, 1), 256,
         (wanted.dz, wanted.db, partial, wanted.dy, wanted.saved),
-        (wanted.alpha, wanted.beta, *_constants(wanted.mode), wanted.rows, columns, per_chunk),
+        (wanted.alpha, wanted.beta, *constants(wanted.mode), wanted.rows, columns, per_chunk),
     )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def transposed_steps(
     step = KernelStep(
         _TRANSPOSED, dtype, (dtype.cuda, _derivative(wanted.mode, dtype)), f"transposed backward of {wanted.mode.mode}",
         (strips, chunks, 1), 256, (wanted.dz, to, partial, wanted.dy, wanted.saved),
-        (*_constants(wanted.mode), rows, columns, per_chunk, stride),
+        (*constants(wanted.mode), rows, columns, per_chunk, stride),
     )  # fmt: skip
     if not sums:
         return (step,), ()
@@ -151,9 +151,9 @@ def activation_step(
 ) -> KernelStep:
     """The pass from z to out; `unfit` is why it takes one element at a time."""
     return KernelStep(
-        _FORWARD, dtype, (dtype.cuda, _functor(mode, dtype), str(dtype.lanes)), f"forward of {mode.mode}",
+        _FORWARD, dtype, (dtype.cuda, functor(mode, dtype), str(dtype.lanes)), f"forward of {mode.mode}",
         blocks_for(count, 256 * dtype.lanes), 256, (3, z),
-        (float(alpha), float(beta), *_constants(mode), count, int(unfit is None)),
+        (float(alpha), float(beta), *constants(mode), count, int(unfit is None)),
     )  # fmt: skip
 
 
@@ -167,12 +167,12 @@ def _backward_group(mode: str, vec: int) -> str:
     return f"backward of {mode}" + (" by elements" if vec == 1 else "")
 
 
-def _functor(mode: ActivationDescriptor, dtype: DType) -> str:
+def functor(mode: ActivationDescriptor, dtype: DType) -> str:
     """The activation as a type of ``activation.cuh``."""
     return "".join(word.capitalize() for word in mode.mode.split("_")) + f"<{dtype.cuda}>"
 
 
-def _constants(mode: ActivationDescriptor) -> tuple[float, float]:
+def constants(mode: ActivationDescriptor) -> tuple[float, float]:
     """The activation's parameters as the functor's members c0 and c1."""
     first, second, *_ = *(value for _, value in mode.parameters), 0.0, 0.0
     return first, second
@@ -180,7 +180,7 @@ def _constants(mode: ActivationDescriptor) -> tuple[float, float]:
 
 def _derivative(mode: ActivationDescriptor, dtype: DType) -> str:
     """The functor whose `backward` takes what `fc_backward_needs` names."""
-    plain = _functor(mode, dtype)
+    plain = functor(mode, dtype)
     return f"FromOutput<{plain}>" if reference.backward_needs(mode) == ("y",) else plain
 
 
@@ -197,7 +197,7 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
     t, most = dtype.cuda, dtype.lanes
     groups = {}
     for mode in ACTIVATION_MODES:
-        plain = _functor(ActivationDescriptor(mode), dtype)
+        plain = functor(ActivationDescriptor(mode), dtype)
         groups[f"forward of {mode}"] = [f"fc_activation_forward<{t}, {plain}, {most}>"]
         for vec in (1, most):
             acts = sorted(_derivatives(mode, dtype))
