@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,9 @@ from ..case import Case, Part
 from . import Family, itemsize
 
 LR, MOMENTUM = 0.01, 0.9
-SAMPLE = 64
+#: Units of a layer whose gradients are checked. No sample may lie so near to the kink of relu that the last bits of the
+#: products decide on which side: a single one more or less would be 1 / batch of a unit's gradient.
+SAMPLE, NEAR = 64, 1e-5
 
 
 def lines(shapes: Mapping[str, Any], dtypes: Sequence[str]) -> Iterator[str]:
@@ -88,13 +91,13 @@ def make(problem: Problem, arrays: Arrays, handle: dp.Handle) -> Case:
     parameters = sum(w.size for w in network.weights)
     width = itemsize(problem.dtype)
     activity = batch * (sizes[0] * 2 + sum(sizes[1:]) * 4)
-    expected = _expect(arrays, network, before)
+    expected, units = _expect(arrays, network, before)
     return Case(
         problem,
         {"x": network.x, "labels": network.labels, "weights": [arrays.copy(w) for w in network.weights]},
         {},
         {"loss": network.value, "gradients": network.gradients},
-        [Part({"loss": lambda a: a, "gradients": _few}, expect=lambda: expected)],
+        [Part({"loss": lambda a: a, "gradients": partial(_few, units)}, expect=lambda: expected)],
         nbytes=width * (activity + 6 * parameters) + 8 * parameters,
         flops=batch * products,
         terms=max(*sizes, batch),
@@ -104,13 +107,15 @@ def make(problem: Problem, arrays: Arrays, handle: dp.Handle) -> Case:
     )
 
 
-def _expect(arrays: Arrays, network: Network, before: list[Any]) -> dict[str, Any]:
-    """The same step in float64 with NumPy: loss, and gradients."""
+def _expect(arrays: Arrays, network: Network, before: list[Any]) -> tuple[dict[str, Any], list[list[int]]]:
+    """The same step in float64 with NumPy: loss, and gradients of some units, which are named for each layer."""
     weights = [wide(w) for w in before]
     values, labels = [wide(arrays.host(network.x))], arrays.host(network.labels)
-    last = len(weights) // 2 - 1
+    last, units = len(weights) // 2 - 1, []
     for i in range(last + 1):
         z = values[-1] @ weights[2 * i].T + weights[2 * i + 1]
+        clear = np.flatnonzero(np.abs(z).min(axis=0) > NEAR) if i < last else np.arange(z.shape[1])
+        units.append([int(unit) for unit in clear[:SAMPLE]])
         values.append(np.maximum(z, 0.0) if i < last else z)
     logits = values[-1] - values[-1].max(axis=1, keepdims=True)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -121,11 +126,12 @@ def _expect(arrays: Arrays, network: Network, before: list[Any]) -> dict[str, An
     for i in range(last, -1, -1):
         gradients += [dz.sum(axis=0), dz.T @ values[i]]
         dz = (dz @ weights[2 * i]) * (values[i] > 0.0) if i else dz
-    return {"loss": -log_p[places].mean(), "gradients": _few(gradients[::-1])}
+    return {"loss": -log_p[places].mean(), "gradients": _few(units, gradients[::-1])}, units
 
 
-def _few(tensors: list[Any]) -> list[Any]:
-    return [a[:SAMPLE] for a in tensors]
+def _few(units: list[list[int]], tensors: list[Any]) -> list[Any]:
+    """Weights and biases of the units chosen, layer by layer."""
+    return [a[units[i // 2]] for i, a in enumerate(tensors)]
 
 
 FAMILY = Family("step", lines, {"training_step": make})
