@@ -24,7 +24,7 @@ LONGEST_NOTE = 2_000
 
 _FRONT_ENDS = f"{__package__}.ops."
 #: Functions that hold a call without being inside its front end: of a prepared plan, and of the questions.
-_PLANNING = {f"{__package__}.prepared": ("__call__", "__init__"), f"{__package__}.planning": ("_specify",)}
+_PLANNING = {f"{__package__}.prepared": ("perform", "__init__"), f"{__package__}.planning": ("_specify",)}
 
 
 def current_call() -> tuple[CallLine, Any] | None:
@@ -48,7 +48,7 @@ def _planned_call(held: Mapping[str, Any]) -> tuple[CallLine, Any] | None:
     from .planning import bind_arguments
 
     if "arrays" in held:
-        return held["self"].call_line(held["arrays"], held["named"]), held["self"]._handle
+        return held["self"].call_line(held["arrays"], held["named"]), held["self"].handle
     try:
         arguments = bind_arguments(held["op"], held["arguments"], held["options"])
         return CallLine.of(held["op"], arguments, held.get("handle")), held.get("handle")

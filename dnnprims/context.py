@@ -39,6 +39,7 @@ class Context:
         self._arrays: Any = executor if executor is not None else HostArrays()
         self.device = int(getattr(executor, "device", device))
         self._get_device = _device_getter(executor)
+        self._get_stream: Callable[[], Any] | None = getattr(executor, "get_stream", None)
         self._spaces: dict[int, list[tuple[object, int, int]]] = {}
         self.set_stream(stream)
         self._flag_owner, self._flag = self._worded("create_handle", self._make_flag)
@@ -199,9 +200,11 @@ def _stream_address(stream: Any) -> int:
 
 
 def _device_getter(executor: Any) -> Callable[[], int] | None:
+    """What tells the thread's current GPU; None where there is but one, so that nobody need ask."""
     if executor is None or executor.profile.backend != "cuda":
         return None
     from .runtime.cuda import load_cupy
 
-    getter: Callable[[], int] = load_cupy().cuda.runtime.getDevice
-    return getter
+    runtime = load_cupy().cuda.runtime
+    getter: Callable[[], int] = runtime.getDevice
+    return getter if runtime.getDeviceCount() > 1 else None

@@ -121,4 +121,5 @@ def add_ranges(plan: Plan, spec: Any, nvtx: Any) -> None:
         finally:
             pop()
 
+    plan.repeats = False  # or calls would go past the range
     plan.enqueue = ranged  # type: ignore[method-assign, assignment]

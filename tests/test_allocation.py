@@ -150,7 +150,7 @@ def test_what_cupy_raises_for_want_of_memory_is_told_apart() -> None:
 
     cuda = SimpleNamespace(memory=cupy.cuda.memory, alloc=failing(cupy.cuda.memory.OutOfMemoryError(7, 0, 0)))
     executor = object.__new__(CudaExecutor)
-    executor._cupy, executor._runtime = SimpleNamespace(cuda=cuda), runtime
+    executor._cupy, executor._runtime = SimpleNamespace(cuda=cuda, ndarray=cupy.ndarray), runtime
     for allocate in (lambda: executor.buffer(7), lambda: executor.empty((7,), BY_NAME["float32"])):
         with pytest.raises(OutOfMemory, match="the GPU has no"):
             allocate()

@@ -9,6 +9,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from .emulator_compiler import build, toolchain
 from .gemm import GemmStep, realise_gemm
 from .host import HostArrays
 from .launch import SCRATCH_ALIGNMENT, Family, FillStep, KernelStep, Live, Profile, picker
-from .plan import Run
+from .plan import Again, Run
 
 #: Few, so that grids which follow the number of multiprocessors still have several blocks with work in turn.
 SM_COUNT = 4
@@ -112,21 +113,19 @@ class EmulatorExecutor(HostArrays):
         pack, pick = struct.Struct(step.kernel.struct.codes(step.dtype)).pack, picker(slots)
         live_places = [(k, s.index) for k, s in enumerate(step.scalars) if isinstance(s, Live)]
 
-        def run(addresses: Sequence[int], stream: int, live: Sequence[Any]) -> None:
+        def launch(params: bytes) -> str | None:
+            seed, shared_bytes = self.schedule_seed, step.shared_bytes
+            return library.launch(step.expression, step.grid, step.block, params, shared_bytes=shared_bytes, seed=seed)
+
+        def run(addresses: Sequence[int], stream: int, live: Sequence[Any]) -> Again | None:
             scalars = list(step.scalars)
             for k, index in live_places:
                 scalars[k] = live[index]
             params = pack(*pick(addresses), *scalars)
-            problem = library.launch(
-                step.expression,
-                step.grid,
-                step.block,
-                params,
-                shared_bytes=step.shared_bytes,
-                seed=self.schedule_seed,
-            )
+            problem = launch(params)
             if problem:
                 raise _failure(step, problem)
+            return None if live_places else partial(launch, params)
 
         return run
 

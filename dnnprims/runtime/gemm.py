@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ..dtypes import DType
@@ -18,8 +19,8 @@ from . import blaslt
 from .launch import NULL, Family, Kernel, KernelStep, Pointer, Profile, Struct, blocks_for
 from .tuning import Configuration, product_key
 
-#: Enqueue: addresses by slot, stream, live scalars.
-Run = Callable[[Sequence[int], int, Sequence[Any]], None]
+#: Enqueue: addresses by slot, stream, live scalars; see `plan.Run`.
+Run = Callable[[Sequence[int], int, Sequence[Any]], Callable[[], object] | None]
 
 #: Epilogue -> what cuBLASLt calls it. `C = f(alpha * op(A) op(B) + beta * C + bias)`; aux keeps the argument of f.
 EPILOGUES = {
@@ -267,7 +268,7 @@ def _bind(step: GemmStep, plan: blaslt.MatmulPlan, slots: tuple[int, ...], execu
 
     fallback: Run | None = None
 
-    def run(addresses: Sequence[int], stream: int, live: Sequence[Any]) -> None:
+    def run(addresses: Sequence[int], stream: int, live: Sequence[Any]) -> Callable[[], object] | None:
         nonlocal fallback
         if fallback is not None:
             return fallback(addresses, stream, live)
@@ -281,7 +282,10 @@ def _bind(step: GemmStep, plan: blaslt.MatmulPlan, slots: tuple[int, ...], execu
             algorithm, addresses[at_work], wanted, stream,
         )  # fmt: skip
         if status == 0:
-            return None
+            return partial(
+                matmul, lt, descriptor, alpha, addresses[at_b], a, addresses[at_a], b, beta, c, d, c, d,
+                algorithm, addresses[at_work], wanted, stream,
+            )  # fmt: skip
         if status not in blaslt.REFUSALS or not step.fallback:
             raise _failure(step, plan, addresses, slots, status)
         fallback = _realise_fallback(step, slots[len(step.own_pointers) :], executor)

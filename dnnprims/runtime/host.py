@@ -104,6 +104,10 @@ class HostArrays:
         array = room[start : start + nbytes].view(dtype.numpy).reshape(shape)
         return array, array.ctypes.data
 
+    def maker(self, shape: tuple[int, ...], dtype: DType) -> Callable[[], tuple[np.ndarray[Any, Any], int]]:
+        """Return what makes such arrays, as `empty` does."""
+        return lambda: self.empty(shape, dtype)
+
     def from_numpy(self, a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return a copy in this backend's memory."""
         copy = np.array(a, order="C", copy=True)

@@ -1,7 +1,8 @@
 """A plan that can run: the steps of a `PlanSpec` realised by an executor, and what each call checks and fills in.
 
 This is the hot path. What can be settled once is settled in `Plan.__init__`; a call collects addresses, checks that
-nothing overlaps when an address has changed, and enqueues.
+nothing overlaps when an address has changed, and enqueues. A call of a single step on the addresses and the stream of
+the one before is its launch again, with nothing packed (`Plan.again`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from ..dtypes import DType
 from .launch import Constant, FillStep, KernelStep, Named, PlanSpec, Pointer, Profile, Scratch
 from .table import AddressTable
 
-#: Enqueue one step: addresses by slot, stream, live scalars.
-Run = Callable[[Sequence[int], int, Sequence[Any]], None]
+#: Enqueue the last step of its kind once more; what is true says that nothing was enqueued.
+Again = Callable[[], object]
+#: Enqueue one step: addresses by slot, stream, live scalars. Returns what does the same again, where there is such.
+Run = Callable[[Sequence[int], int, Sequence[Any]], Again | None]
 
 
 class Executor(Protocol):
@@ -32,6 +35,7 @@ class Executor(Protocol):
     def adopt(self, a: Any) -> Any: ...
     def writeable(self, a: Any) -> bool: ...
     def empty(self, shape: tuple[int, ...], dtype: DType) -> tuple[Any, int]: ...
+    def maker(self, shape: tuple[int, ...], dtype: DType) -> Callable[[], tuple[Any, int]]: ...
     def from_numpy(self, a: Any) -> Any: ...
     def to_numpy(self, a: Any) -> Any: ...
     def buffer(self, nbytes: int) -> tuple[object, int]: ...
@@ -81,6 +85,18 @@ class Plan:
         Where the plan's constants are copied.
     retain : callable
         Takes what a captured graph holds of the plan, which must outlive both.
+
+    Attributes
+    ----------
+    again, again_for, again_on
+        The last launch once more, the addresses and the stream that it is for (None where there is none). Whoever calls
+        it holds the handle, gets `operands[returned]`, and calls `enqueue` if it raises or returns what is true.
+    returned : int
+        The operand handed back, where it is one alone.
+    has_lists : bool
+        Whether operands come as lists, to be written out before `enqueue`; set by the caller.
+    repeats : bool
+        Whether `again` may be kept.
     """
 
     def __init__(
@@ -98,7 +114,8 @@ class Plan:
         self._executor, self._workspace = executor, workspace
         self._workspace_bytes = spec.workspace_bytes
         self._scratch_offsets = spec.scratch_offsets()
-        self._made = [r for r in spec.results if operands[r.operand] is None]
+        made = [r for r in spec.results if operands[r.operand] is None]
+        self._makers = [(r.operand, executor.maker(r.shape, r.dtype)) for r in made]
         self._pairs = _overlap_pairs(spec, operands)
         self._written = [i for i in spec.writes if operands[i] is not None]
         self._checked: list[int] | None = None
@@ -116,16 +133,20 @@ class Plan:
             executor.synchronize(stream)
         if self._has_table:
             # Results that the call makes come last, and kernels are given them by themselves.
-            self._listed = len(operands) - len(self._made)
+            self._listed = len(operands) - len(made)
             self._table = AddressTable(executor, 8 * max(self._listed, 1))
             self._tabled: tuple[int, list[int]] | None = None
             self.owners.append(self._table)
         slots = [self._slots(step) for step in spec.steps]
         self._runs = [executor.realise(step, own) for step, own in zip(spec.steps, slots, strict=True)]
         self._operands_only = all(slot < len(operands) for own in slots for slot in own)
-        #: Whether operands come as lists, to be written out before `enqueue`; set by the handle.
         self.has_lists = False
-        self._single_return = spec.returns[0] if len(spec.returns) == 1 else None
+        self.returned = spec.returns[0] if len(spec.returns) == 1 else -1
+        # A table is looked after at each call; several steps would have to be taken up in the midst where one fails.
+        self.repeats = len(self._runs) == 1 and self.returned >= 0 and not self._has_table
+        self.again: Again | None = None
+        self.again_for: list[int] | None = None
+        self.again_on = -1
 
     def _slots(self, step: Any) -> tuple[int, ...]:
         return tuple(self._slot(pointer) for pointer in _pointers(step))
@@ -146,27 +167,34 @@ class Plan:
 
         `operands` and their `addresses` come with lists written out.
         """
-        if self._made:
-            operands = self._make_results(operands, addresses)
-            if self._executor.capturing(stream):
-                # The graph writes to them at every replay, also when the caller has long dropped them.
-                self._retain([operands[result.operand] for result in self._made])
+        if self._makers:
+            operands = self._make_results(operands, addresses, stream)
+            if addresses == self.again_for and stream == self.again_on:
+                try:
+                    if not self.again():  # type: ignore[misc]
+                        return operands[self.returned]
+                except Exception:
+                    self.again_for = None
         if addresses != self._checked:
             self.check(addresses)
-        if not self._operands_only:
-            addresses = self._complete(addresses, stream)
+        complete = addresses if self._operands_only else self._complete(addresses, stream)
+        again = None
         for run in self._runs:
-            run(addresses, stream, live)
-        if self._single_return is not None:
-            return operands[self._single_return]
+            again = run(complete, stream, live)
+        if self.repeats and not self.has_lists:
+            self.again, self.again_for, self.again_on = again, addresses if again else None, stream
+        if self.returned >= 0:
+            return operands[self.returned]
         returns = self.spec.returns
         return tuple(operands[i] for i in returns) if returns else None
 
-    def _make_results(self, operands: Sequence[Any], addresses: list[int]) -> list[Any]:
+    def _make_results(self, operands: Sequence[Any], addresses: list[int], stream: int) -> list[Any]:
         filled = list(operands)
-        for result in self._made:
-            i = result.operand
-            filled[i], addresses[i] = self._executor.empty(result.shape, result.dtype)
+        for i, make in self._makers:
+            filled[i], addresses[i] = make()
+        if self._executor.capturing(stream):
+            # The graph writes to them at every replay, also when the caller has long dropped them.
+            self._retain([filled[i] for i, _ in self._makers])
         return filled
 
     def _complete(self, addresses: list[int], stream: int) -> list[int]:

@@ -22,7 +22,7 @@ LEAST_GAIN = 0.03
 #: Past the L2 of any GPU.
 FLUSH_BYTES = 256 << 20
 
-Run = Callable[[], None]
+Run = Callable[[], object]
 
 
 class Trial(Protocol):
