@@ -12,6 +12,7 @@ import bench
 import numpy as np
 import pytest
 from conftest import HAS_COMPILER, HAS_GPU
+from precompile import main as fill_cache
 
 import dnnprims as dp
 from benchmark import check
@@ -21,6 +22,9 @@ from benchmark.families import load
 from benchmark.precompile import units
 from benchmark.run import Session
 from dnnprims.conformance.cases import Problem
+from dnnprims.dtypes import BY_NAME
+from dnnprims.ops import FAMILIES
+from dnnprims.runtime import compiler
 
 ROOT = Path(__file__).resolve().parent.parent
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -91,11 +95,23 @@ def test_events_and_graphs_on_the_gpu(tmp_path: Path) -> None:
 def test_units_cover_what_a_line_may_launch() -> None:
     """The modes of the lines and no others, with what goes with them."""
     found = units(["activation_forward mode=gelu dtype=float16", "fc_forward activation=tanh dtype=float32"])
-    assert ("activation", "float16", "forward of gelu") in found
-    assert not any("swish" in group for _, _, group in found)
-    assert ("gemm", "float32", "all") in found
+    assert any(family == "activation" and "Gelu<float16>" in kernel for family, _, kernel in found)
+    assert not any("Swish" in kernel for _, _, kernel in found)
+    assert ("gemm", "float32", "gemm_tiled<float>") in found
     every = bench.lines_of(["targets"], list(load().values()), bench.DTYPES)
     assert {dtype for _, dtype, _ in units(every)} == set(bench.DTYPES)
+
+
+def test_the_cache_can_be_filled_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry for each kernel, which the first use then finds; a family that is not there is refused."""
+    pytest.importorskip("cupy", reason="NVRTC comes with CuPy: pip install dnnprims[compile]")
+    monkeypatch.setenv("DNNPRIMS_CACHE_DIR", str(tmp_path / "cache"))
+    assert fill_cache(["gemm", "--dtype", "float32", "--arch", "90", "--jobs", "1"]) == 0
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    monkeypatch.setattr(compiler, "compile_source", None)
+    compiler.compile_kernel(FAMILIES["gemm"], BY_NAME["float32"], "gemm_tiled<float>", "sm_90")
+    with pytest.raises(SystemExit):
+        fill_cache(["gemms"])
 
 
 def test_a_wrong_result_fails_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ class Cubins(Backend):
 
     def get(self, value: int) -> bytes:
         self.monkeypatch.setattr(compiler, "read_source", lambda name: text(value))
-        return compiler.compile_group(FAMILY, FLOATS[0], "all", "sm_90").code
+        return compiler.compile_kernel(FAMILY, FLOATS[0], "fill<float>", "sm_90").code
 
 
 class Libraries(Backend):
@@ -189,7 +189,7 @@ AT_ONCE = """
 
     def work(code):
         start.wait()
-        code.put(compiler.compile_group(FAMILY, FLOATS[0], "all", "sm_90").code)
+        code.put(compiler.compile_kernel(FAMILY, FLOATS[0], "fill<float>", "sm_90").code)
         library, y = emulator_compiler.build(FAMILY, FLOATS[0]), np.zeros(4, np.float32)
         params = struct.pack("Pq", y.ctypes.data, 4)
         assert library.launch("fill<float>", (1, 1, 1), 32, params) is None and (y == 7).all()

@@ -22,7 +22,7 @@ from dnnprims.conformance.cases import DTYPES, Problem
 from dnnprims.dtypes import BY_NAME
 from dnnprims.ops import FAMILIES
 from dnnprims.runtime import blaslt, emulator_compiler
-from dnnprims.runtime.compiler import compile_group
+from dnnprims.runtime.compiler import compile_kernel
 from dnnprims.runtime.launch import Profile
 
 THREADS = 8
@@ -233,7 +233,7 @@ def test_threads_that_run_nvrtc_at_once_agree(tmp_path: Path, monkeypatch: pytes
     """The same machine code for all of them, and one entry."""
     pytest.importorskip("cupy", reason="NVRTC comes with CuPy: pip install dnnprims[compile]")
     monkeypatch.setenv("DNNPRIMS_CACHE_DIR", str(tmp_path / "cache"))
-    found = at_once(lambda k: compile_group(FAMILIES["gemm"], BY_NAME["float32"], "all", "sm_90"))
+    found = at_once(lambda k: compile_kernel(FAMILIES["gemm"], BY_NAME["float32"], "gemm_tiled<float>", "sm_90"))
     assert len({binary.code for binary in found}) == 1
     assert len(list((tmp_path / "cache").iterdir())) == 1
 

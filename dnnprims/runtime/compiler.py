@@ -1,6 +1,6 @@
 """From a kernel's text to machine code: flatten the includes, compile with NVRTC, keep the result in a cache.
 
-The unit of compilation is one group of instantiations of one family for one dtype. A cache entry is found by a digest
+The unit of compilation is one instantiation of one family for one dtype. A cache entry is found by a digest
 of all that shapes it (flattened text, instantiations, options, NVRTC version, architecture), so a changed header or
 option never meets a stale binary.
 """
@@ -67,9 +67,13 @@ class Binary:
     log: str = field(default="", compare=False)
 
 
-def compile_group(family: Family, dtype: DType, group: str, arch: str) -> Binary:
-    """Return the machine code of a group for an architecture such as ``sm_90``, from the cache where it is there."""
-    expressions = family.instances(dtype)[group]
+def compile_kernel(family: Family, dtype: DType, expression: str, arch: str) -> Binary:
+    """Return the machine code of one instantiation for an architecture such as ``sm_90``, if need be from NVRTC.
+
+    One and not the group that it belongs to: a family's text takes 25 ms to parse and an instantiation up to some
+    hundreds to compile, so that who waits for seven to use one waits for a second.
+    """
+    expressions = [expression]
     source = f'{read_source(family.name)}\n#line 1 "{family.name} structs"\n{struct_asserts(family, dtype)}\n'
     key = _digest(source, expressions, arch)
     name = f"{family.name}-{dtype.name}-{arch}-{key[:32]}.cubin"
@@ -77,7 +81,7 @@ def compile_group(family: Family, dtype: DType, group: str, arch: str) -> Binary
         kept = directory.load(name, key) if directory else None
         if kept is not None:
             return _unpack(kept)
-        binary = compile_source(source, expressions, arch, what=f"{family.name}.cu for {dtype.name}, group {group}")
+        binary = compile_source(source, expressions, arch, what=f"{family.name}.cu for {dtype.name}, {expression}")
         if directory:
             directory.keep(name, key, _pack(binary))
     return binary

@@ -15,7 +15,7 @@ from typing import Any
 from ..descriptors import BoundTensor, TensorDescriptor
 from ..dtypes import DType
 from ..errors import ExecutionError
-from .compiler import Binary, compile_group, nvrtc_target
+from .compiler import Binary, compile_kernel, nvrtc_target
 from .gemm import GemmStep, realise_gemm
 from .host import address_alignment, look_aside
 from .launch import Family, FillStep, KernelStep, Live, Profile, picker
@@ -73,7 +73,7 @@ class CudaExecutor:
                 blaslt=_has_blaslt(),
                 tensor_maps=encoder() is not None,
             )
-        self._functions: dict[tuple[str, str, str], dict[str, int]] = {}
+        self._functions: dict[tuple[str, str, str], int] = {}
         self._modules: list[Any] = []
 
     @property
@@ -308,14 +308,14 @@ class CudaExecutor:
         return run
 
     def _function(self, step: KernelStep) -> int:
-        key = (step.kernel.family, step.dtype.name, step.group)
+        key = (step.kernel.family, step.dtype.name, step.expression)
         if key not in self._functions:
             family = self._families[step.kernel.family]
-            binary = compile_group(family, step.dtype, step.group, family.only or self._target)
+            binary = compile_kernel(family, step.dtype, step.expression, family.only or self._target)
             module = self._load(binary, key)
             self._modules.append(module)
-            self._functions[key] = {e: module.get_function(name).ptr for e, name in binary.lowered.items()}
-        function = self._functions[key][step.expression]
+            self._functions[key] = module.get_function(binary.lowered[step.expression]).ptr
+        function = self._functions[key]
         if step.shared_bytes > DEFAULT_SHARED_BYTES:
             # The limit belongs to the function, not to the plan: all that its static arrays leave, so that no plan
             # lowers another's.
@@ -331,7 +331,7 @@ class CudaExecutor:
         except self._driver.CUDADriverError as error:
             if error.status == OUT_OF_MEMORY:
                 raise OutOfMemory("the GPU", len(binary.code)) from error
-            raise ExecutionError("load", f"the kernels {' '.join(key)} cannot be loaded: {error}") from error
+            raise ExecutionError("load", f"the kernel {' '.join(key)} cannot be loaded: {error}") from error
         return module
 
 

@@ -158,7 +158,7 @@ class KernelStep:
     template : tuple of str
         Template arguments as written in C++.
     group : str
-        Instantiations of the family that are compiled together with this one.
+        What the family's `instances` file this instantiation under.
     grid, block : tuple of int, int
         Blocks in x, y, z; threads of a block.
     pointers : tuple
@@ -202,7 +202,7 @@ class Family:
     """All kernels of one ``kernels/<name>.cu`` and every instantiation that the front end may ask for.
 
     `instances(dtype)` gives, for each group, the name expressions; the tests compile each of them for every
-    architecture, the emulator builds all groups of a dtype at once, the GPU only the group that is asked for.
+    architecture, the emulator builds all of a dtype at once, the GPU each as it is asked for.
     A family whose instructions one architecture alone has names it, ``sm_90a``, and is compiled for that one.
     """
 

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from dnnprims.conformance.cases import Problem
 from dnnprims.dtypes import BY_NAME
 from dnnprims.ops import FAMILIES
-from dnnprims.runtime.compiler import compile_group, nvrtc_target
+from dnnprims.runtime.compiler import compile_kernel, nvrtc_target
 
 #: Primitive -> kernel families that it may launch, where these are not those of its name's first word.
 _FAMILIES = {
@@ -23,26 +23,28 @@ _FAMILIES = {
     "fc_backward_bias": ("fc",),
 }
 
+#: Family, dtype and instantiation.
 Unit = tuple[str, str, str]
 
 
 def units(lines: Iterable[str]) -> list[Unit]:
-    """(family, dtype, group) of the kernels that the cases of some lines may want; other modes' groups are left out."""
+    """The kernels that the cases of some lines may want; other modes' are left out."""
     found: dict[Unit, None] = {}
     for line in lines:
         problem = Problem.parse(line, dtype="float32")
         words = {value for _, value in problem.settings} | {"relu", "identity"}
         for family in _FAMILIES.get(problem.op, (problem.op.split("_")[0],)):
-            for group in FAMILIES[family].instances(BY_NAME[problem.dtype]):
+            for group, expressions in FAMILIES[family].instances(BY_NAME[problem.dtype]).items():
                 mode = group.split(" of ")[-1].split(" ")[0] if " of " in group else ""
                 if not mode or mode in words:
-                    found[family, problem.dtype, group] = None
+                    found |= {(family, problem.dtype, expression): None for expression in expressions}
     return list(found)
 
 
-def precompile(wanted: Sequence[Unit], capability: int) -> int:
-    """Compile on every core; return how many could not be, which the run will say in its own words."""
-    workers = min(len(wanted), os.cpu_count() or 1)
+def precompile(wanted: Sequence[Unit], capability: int, jobs: int = 0) -> int:
+    """Compile on every core, or on `jobs`; return how many could not be, which the run will say in its own words."""
+    wanted = [unit for unit in wanted if FAMILIES[unit[0]].only in ("", f"sm_{capability}a")]
+    workers = min(len(wanted), jobs or os.cpu_count() or 1)
     if not wanted:
         return 0
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -51,9 +53,10 @@ def precompile(wanted: Sequence[Unit], capability: int) -> int:
 
 def _compile(unit: Unit, capability: int) -> bool:
     """Whether it failed."""
-    family, dtype, group = unit
+    family, dtype, expression = unit
     try:
-        compile_group(FAMILIES[family], BY_NAME[dtype], group, FAMILIES[family].only or nvrtc_target(capability))
+        target = FAMILIES[family].only or nvrtc_target(capability)
+        compile_kernel(FAMILIES[family], BY_NAME[dtype], expression, target)
     except Exception:
         return True
     return False
