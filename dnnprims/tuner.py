@@ -138,7 +138,8 @@ class Tuner:
         except blaslt.LtError as error:
             self._tell(f"{key}: {error}")
             return
-        offered = list(dict.fromkeys(plan.configuration(found) for found in plan.usable))
+        default = plan.offered[plan.default]
+        offered = list(dict.fromkeys([default, *plan.offered]))
         memory = _Memory(self._executor, step)
         runs = [memory.run_of(replace(step, algorithm=wanted), self._stream) for wanted in offered]
         choice = self._select(runs, memory.outputs, step.dtype)

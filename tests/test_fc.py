@@ -267,26 +267,37 @@ def test_single_products_of_transposed_copies(along_k: Any) -> None:
     np.testing.assert_array_equal(along_k.to_numpy(fc_backward_data(along_k, *map(along_k.asarray, (dy, w)))), dy @ w)
 
 
-def _backward_plan(profile: Profile, m: int = 8192, k: int = 784, n: int = 2048, dtype: str = "float32") -> Any:
+def _backward_plan(
+    profile: Profile,
+    m: int = 8192,
+    k: int = 784,
+    n: int = 2048,
+    dtype: str = "float32",
+    needs: tuple[str, ...] = ("dx", "dw", "db"),
+) -> Any:
     dy, x, w = (TensorDescriptor(s, dtype) for s in ((m, n), (m, k), (n, k)))
-    return plan_fc_backward(profile, "relu", ("dx", "dw", "db"), 0.0, dy, x, w, dy, None, None, None, None)
+    return plan_fc_backward(profile, "relu", needs, 0.0, dy, x, w, dy, None, None, None, None)
 
 
 def test_when_products_are_made_of_transposed_copies() -> None:
     hopper = replace(GPU, math="tf32")
     spec = _backward_plan(hopper)
     assert spec.variant == "lt_product_along_k"
-    assert all(not step.a.transposed and step.b.transposed for step in spec.steps if isinstance(step, GemmStep))
+    dx, dw = (step for step in spec.steps if isinstance(step, GemmStep))
+    assert (dx.b.transposed, dw.b.transposed) == (False, True)
+    dx, dw = (s for s in _backward_plan(hopper, m=24000, k=1536, n=512).steps if isinstance(s, GemmStep))
+    assert (dx.b.transposed, dw.a.transposed, dw.b.transposed) == (True, False, False)  # the smaller operand, dz
     for profile, given, why in (
         (GPU, {}, "operands may lie either way"),
         (hopper, {"dtype": "bfloat16"}, "operands may lie either way"),
         (replace(hopper, arch=80), {}, "only Hopper"),
-        (hopper, {"m": 64, "n": 64}, "longer than they save"),
+        (hopper, {"m": 64, "n": 64}, "longer than it saves"),
         (hopper, {"n": 2050}, "multiple of 16 bytes"),
+        (hopper, {"k": 786}, "multiple of 16 bytes"),
         (replace(hopper, workspace_limit=1 << 26), {}, "the limit is"),
         (replace(hopper, blaslt=False), {}, "no cuBLASLt"),
     ):
-        found = _backward_plan(profile, **given)
+        found = _backward_plan(profile, needs=("dw", "db"), **given)
         assert found.variant in ("lt_product", "tiled_kernel")
         assert why in dict(found.refused)["lt_product_along_k"]
 

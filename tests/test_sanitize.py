@@ -21,7 +21,7 @@ from dnnprims.conformance.cases import DTYPES, Problem
 #: Kernels that no call launches: second opinions, which every shape has another variant before.
 UNREACHED = {("softmax", "softmax_forward_plain"), ("softmax", "softmax_backward_plain")}
 #: Kernels of float32 alone.
-SINGLE = {("fc", "fc_gradient_transposed")}
+SINGLE = {("fc", "fc_transpose")}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -20,6 +20,7 @@ from dnnprims.descriptors import ActivationDescriptor
 from dnnprims.planning import _specify
 from dnnprims.problem import CallLine
 from dnnprims.runtime import blaslt
+from dnnprims.runtime.algorithms import Algorithm, first_choice
 from dnnprims.runtime.gemm import GemmStep
 from dnnprims.runtime.launch import Profile, choose
 from dnnprims.runtime.trial import LEAST_GAIN, QUICK_ROUNDS, ROUNDS, select
@@ -243,10 +244,7 @@ class FakePlan:
     """Offers two algorithms."""
 
     def __init__(self, handle: Any, problem: Any, wanted: Any = (), most: int = 0) -> None:
-        self.usable = [SLOW, FAST, SLOW]
-
-    def configuration(self, found: Any) -> Any:
-        return found
+        self.offered, self.default = [FAST, SLOW, SLOW], 1
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="the emulator needs g++")
@@ -334,3 +332,38 @@ def test_files_are_merged_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "product a: algorithm 66;1;2;3;4;1;0;0;0, 1.25x faster at 10.0 us, same bits" in printed
     with pytest.raises(dp.BadParamError, match="nothing to do"):
         command.main([])
+
+
+# -- the choice without timing ---------------------------------------------------------------------------------------
+
+
+def hopper(tile: int, cluster: int, split_k: int = 1) -> Algorithm:
+    return Algorithm(43, tile, 34, cluster, 0, split_k, 0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("offered", "outputs", "across", "chosen"),
+    [
+        ([hopper(20, 3), hopper(20, 5), hopper(24, 3), hopper(24, 5)], 784 * 8192, 1, 2),
+        ([hopper(20, 3), hopper(20, 5), hopper(24, 3), hopper(24, 5)], 784 * 8192, 0, 0),
+        ([hopper(20, 3), hopper(20, 5), hopper(24, 3), hopper(24, 5)], 784 * 8192, 2, 0),
+        ([hopper(20, 3), hopper(21, 5)], 784 * 8192, 1, 0),
+        ([hopper(20, 12), hopper(24, 3), hopper(20, 3)], 6000 * 4608, 0, 2),
+        ([hopper(20, 12), hopper(24, 3), hopper(20, 3)], 2048 * 4608, 0, 0),
+        ([hopper(24, 12), hopper(24, 7), hopper(24, 5)], 8192 * 8192, 1, 2),
+        ([hopper(20, 4), hopper(24, 8), hopper(24, 2)], 8192 * 8192, 1, 2),
+        ([hopper(24, 12), hopper(20, 3)], 8192 * 8192, 0, 0),
+        ([hopper(20, 12)._replace(id=66), hopper(20, 3)], 8192 * 8192, 1, 0),
+    ],
+)
+def test_the_first_choice_corrects_the_library_where_it_is_known_to_err(
+    offered: list[Algorithm], outputs: int, across: int, chosen: int
+) -> None:
+    assert first_choice(offered, outputs, across) == chosen
+
+
+@pytest.mark.parametrize(("trans_a", "trans_b", "across"), [(1, 0, 0), (0, 0, 1), (1, 1, 1), (0, 1, 2)])
+def test_which_operands_lie_across_the_sum(trans_a: int, trans_b: int, across: int) -> None:
+    """Column-major, so that the sum runs along the memory of a transposed A and of a B as it is."""
+    problem = blaslt.MatmulProblem(2, 2, 2, bool(trans_a), bool(trans_b), 2, 2, 2, 0, 0, 68, 0)
+    assert problem.across == across

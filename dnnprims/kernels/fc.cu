@@ -4,33 +4,30 @@
 // The products are cuBLASLt's or gemm.cu's. Here:
 //   fc_activation_forward   y = alpha * act(z) + beta * y, for activations that the product's epilogue cannot apply
 //   fc_gradient             dz = act'(z) dy, and the sums of its columns: db[j] = sum_i dz[i, j]
-//   fc_gradient_transposed  the same, and dz transposed beside it: what TF32 products of Hopper want for dw
-//   fc_fold                 adds the partial sums of either
+//   fc_fold                 adds the partial sums of fc_gradient
+//   fc_transpose            y = x^T, for products in TF32, for which Hopper wants x and w along their sums
 //
 // z, y, dy, dz, saved are (rows, columns), row-major, of type T; db (columns) of T; partial (chunks, columns) of acc_t<T>.
-// dz_transposed is (columns, stride), stride >= rows. `saved` is what the activation is differentiated from: its input z, its output y (Act is FromOutput<...>), or null for
+// `saved` is what the activation is differentiated from: its input z, its output y (Act is FromOutput<...>), or null for
 // the identity.
 //
 // Plan: fc_activation_forward gives each thread VEC neighbours, or VEC single elements (share.cuh). fc_gradient cuts the
 // columns into strips of 32 * VEC and the rows into chunks; a block of 256 threads owns one strip of one chunk, 32
 // threads side by side, 8 rows deep, and each thread has the loads of 2 or 4 rows in flight. Its 8 sums per column meet
-// in shared memory. With a single chunk they are db, else fc_fold adds the chunks. Any output may be null and is then
-// left out. fc_gradient_transposed takes tiles of 64 x 64 through shared memory, one after another down a strip of 64
-// columns; with the identity, and dz and partial null, it is a transposing copy. Every array is passed over once.
+// in shared memory. With a single chunk they are db, else fc_fold adds the chunks. Either output may be null and is then
+// left out. fc_transpose takes a tile of 64 x 64 through shared memory for each block. Every array is passed over once.
 // Numerics: computed and summed in acc_t<T>; the sums take dz before it is rounded to T. The order of summation depends
 // on the shape alone, so results are the same bits on every run. A NaN in dy or saved reaches dz and db.
 // Cost, for n elements of z: forward 2 n sizeof(T) bytes, gradient 3 n sizeof(T) and the partial sums; an activation's
 // flops (activation.cu) and one addition an element. Bound by memory.
-// Limits: fc_gradient with VEC > 1, and fc_gradient_transposed, want 16-byte aligned arrays and columns divisible by VEC,
-// the latter also a stride divisible by VEC and chunks of whole tiles; up to 65,535 chunks.
+// Limits: fc_gradient with VEC > 1 wants 16-byte aligned arrays and columns divisible by VEC; up to 65,535 chunks.
+// fc_transpose wants 16-byte aligned arrays, columns and stride divisible by VEC, and up to 2^31 tiles.
 // Measured on an NVIDIA H200, 2026-11-23, tools/bench.py, with an earlier fc_activation_forward: whole layers, products
 // included (rows x in x out, TFLOP/s, share of a large product of the type):
 //   fc_forward swish, where this pass follows the product: 16384x1024x4096 float32 46.6, 0.91; bfloat16 512.9, 0.70;
 //   8192x8192x8192 float32 50.0, 0.98; bfloat16 666.5, 0.91. relu, in the product's epilogue: bfloat16 697.6, 0.96.
 //   fc_backward relu: 16384x1024x4096 float32 47.4, 0.92; bfloat16 618.1, 0.85; 8192x8192x8192 bfloat16 671.5, 0.92.
 // Supposed: what bfloat16 loses at the smaller size is the pass itself, which moves z twice more.
-// TF32, 2026-11-28, fc_backward relu, times faster than PyTorch with products of x, w and dz as they lie, and of transposed
-// copies: 8192x784x2048 1.09, 1.40; 16384x1024x4096 1.06, 1.23; 8192x8192x8192 1.01, 1.27; 4096x4096x16384 1.02, 1.22.
 #include "activation.cuh"
 #include "share.cuh"
 
@@ -118,79 +115,6 @@ __global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 0) fc_gradient(const
   else p.db[own] = blend(p.alpha, total, p.beta, p.db + own);
 }
 
-template <class T> struct FcTransposedParams {
-  T* dz;
-  T* dz_transposed;
-  acc_t<T>* partial;
-  const T* dy;
-  const T* saved;
-  acc_t<T> c0, c1;
-  i64 rows, columns, rows_per_chunk, stride;
-};
-
-constexpr int SIDE = 64;
-
-// Rows of a tile that are past the last one are zeros in it; in dz_transposed they lie within the stride.
-template <class T, class Act> __global__ void __launch_bounds__(256) fc_gradient_transposed(const FcTransposedParams<T> p) {
-  typedef acc_t<T> A;
-  constexpr int VEC = 16 / sizeof(T), ACROSS = SIDE / VEC, DOWN = 256 / ACROSS, EACH = SIDE / DOWN;
-  __shared__ T tile[SIDE][SIDE + 1];  // one more, so that a column's elements lie in different banks
-  __shared__ A sums[DOWN][SIDE];
-  const Act act{p.c0, p.c1};
-  int across = threadIdx.x % ACROSS, down = threadIdx.x / ACROSS;
-  i64 left = (i64)blockIdx.x * SIDE, packs = p.columns / VEC, column = left / VEC + across;
-  i64 first = (i64)blockIdx.y * p.rows_per_chunk, last = first + p.rows_per_chunk;
-  if (last > p.rows) last = p.rows;
-  A sum[VEC] = {};
-  for (i64 top = first; top < last; top += SIDE) {
-    pack<T, VEC> dy[EACH], saved[EACH];
-#pragma unroll
-    for (int u = 0; u < EACH; ++u) {
-      i64 row = top + u * DOWN + down;
-      if (row >= last || column >= packs) continue;
-      dy[u] = load<VEC>(p.dy, row * packs + column);
-      saved[u] = p.saved ? load<VEC>(p.saved, row * packs + column) : dy[u];
-    }
-#pragma unroll
-    for (int u = 0; u < EACH; ++u) {
-      i64 row = top + u * DOWN + down;
-      pack<T, VEC> dz = {};
-      if (row < last && column < packs) {
-#pragma unroll
-        for (int j = 0; j < VEC; ++j) {
-          A gradient = act.backward(to_acc(dy[u].lane[j]), to_acc(saved[u].lane[j]));
-          sum[j] += gradient;
-          dz.lane[j] = from_acc<T>(gradient);
-        }
-        if (p.dz) store<VEC>(p.dz, row * packs + column, dz);
-      }
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) tile[u * DOWN + down][across * VEC + j] = dz.lane[j];
-    }
-    __syncthreads();
-#pragma unroll
-    for (int u = 0; u < EACH; ++u) {
-      int line = u * DOWN + down;
-      pack<T, VEC> turned;
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) turned.lane[j] = tile[across * VEC + j][line];
-      i64 row = top + across * VEC;
-      if (left + line < p.columns && row < last)
-        store<VEC>(p.dz_transposed, ((left + line) * p.stride + row) / VEC, turned);
-    }
-    __syncthreads();
-  }
-  if (!p.partial) return;
-#pragma unroll
-  for (int j = 0; j < VEC; ++j) sums[down][across * VEC + j] = sum[j];
-  __syncthreads();
-  if (threadIdx.x >= SIDE || left + threadIdx.x >= p.columns) return;
-  A total = sums[0][threadIdx.x];
-#pragma unroll
-  for (int d = 1; d < DOWN; ++d) total += sums[d][threadIdx.x];
-  p.partial[blockIdx.y * p.columns + left + threadIdx.x] = total;
-}
-
 template <class T> struct FcFoldParams {
   T* db;
   const acc_t<T>* partial;
@@ -212,4 +136,39 @@ template <class T> __global__ void __launch_bounds__(256) fc_fold(const FcFoldPa
 #pragma unroll
   for (int d = 1; d < DEPTH; ++d) sum += sums[d][lane];
   p.db[column] = blend(p.alpha, sum, p.beta, p.db + column);
+}
+
+template <class T> struct FcTransposeParams {
+  T* y;        // (columns, stride), stride >= rows
+  const T* x;  // (rows, columns)
+  i64 rows, columns, stride;
+};
+
+constexpr int SIDE = 64;
+
+// Rows of a tile that are past the last one are zeros in it; in y they lie within the stride.
+template <class T> __global__ void __launch_bounds__(256) fc_transpose(const FcTransposeParams<T> p) {
+  constexpr int VEC = 16 / sizeof(T), ACROSS = SIDE / VEC, DOWN = 256 / ACROSS, EACH = SIDE / DOWN;
+  __shared__ T tile[SIDE][SIDE + 1];  // one more, so that a column's elements lie in different banks
+  i64 tiles_across = (p.columns + SIDE - 1) / SIDE;
+  i64 top = blockIdx.x / tiles_across * SIDE, left = blockIdx.x % tiles_across * SIDE;
+  int at = threadIdx.x % ACROSS * VEC, line = threadIdx.x / ACROSS;
+  pack<T, VEC> v[EACH] = {};
+#pragma unroll
+  for (int u = 0; u < EACH; ++u) {
+    i64 row = top + line + u * DOWN;
+    if (row < p.rows && left + at < p.columns) v[u] = load<VEC>(p.x, (row * p.columns + left + at) / VEC);
+  }
+#pragma unroll
+  for (int u = 0; u < EACH; ++u)
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) tile[line + u * DOWN][at + j] = v[u].lane[j];
+  __syncthreads();
+#pragma unroll
+  for (int u = 0; u < EACH; ++u) {
+    i64 column = left + line + u * DOWN;
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) v[u].lane[j] = tile[at + j][line + u * DOWN];
+    if (column < p.columns && top + at < p.rows) store<VEC>(p.y, (column * p.stride + top + at) / VEC, v[u]);
+  }
 }

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import ExecutionError
+from .algorithms import CONFIGURATION, Algorithm, first_choice
 
 # cublasComputeType_t
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
@@ -37,21 +38,8 @@ REDUCTION_COMPUTE_TYPE = 2
 #: Alignment that algorithms are free to assume; less must be told or the call is refused (status 15).
 FULL_ALIGNMENT = 16
 
-#: How many algorithms the heuristic is asked for: the first that it calls usable is taken; and by who looks for one.
+#: How many algorithms the heuristic is asked for by who takes `algorithms.first_choice`, and by who looks for another.
 CANDIDATES, MOST_CANDIDATES = 8, 64
-
-#: cublasLtMatmulAlgoConfigAttributes_t and the bytes of each: what tells one algorithm from another.
-CONFIGURATION = {
-    "id": (0, 4),
-    "tile": (1, 4),
-    "stages": (6, 4),
-    "cluster": (8, 2),
-    "inner": (7, 2),
-    "split_k": (2, 4),
-    "reduction": (3, 4),
-    "swizzle": (4, 4),
-    "custom": (5, 4),
-}
 
 STATUS = {
     1: "not initialized",
@@ -243,6 +231,11 @@ class MatmulProblem:
     alignments: tuple[int, int, int] = (FULL_ALIGNMENT,) * 3
     workspace_bytes: int = 0
 
+    @property
+    def across(self) -> int:
+        """How many of A and B do not lie along the sum."""
+        return int(not self.trans_a) + int(self.trans_b)
+
 
 class MatmulPlan:
     """Descriptors, layouts and the algorithm of one product, ready to run.
@@ -257,10 +250,12 @@ class MatmulPlan:
 
     Attributes
     ----------
-    usable : list of HeuristicResult
-        What the library offers, its own choice first.
+    offered : list of Algorithm
+        What the library offers, in its order.
+    default : int
+        Number of the one that is taken where no other is asked for.
     choice : HeuristicResult
-        What is run: the one of the configuration asked for, or the first.
+        What is run.
     """
 
     def __init__(self, handle: LtHandle, problem: MatmulProblem, wanted: tuple[int, ...] = (), most: int = 0) -> None:
@@ -275,9 +270,10 @@ class MatmulPlan:
             self.a = self._layout(owned, problem.input_type, problem.m, problem.k, problem.trans_a, problem.lda)
             self.b = self._layout(owned, problem.input_type, problem.k, problem.n, problem.trans_b, problem.ldb)
             self.d = self._layout(owned, problem.output_type, problem.m, problem.n, False, problem.ldd)
-            self.usable = self._heuristic(most or (MOST_CANDIDATES if wanted else CANDIDATES))
-            asked_for = (found for found in self.usable if wanted and self.configuration(found) == wanted)
-            self.choice = next(asked_for, self.usable[0])
+            usable = self._heuristic(most or (MOST_CANDIDATES if wanted else CANDIDATES))
+            self.offered = [self._configuration(found) for found in usable]
+            self.default = first_choice(self.offered, problem.m * problem.n, problem.across)
+            self.choice = usable[self.offered.index(wanted) if wanted in self.offered else self.default]
             self._owned = owned.pop_all()
 
     def close(self) -> None:
@@ -323,16 +319,15 @@ class MatmulPlan:
         stored = (columns, rows) if transposed else (rows, columns)
         return self._create(owned, "cublasLtMatrixLayout", kind, *stored, ld)
 
-    def configuration(self, found: HeuristicResult) -> tuple[int, ...]:
-        """What tells an algorithm from others, in the order of `CONFIGURATION`; -1 for what it has not."""
+    def _configuration(self, found: HeuristicResult) -> Algorithm:
         values = []
-        for attribute, size in CONFIGURATION.values():
+        for attribute, size in CONFIGURATION:
             value, written = ctypes.c_int64(0), _size()
             status = self.handle.lib.cublasLtMatmulAlgoConfigGetAttribute(
                 ctypes.addressof(found.algorithm), attribute, ctypes.addressof(value), size, ctypes.addressof(written)
             )
             values.append(-1 if status else value.value)
-        return tuple(values)
+        return Algorithm(*values)
 
     def _heuristic(self, most: int) -> list[HeuristicResult]:
         lib, function = self.handle.lib, "cublasLtMatmulAlgoGetHeuristic"

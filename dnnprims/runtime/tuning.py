@@ -19,7 +19,7 @@ from ..errors import BadParamError
 
 FORMAT, VERSION = "dnnprims tuning", 1
 
-#: Attributes that tell cuBLASLt's algorithms apart, in the order of `blaslt.CONFIGURATION`.
+#: Attributes that tell cuBLASLt's algorithms apart, the fields of `algorithms.Algorithm`.
 Configuration = tuple[int, ...]
 
 

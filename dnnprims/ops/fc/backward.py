@@ -13,7 +13,7 @@ from ...runtime.gemm import GemmStep, Matrix, lower, lt_reason, workspace_for
 from ...runtime.launch import NULL, PlanSpec, Pointer, Profile, Result, Scratch, choose
 from .kernels import GradientPass, gradient_steps, lanes
 from .operands import Activation, destination, matrix, require_alike, require_input, require_rows, require_weights
-from .transposed import along_k, along_k_reason, with_gradient
+from .transposed import along_k, along_k_reason
 
 
 def plan_fc_backward_data(
@@ -105,27 +105,20 @@ def plan_fc_backward(
         products["dx"] = _data_product(dtype, m, left, matrix(2, w), 5, dx)
     if "dw" in needs and x is not None and n * k:
         products["dw"] = replace(_weights_product(dtype, m, left, matrix(1, x), 6, dw), beta=float(beta))
-    operands_of = {"dx": {"dy": dy, "w": w}, "dw": {"dy": dy, "saved": saved, "x": x}}
-    pass_over_dy = with_dz or "db" in needs
-    reasons = {
-        name: along_k_reason(profile, product, pass_over_dy and name == "dw", spec.scratch, **operands_of[name])
-        for name, product in products.items()
-    }
 
-    made = None
-    if pass_over_dy:
+    if with_dz or "db" in needs:
         dz, to = Scratch(0) if with_dz else NULL, operands.get("db", NULL)
         vec = lanes(dtype, n, dy=dy, saved=saved)
         wanted = GradientPass(mode, dtype, m, n, vec, dz, to, 0, at_saved, 1.0, float(beta))
-        if reasons.get("dw", "") is None:
-            spec, made = with_gradient(spec, wanted)
-        else:
-            steps, partial, _ = gradient_steps(profile, wanted, spec.scratch)
-            spec = replace(spec, steps=steps, scratch=spec.scratch + partial)
-    for name, reason in reasons.items():
-        if reason is None:
-            spec, products[name] = along_k(spec, products[name], made if name == "dw" else None)
-    return _with_products(spec, profile, list(products.values()), reasons.values())
+        steps, partial, _ = gradient_steps(profile, wanted, spec.scratch)
+        spec = replace(spec, steps=steps, scratch=spec.scratch + partial)
+    reasons = []
+    for name, right in (("dx", {"w": w}), ("dw", {"x": x})):
+        if name in products:
+            reasons.append(along_k_reason(profile, products[name], spec.scratch, dy=dy, **right))
+            if reasons[-1] is None:
+                spec, products[name] = along_k(spec, products[name])
+    return _with_products(spec, profile, list(products.values()), reasons)
 
 
 def _data_product(dtype: DType, m: int, dz: Matrix, w: Matrix, to: int, out: TensorDescriptor | None) -> GemmStep:
@@ -156,7 +149,7 @@ def _plan_product(
     if product.m * product.n == 0:
         return spec
     product = replace(product, alpha=float(alpha), beta=float(beta))
-    reason = along_k_reason(profile, product, False, (), **operands)
+    reason = along_k_reason(profile, product, (), **operands)
     if reason is None:
         spec, product = along_k(spec, product)
     return _with_products(spec, profile, [product], [reason])

@@ -37,14 +37,10 @@ _GRADIENT = Kernel(
         (*_BLEND, *_CONSTANTS, ("rows", "i64"), ("columns", "i64"), ("rows_per_chunk", "i64")),
     ),
 )
-_TRANSPOSED = Kernel(
+_TRANSPOSE = Kernel(
     "fc",
-    "fc_gradient_transposed",
-    Struct(
-        "FcTransposedParams",
-        ("dz", "dz_transposed", "partial", "dy", "saved"),
-        (*_CONSTANTS, ("rows", "i64"), ("columns", "i64"), ("rows_per_chunk", "i64"), ("stride", "i64")),
-    ),
+    "fc_transpose",
+    Struct("FcTransposeParams", ("y", "x"), (("rows", "i64"), ("columns", "i64"), ("stride", "i64"))),
 )
 _FOLD = Kernel(
     "fc", "fc_fold", Struct("FcFoldParams", ("db", "partial"), (*_BLEND, ("chunks", "i64"), ("columns", "i64")))
@@ -54,7 +50,7 @@ _FOLD = Kernel(
 #: than two launches; the fewest rows worth a chunk; how many blocks fill any GPU. Fixed, so that the order of summation
 #: depends on the shape alone.
 _LANES, _ROWS_AT_ONCE, _FEW_ROWS, _FEWEST_ROWS, _ENOUGH_BLOCKS = 32, 32, 64, 32, 1024
-#: Rows and columns of a tile of `fc_gradient_transposed`.
+#: Rows and columns of a tile of `fc_transpose`.
 _SIDE = 64
 
 
@@ -83,7 +79,7 @@ def gradient_steps(
     sums = wanted.db is not NULL
     if columns == 0 or (rows == 0 and not sums):
         return (), (), "nothing to do"
-    per_chunk = _rows_per_chunk(rows, -(-columns // (_LANES * dtype.lanes)), _ROWS_AT_ONCE)
+    per_chunk = _rows_per_chunk(dtype, rows, columns)
     chunks = max(1, -(-rows // per_chunk))
     partial_bytes = chunks * columns * dtype.acc.itemsize
     whole = _whole_reason(profile, rows, partial_bytes + sum(taken)) if sums else None
@@ -112,30 +108,11 @@ def _fold(wanted: GradientPass, partial: Pointer, chunks: int) -> KernelStep:
     )  # fmt: skip
 
 
-def _rows_per_chunk(rows: int, strips: int, at_once: int) -> int:
+def _rows_per_chunk(dtype: DType, rows: int, columns: int) -> int:
     """Rows of a block: enough blocks for any GPU, and enough rows that a partial sum is worth its place."""
+    strips = -(-columns // (_LANES * dtype.lanes))
     chunks = max(1, min(-(-rows // _FEWEST_ROWS), -(-_ENOUGH_BLOCKS // strips)))
-    return max(1, -(-rows // (chunks * at_once))) * at_once
-
-
-def transposed_steps(
-    wanted: GradientPass, to: Pointer, stride: int, taken: int
-) -> tuple[tuple[KernelStep, ...], tuple[int, ...]]:
-    """Return the steps of a pass that also writes dz transposed, and the scratch that they add to `taken` regions."""
-    rows, columns, dtype = wanted.rows, wanted.columns, wanted.dtype
-    strips = -(-columns // _SIDE)
-    per_chunk = _rows_per_chunk(rows, strips, _SIDE)
-    chunks = -(-rows // per_chunk)
-    sums = wanted.db is not NULL
-    partial = Scratch(taken) if sums else NULL
-    step = KernelStep(
-        _TRANSPOSED, dtype, (dtype.cuda, _derivative(wanted.mode, dtype)), f"transposed backward of {wanted.mode.mode}",
-        (strips, chunks, 1), 256, (wanted.dz, to, partial, wanted.dy, wanted.saved),
-        (*constants(wanted.mode), rows, columns, per_chunk, stride),
-    )  # fmt: skip
-    if not sums:
-        return (step,), ()
-    return (step, _fold(wanted, partial, chunks)), (chunks * columns * dtype.acc.itemsize,)
+    return max(1, -(-rows // (chunks * _ROWS_AT_ONCE))) * _ROWS_AT_ONCE
 
 
 def _whole_reason(profile: Profile, rows: int, nbytes: int) -> str | None:
@@ -155,6 +132,13 @@ def activation_step(
         blocks_for(count, 256 * dtype.lanes), 256, (3, z),
         (float(alpha), float(beta), *constants(mode), count, int(unfit is None)),
     )  # fmt: skip
+
+
+def transpose_step(dtype: DType, rows: int, columns: int, x: Pointer, y: Pointer, stride: int) -> KernelStep:
+    """The copy of x (rows, columns) to y (columns, stride)."""
+    tiles = -(-rows // _SIDE) * -(-columns // _SIDE)
+    scalars = (rows, columns, stride)
+    return KernelStep(_TRANSPOSE, dtype, (dtype.cuda,), "transpose", blocks_for(tiles, 1), 256, (y, x), scalars)
 
 
 def lanes(dtype: DType, columns: int, **tensors: TensorDescriptor | None) -> int:
@@ -202,9 +186,8 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
         for vec in (1, most):
             acts = sorted(_derivatives(mode, dtype))
             groups[_backward_group(mode, vec)] = [f"fc_gradient<{t}, {act}, {vec}>" for act in acts]
-        if dtype.name == "float32":
-            groups[f"transposed backward of {mode}"] = [f"fc_gradient_transposed<{t}, {act}>" for act in acts]
-    return {**groups, "fold": [f"fc_fold<{t}>"]}
+    copies = {"transpose": [f"fc_transpose<{t}>"]} if dtype.name == "float32" else {}
+    return {**groups, "fold": [f"fc_fold<{t}>"], **copies}
 
 
-FC_FAMILY = Family("fc", (_FORWARD, _GRADIENT, _TRANSPOSED, _FOLD), _instances)
+FC_FAMILY = Family("fc", (_FORWARD, _GRADIENT, _FOLD, _TRANSPOSE), _instances)

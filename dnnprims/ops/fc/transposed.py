@@ -1,125 +1,94 @@
 """Operands laid along the sum of their product, for TF32 on Hopper: what is transposed first, and whether that pays.
 
-Hopper's tensor cores read TF32 operands along k alone. Where w, x or dz lie the other way, as in every product of the
-backward pass, cuBLASLt has slower kernels; copies that lie right are often cheaper. The pass that makes dz writes its
-copy beside it, one that only copies makes those of x and w.
+Hopper's tensor cores read TF32 operands along the sum alone. In the backward products x, w and dz lie the other way,
+and cuBLASLt has slower kernels for them; that is worst where both operands do, as in dw. A transposed copy of the
+smaller one, of one pass of its own, is cheaper. Where w does so in dx, kernels with large tiles are as fast as those
+along the sum: only short sums, for which the library offers none, gain by a copy of w.
+
+Milliseconds of products alone on an NVIDIA H200, 2026-11-28, of operands as they lie, with x^T, and with dz^T, too: dw
+of 8192x784x2048 0.166, 0.099, 0.090; of 16384x1024x4096 0.602, 0.349, 0.329; of 4096x4096x16384 2.22, 1.56, 1.66; of
+8192x8192x8192 4.41, 3.01, 2.77. A second copy takes longer than it saves, even where the pass that makes dz writes it
+(0.078 for 16384x4096). dx of 7000x1760x1760 as w lies and with w^T 0.166 and 0.136; of 24000x1536x512 0.134 and 0.117;
+of 16384x1024x4096 0.345 and 0.357.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from ...descriptors import ActivationDescriptor, TensorDescriptor
-from ...dtypes import DType
+from ...descriptors import TensorDescriptor
 from ...runtime.gemm import GemmStep, Matrix, lt_reason
-from ...runtime.launch import NULL, PlanSpec, Pointer, Profile, Scratch, unaligned
-from .kernels import GradientPass, transposed_steps
+from ...runtime.launch import PlanSpec, Profile, Scratch, unaligned
+from .kernels import transpose_step
 
-#: What a copy is weighed by: seconds that a floating-point operation takes longer without it, that a byte of a copy
-#: takes, and a launch.
-_SLOWER_FLOP, _BYTE, _LAUNCH = 1.4e-15, 2.5e-13, 3e-6
+#: Seconds that a floating-point operation takes longer without the copy, where both operands lie across and where one
+#: does; seconds of a byte of a copy, read or written, and of a launch.
+_BOTH_ACROSS, _ONE_ACROSS, _BYTE, _LAUNCH = 1.2e-15, 0.5e-15, 2.6e-13, 3e-6
+#: Terms of a sum below which one operand across is slower.
+_SHORT_SUM = 2048
 #: Elements that the leading dimension of a copy is a multiple of: one line of the L2.
 _LINE = 32
 
 
-@dataclass(frozen=True)
-class Source:
-    """A matrix, `rows` x `columns`, that is to be had transposed."""
-
-    pointer: Pointer
-    rows: int
-    columns: int
-
-    @property
-    def stride(self) -> int:
-        """Elements between rows of the copy."""
-        return -(-self.rows // _LINE) * _LINE
-
-    def nbytes(self, dtype: DType) -> int:
-        """Bytes of the copy."""
-        return self.columns * self.stride * dtype.itemsize
-
-
 def along_k_reason(
-    profile: Profile,
-    product: GemmStep,
-    passed: bool,
-    taken: Sequence[int],
-    **operands: TensorDescriptor | None,
+    profile: Profile, product: GemmStep, taken: Sequence[int], **operands: TensorDescriptor | None
 ) -> str | None:
-    """Why a product is not to be made of transposed copies, or None.
+    """Why a product is not to be made of a copy of one operand along the sum, or None.
 
-    `passed`: the copy of its left operand is made by a pass that is needed anyway. `taken`: scratch of the plan so far.
+    `taken` is the scratch of the plan so far, `operands` the arrays that the product is of.
     """
-    dtype = product.dtype
     reason = lt_reason(profile, product.m, product.n, product.k)
-    if dtype.name != "float32" or reason:
+    if product.dtype.name != "float32" or product.b.transposed or reason:
         return reason or "operands may lie either way"
-    left, right = _wrong(product)
-    copies = [source for source in (left, right) if source]
+    nbytes = _nbytes(product)
     if profile.preferred != "lt_product_along_k":
-        moved = sum(2 * source.nbytes(dtype) for source in copies) - (left.nbytes(dtype) if left and passed else 0)
-        reason = _loss_reason(profile, product, moved * _BYTE + len(copies) * _LAUNCH)
+        reason = _loss_reason(profile, product, 2 * nbytes * _BYTE + _LAUNCH)
         if reason:
             return reason
-    nbytes = sum(taken) + sum(source.nbytes(dtype) for source in copies)
-    if 0 <= profile.workspace_limit < nbytes:
-        return f"{nbytes} bytes of workspace, the limit is {profile.workspace_limit}"
+    if 0 <= profile.workspace_limit < sum(taken) + nbytes:
+        return f"{sum(taken) + nbytes} bytes of workspace, the limit is {profile.workspace_limit}"
     return _layout_reason(**operands)
 
 
+def along_k(spec: PlanSpec, product: GemmStep) -> tuple[PlanSpec, GemmStep]:
+    """The plan with the copy at its end, and the product of it."""
+    to, stride = Scratch(len(spec.scratch)), _stride(product)
+    source, columns = (product.a, product.m) if _copies_left(product) else (product.b, product.n)
+    step = transpose_step(product.dtype, product.k, columns, source.pointer, to, stride)
+    spec = replace(spec, steps=(*spec.steps, step), scratch=(*spec.scratch, _nbytes(product)))
+    copied = Matrix(to, stride, transposed=not _copies_left(product))
+    return spec, replace(product, a=copied) if _copies_left(product) else replace(product, b=copied)
+
+
+def _copies_left(product: GemmStep) -> bool:
+    """Whether it is the left operand that is copied: the smaller one where both lie across."""
+    return product.a.transposed and product.m < product.n
+
+
+def _stride(product: GemmStep) -> int:
+    return -(-product.k // _LINE) * _LINE
+
+
+def _nbytes(product: GemmStep) -> int:
+    """Bytes of the copy."""
+    return (product.m if _copies_left(product) else product.n) * _stride(product) * product.dtype.itemsize
+
+
 def _loss_reason(profile: Profile, product: GemmStep, seconds: float) -> str | None:
-    """Why copies that take so long do not pay, or None."""
+    """Why a copy that takes so long does not pay, or None."""
     if profile.preferred == "lt_product":
         return "lt_product was faster when tuned"
     if profile.math != "tf32":
         return "operands may lie either way"
     if profile.arch != 90:
-        return "only Hopper's TF32 wants operands along k"
-    if 2 * product.m * product.n * product.k * _SLOWER_FLOP < seconds:
-        return "transposed copies would take longer than they save"
+        return "only Hopper's TF32 wants operands along the sum"
+    if not product.a.transposed and product.k >= _SHORT_SUM:
+        return "one operand across a long sum is as fast"
+    slower = _BOTH_ACROSS if product.a.transposed else _ONE_ACROSS
+    if 2 * product.m * product.n * product.k * slower < seconds:
+        return "the copy would take longer than it saves"
     return None
-
-
-def along_k(spec: PlanSpec, product: GemmStep, left: Matrix | None = None) -> tuple[PlanSpec, GemmStep]:
-    """The plan with the copies at its end, and the product of them; `left` is a copy that is there already."""
-    wrong_left, wrong_right = _wrong(product)
-    if wrong_left:
-        if left is None:
-            spec, left = _with_copy(spec, product.dtype, wrong_left)
-        product = replace(product, a=left)
-    if wrong_right:
-        spec, right = _with_copy(spec, product.dtype, wrong_right)
-        product = replace(product, b=replace(right, transposed=True))
-    return spec, product
-
-
-def with_gradient(spec: PlanSpec, wanted: GradientPass) -> tuple[PlanSpec, Matrix]:
-    """The plan with the pass for dz and db at its end, and where dz lies transposed."""
-    source = Source(wanted.dy, wanted.rows, wanted.columns)
-    to = Scratch(len(spec.scratch))
-    scratch = (*spec.scratch, source.nbytes(wanted.dtype))
-    steps, partial = transposed_steps(wanted, to, source.stride, len(scratch))
-    return replace(spec, steps=spec.steps + steps, scratch=scratch + partial), Matrix(to, source.stride)
-
-
-def _with_copy(spec: PlanSpec, dtype: DType, source: Source) -> tuple[PlanSpec, Matrix]:
-    """The plan with a transposing copy at its end, and where that lies."""
-    return with_gradient(
-        spec,
-        GradientPass(
-            ActivationDescriptor("identity"), dtype, source.rows, source.columns, dtype.lanes,
-            dz=NULL, db=NULL, dy=source.pointer, saved=NULL, alpha=1.0, beta=0.0,
-        ),
-    )  # fmt: skip
-
-
-def _wrong(product: GemmStep) -> tuple[Source | None, Source | None]:
-    """The operands that lie across k."""
-    left = Source(product.a.pointer, product.k, product.m) if product.a.transposed else None
-    right = None if product.b.transposed else Source(product.b.pointer, product.k, product.n)
-    return left, right
 
 
 def _layout_reason(**operands: TensorDescriptor | None) -> str | None:

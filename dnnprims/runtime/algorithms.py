@@ -1,0 +1,52 @@
+"""cuBLASLt's algorithms by their attributes, and which of those offered is taken where its own first is known slow.
+
+The library orders what it offers by a model of its own. For TF32 on Hopper the order is wrong in two regular ways; the
+figures are milliseconds on an NVIDIA H200, cuBLASLt 13.1, 2026-11-28, for a layer of samples x inputs x outputs:
+
+- One operand across the sum: tiles of 128x128 are put before those of 256x128, which are faster. dx of 8192x784x2048
+  0.135 and 0.104; of 16384x1024x4096 0.415 and 0.350; of 24000x2048x6144 1.97 and 1.64.
+- Many tiles: clusters of four or eight blocks do not fill 132 multiprocessors. Forward of 16384x1024x4096 0.373 and,
+  with clusters of two, 0.353; of 6000x1536x4608 0.234 and 0.218; of 3000x1536x4608 0.131 and 0.121; dw of
+  8192x8192x8192 of a transposed x 3.25 and 3.01. Few tiles like them: dx of 8192x784x2048, of a transposed w, 0.095
+  and 0.108.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+#: Attribute (cublasLtMatmulAlgoConfigAttributes_t) and bytes of each field of `Algorithm`.
+CONFIGURATION = ((0, 4), (1, 4), (6, 4), (8, 2), (7, 2), (2, 4), (3, 4), (4, 4), (5, 4))
+
+#: The algorithm whose kernels are Hopper's for TF32, two of its tiles, and its clusters of at most two blocks.
+_HOPPER_TF32, _TILE_128X128, _TILE_256X128, _SMALL_CLUSTERS = 43, 20, 24, (2, 3, 5)
+#: Outputs from which tiles are many: six of 128x128 for each multiprocessor.
+_MANY_OUTPUTS = 6 * 132 * 128 * 128
+
+
+class Algorithm(NamedTuple):
+    """What tells an algorithm from others; -1 for what it has not."""
+
+    id: int
+    tile: int
+    stages: int
+    cluster: int
+    inner: int
+    split_k: int
+    reduction: int
+    swizzle: int
+    custom: int
+
+
+def first_choice(offered: Sequence[Algorithm], outputs: int, across: int) -> int:
+    """Number of the algorithm to take for a product of so many outputs, `across` of its operands across the sum."""
+    chosen = 0
+    if offered[0].id != _HOPPER_TF32:
+        return chosen
+    if across == 1 and offered[0].tile == _TILE_128X128:
+        chosen = next((i for i, a in enumerate(offered) if a.id == _HOPPER_TF32 and a.tile == _TILE_256X128), 0)
+    if outputs >= _MANY_OUTPUTS and offered[chosen].cluster not in _SMALL_CLUSTERS:
+        alike = (i for i, a in enumerate(offered) if a[:2] == offered[chosen][:2] and a.cluster in _SMALL_CLUSTERS)
+        chosen = next(alike, chosen)
+    return chosen
