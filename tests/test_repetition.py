@@ -5,6 +5,7 @@ CuPy's arrays are stood in for by NumPy's that look like them, so that the emula
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
@@ -172,6 +173,30 @@ def test_a_launch_that_fails_is_made_with_all_its_words(
         relu(x, out=y)
         relu(x, out=y)
         assert kinds(executor)[-1] == "again"
+
+
+def test_a_failed_call_on_other_arrays_leaves_nothing_to_repeat(
+    handle: dp.Handle, executor: DeviceExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its addresses are packed by then, in the place of those that the kept launch was for."""
+    (x, y), (u, v) = ((handle.asarray(X + k), handle.asarray(X)) for k in (0, 10))
+    relu = functools.partial(dp.activation_forward, handle, "relu")
+    for _ in range(3):
+        relu(x, out=y)
+    (plan,) = handle._plans.values()
+    (run,) = plan._runs
+
+    def fails(addresses: Any, stream: int, live: Any) -> Any:
+        run(addresses, stream, live)
+        raise ExecutionError("launch", "failed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plan, "_runs", [fails])
+        with pytest.raises(ExecutionError, match="failed"):
+            relu(u, out=v)
+    del executor.events[:]
+    relu(x, out=y)
+    assert kinds(executor) == ["packed"]
 
 
 def test_nobody_else_enters_and_nothing_runs_once_it_is_closed(

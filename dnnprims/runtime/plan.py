@@ -178,7 +178,7 @@ class Plan:
         if addresses != self._checked:
             self.check(addresses)
         complete = addresses if self._operands_only else self._complete(addresses, stream)
-        again = None
+        again = self.again_for = None  # what is packed below may never be launched
         for run in self._runs:
             again = run(complete, stream, live)
         if self.repeats and not self.has_lists:
