@@ -176,9 +176,9 @@ struct Outlet {
   }
 };
 
-// The bias of this thread's columns, asked for before the products are done.
+// The bias of this thread's columns of a piece.
 template <class T> struct Bias {
-  static constexpr int PAIRS = TILE / 8;
+  static constexpr int PAIRS = PIECE_COLUMNS<T> / 8;
   pack<T, 2> pairs[PAIRS];
   DEVICE Bias(const FcHopperParams<T>& p, int column) {
 #pragma unroll
@@ -190,27 +190,30 @@ template <class T> struct Bias {
   }
 };
 
-// Bias, activation and stores of a tile.
+// Bias, activation and stores of a tile, piece by piece. The loop is not unrolled, so that the activation is compiled once
+// and not 128 times: a piece's sums, whose registers have no index, are copied under a branch that all threads share.
 template <class T, class Act>
 DEVICE void finish(Outlet& outlet, const TensorMap& y, const TensorMap& z, const FcHopperParams<T>& p, TileAt place,
-                   const Bias<T>& bias, const float (&sum)[2][64]) {
+                   const float (&sum)[2][64]) {
+  constexpr int ACROSS = TILE / PIECE_COLUMNS<T>, VALUES = PIECE_VALUES<T>;
   const Act act{p.c0, p.c1};
+#pragma unroll 1
+  for (int piece = 0; piece < 2 * ACROSS; ++piece) {
+    const int column = place.column + piece % ACROSS * PIECE_COLUMNS<T>, row = place.row + piece / ACROSS * PIECE_ROWS;
+    const Bias<T> bias(p, column);
+    float v[VALUES];
 #pragma unroll
-  for (int half = 0; half < 2; ++half)
+    for (int k = 0; k < 2 * ACROSS; ++k)
+      if (piece == k)
 #pragma unroll
-    for (int piece = 0; piece < TILE / PIECE_COLUMNS<T>; ++piece) {
-      const int column = place.column + piece * PIECE_COLUMNS<T>, row = place.row + half * PIECE_ROWS;
-      float v[PIECE_VALUES<T>];
+        for (int i = 0; i < VALUES; ++i) v[i] = sum[k / ACROSS][k % ACROSS * VALUES + i];
 #pragma unroll
-      for (int i = 0; i < PIECE_VALUES<T>; ++i) {
-        const int own = piece * PIECE_VALUES<T> + i;
-        v[i] = sum[half][own] + to_acc(bias.pairs[own / 4].lane[i & 1]);
-      }
-      if (p.z) outlet.send<T>(z, v, column, row);
+    for (int i = 0; i < VALUES; ++i) v[i] += to_acc(bias.pairs[i / 4].lane[i & 1]);
+    if (p.z) outlet.send<T>(z, v, column, row);
 #pragma unroll
-      for (int i = 0; i < PIECE_VALUES<T>; ++i) v[i] = act.forward(v[i]);
-      outlet.send<T>(y, v, column, row);
-    }
+    for (int i = 0; i < VALUES; ++i) v[i] = act.forward(v[i]);
+    outlet.send<T>(y, v, column, row);
+  }
 }
 
 template <class T, class Act>
@@ -239,11 +242,9 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
     named_sync(4 + group, CONSUMERS * WARPGROUP);
     const int last = multiply<T>(at, Cursor(turn * k_blocks), k_blocks, sum);
     named_arrive(4 + (group ^ 1), CONSUMERS * WARPGROUP);
-    const TileAt place(p, tile);
-    const Bias<T> bias(p, place.column);
     products_wait<0>();
     give_back(at, last);
-    finish<T, Act>(outlet, y, z, p, place, bias, sum);
+    finish<T, Act>(outlet, y, z, p, TileAt(p, tile), sum);
   }
   if (threadIdx.x % WARPGROUP == 0) stores_done();
 }
