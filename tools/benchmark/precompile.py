@@ -17,8 +17,8 @@ _FAMILIES = {
     "reduce_tensor": ("reduction",),
     "sgd_update": ("sgd",),
     "adamw_update": ("adam",),
-    "training_step": ("fc", "loss", "sgd", "gemm"),
-    "fc_forward": ("fc", "gemm"),
+    "training_step": ("fc", "fc_hopper", "loss", "sgd", "gemm"),
+    "fc_forward": ("fc", "fc_hopper", "gemm"),
     "fc_backward": ("fc", "gemm"),
     "fc_backward_bias": ("fc",),
 }

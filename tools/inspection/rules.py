@@ -51,7 +51,6 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("cross_entropy_in_registers<double, 1, 2, 8, true>", 80): (16, _STOPS[40]),
     ("cross_entropy_in_registers<float16, 8, 4, 128, false>", 120): (12, _STOPS[80]),
     ("cross_entropy_in_registers<bfloat16, 8, 4, 512, false>", 75): (28, _STOPS[80]),
-    ("fc_forward_ping_pong<float16, Sigmoid<float16>>", 90): (84, "a warpgroup that multiplies has 232 registers"),
     ("maxout_forward_strided<float, int, 4>", 120): (24, _STOPS[48]),
     ("maxout_forward_strided<float, u8, 4>", 120): (24, _STOPS[48]),
 }
