@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .handle import Handle
 
 #: Variants that are worth timing against each other.
-_LAYERS, _PRODUCTS = ("lt_epilogue", "lt_then_pass"), ("lt_product", "lt_product_along_k")
+_LAYERS, _PRODUCTS = ("ping_pong", "lt_epilogue", "lt_then_pass"), ("lt_product", "lt_product_along_k")
 ALTERNATIVES = {
     "fc_forward": _LAYERS,
     "fc_backward": _PRODUCTS,
