@@ -132,9 +132,8 @@ class Tuner:
         if (self._place, key) in self.found.entries:
             return
         try:
-            plan = blaslt.MatmulPlan(
-                blaslt.device_handle(self._handle.device), step.problem, most=blaslt.MOST_CANDIDATES
-            )
+            lt, sm_count = blaslt.device_handle(self._handle.device), self._handle.profile.sm_count
+            plan = blaslt.MatmulPlan(lt, step.problem, most=blaslt.MOST_CANDIDATES, sm_count=sm_count)
         except blaslt.LtError as error:
             self._tell(f"{key}: {error}")
             return

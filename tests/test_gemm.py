@@ -293,7 +293,9 @@ def _realise(library: FakeLibrary, monkeypatch: pytest.MonkeyPatch) -> tuple[Any
     step = gemm.GemmStep(BY_NAME["float32"], 2, 3, 4, *matrices, epilogue="bias", bias=2)
     (step,) = gemm.lower(Profile("cuda", blaslt=True), step)  # type: ignore[assignment]
     ran: list[Any] = []
-    executor = SimpleNamespace(device=0, realise=lambda kernel, slots: lambda *call: ran.append(slots))
+    executor = SimpleNamespace(
+        device=0, profile=Profile("cuda"), realise=lambda kernel, slots: lambda *call: ran.append(slots)
+    )
     return gemm.realise_gemm(step, tuple(range(len(step.pointers))), executor), ran
 
 

@@ -20,7 +20,7 @@ from dnnprims.descriptors import ActivationDescriptor
 from dnnprims.planning import _specify
 from dnnprims.problem import CallLine
 from dnnprims.runtime import blaslt
-from dnnprims.runtime.algorithms import Algorithm, first_choice
+from dnnprims.runtime.algorithms import Algorithm, first_choice, missing
 from dnnprims.runtime.gemm import GemmStep
 from dnnprims.runtime.launch import Profile, choose
 from dnnprims.runtime.trial import LEAST_GAIN, QUICK_ROUNDS, ROUNDS, select
@@ -243,7 +243,7 @@ def test_a_handle_without_cublaslt_has_nothing_to_choose_from() -> None:
 class FakePlan:
     """Offers two algorithms."""
 
-    def __init__(self, handle: Any, problem: Any, wanted: Any = (), most: int = 0) -> None:
+    def __init__(self, handle: Any, problem: Any, wanted: Any = (), most: int = 0, sm_count: int = 132) -> None:
         self.offered, self.default = [FAST, SLOW, SLOW], 1
 
 
@@ -367,3 +367,36 @@ def test_which_operands_lie_across_the_sum(trans_a: int, trans_b: int, across: i
     """Column-major, so that the sum runs along the memory of a transposed A and of a B as it is."""
     problem = blaslt.MatmulProblem(2, 2, 2, bool(trans_a), bool(trans_b), 2, 2, 2, 0, 0, 68, 0)
     assert problem.across == across
+
+
+@pytest.mark.parametrize(
+    ("first", "m", "n", "across", "sm_count", "built"),
+    [
+        ((55, 17, 31, 0, 0, 5, 2, 2, 0), 1024, 4096, 2, 132, True),
+        ((55, 17, 31, 0, 0, 5, 2, 2, 0), 1024, 4096, 2, 108, False),  # 128 tiles are two waves there
+        ((55, 17, 31, 0, 0, 5, 2, 2, 0), 784, 2048, 2, 132, False),  # 56 tiles
+        ((55, 17, 31, 0, 0, 1, 0, 0, 0), 1024, 4096, 2, 132, False),
+        ((55, 17, 31, 0, 0, 5, 2, 2, 0), 1024, 4096, 1, 132, False),
+        ((21, 17, 31, 0, 0, 5, 2, 2, 0), 1024, 4096, 2, 132, False),
+    ],
+)
+def test_what_the_library_lacks_is_asked_for_where_it_fills_the_gpu(
+    first: tuple[int, ...], m: int, n: int, across: int, sm_count: int, built: bool
+) -> None:
+    found = missing([Algorithm(*first)], m, n, across, sm_count)
+    assert (found is not None) == built
+    if found is not None:
+        assert (found.tile, found.split_k) == (23, 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU here")
+@pytest.mark.parametrize("math", ["ieee", "tf32"])
+def test_products_by_corrected_choices_are_exact(math: str) -> None:
+    """Integers, whose sums fit into float32, at a size at which each correction takes effect on an NVIDIA H200."""
+    rng = np.random.default_rng(2)
+    dy, x, w = (rng.integers(-3, 4, s).astype(np.float32) for s in ((16384, 4096), (16384, 1024), (4096, 1024)))
+    with dp.create_handle("cuda", math=math) as handle:
+        dx, dw, _ = dp.fc_backward(handle, *map(handle.asarray, (dy, x, w)))
+        np.testing.assert_array_equal(handle.to_numpy(dw), dy.T @ x)
+        np.testing.assert_array_equal(handle.to_numpy(dx), dy @ w)

@@ -1,7 +1,7 @@
-"""cuBLASLt's algorithms by their attributes, and which of those offered is taken where its own first is known slow.
+"""cuBLASLt's algorithms by their attributes, and which one is taken where the library's own first is known to be slow.
 
-The library orders what it offers by a model of its own. For TF32 on Hopper the order is wrong in two regular ways; the
-figures are milliseconds on an NVIDIA H200, cuBLASLt 13.1, 2026-11-28, for a layer of samples x inputs x outputs:
+The library orders what it offers by a model of its own, which is wrong in regular ways. The figures are milliseconds on
+an NVIDIA H200, cuBLASLt 13.1, 2026-11-28, for a layer of samples x inputs x outputs. For TF32 on Hopper:
 
 - One operand across the sum: tiles of 128x128 are put before those of 256x128, which are faster. dx of 8192x784x2048
   0.135 and 0.104; of 16384x1024x4096 0.415 and 0.350; of 24000x2048x6144 1.97 and 1.64.
@@ -9,6 +9,10 @@ figures are milliseconds on an NVIDIA H200, cuBLASLt 13.1, 2026-11-28, for a lay
   with clusters of two, 0.353; of 6000x1536x4608 0.234 and 0.218; of 3000x1536x4608 0.131 and 0.121; dw of
   8192x8192x8192 of a transposed x 3.25 and 3.01. Few tiles like them: dx of 8192x784x2048, of a transposed w, 0.095
   and 0.108.
+
+For float32 products with both operands across the sum it splits the sum among small tiles, and does not offer tiles of
+128x256 without a split, which are faster where they fill the multiprocessors: dw of 16384x1024x4096 2.91 and 2.54. Such
+an algorithm is built from its attributes, and the library asked whether it would run it.
 """
 
 from __future__ import annotations
@@ -21,6 +25,10 @@ CONFIGURATION = ((0, 4), (1, 4), (6, 4), (8, 2), (7, 2), (2, 4), (3, 4), (4, 4),
 
 #: The algorithm whose kernels are Hopper's for TF32, two of its tiles, and its clusters of at most two blocks.
 _HOPPER_TF32, _TILE_128X128, _TILE_256X128, _SMALL_CLUSTERS = 43, 20, 24, (2, 3, 5)
+#: The algorithm whose kernels multiply float32 without tensor cores, and one of its tiles, with its number of stages.
+_FLOAT32, _TILE_128X256, _FLOAT32_STAGES = 55, 23, 31
+#: Share of the multiprocessors that tiles must keep busy, and rows and columns of a tile.
+_LEAST_BUSY, _TILE_ROWS, _TILE_COLUMNS = 0.9, 128, 256
 #: Outputs from which tiles are many: six of 128x128 for each multiprocessor.
 _MANY_OUTPUTS = 6 * 132 * 128 * 128
 
@@ -50,3 +58,13 @@ def first_choice(offered: Sequence[Algorithm], outputs: int, across: int) -> int
         alike = (i for i, a in enumerate(offered) if a[:2] == offered[chosen][:2] and a.cluster in _SMALL_CLUSTERS)
         chosen = next(alike, chosen)
     return chosen
+
+
+def missing(offered: Sequence[Algorithm], m: int, n: int, across: int, sm_count: int) -> Algorithm | None:
+    """What the library does not offer for an (m, n) product and would be faster, or None."""
+    if offered[0].id != _FLOAT32 or offered[0].split_k <= 1 or across != 2:
+        return None
+    tiles = -(-m // _TILE_ROWS) * -(-n // _TILE_COLUMNS)
+    if tiles < _LEAST_BUSY * -(-tiles // sm_count) * sm_count:
+        return None
+    return Algorithm(_FLOAT32, _TILE_128X256, _FLOAT32_STAGES, 0, 0, 1, 0, 0, 0)

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import ExecutionError
-from .algorithms import CONFIGURATION, Algorithm, first_choice
+from .algorithms import CONFIGURATION, Algorithm, first_choice, missing
 
 # cublasComputeType_t
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
@@ -102,7 +102,10 @@ _SIGNATURES: dict[str, list[Any]] = {
     "cublasLtMatmulPreferenceCreate": [_pointer],
     "cublasLtMatmulPreferenceDestroy": [_pointer],
     "cublasLtMatmulPreferenceSetAttribute": [_pointer, _int, _pointer, _size],
+    "cublasLtMatmulAlgoInit": [_pointer] + [_int] * 7 + [_pointer],
+    "cublasLtMatmulAlgoCheck": [_pointer] * 8,
     "cublasLtMatmulAlgoConfigGetAttribute": [_pointer, _int, _pointer, _size, _pointer],
+    "cublasLtMatmulAlgoConfigSetAttribute": [_pointer, _int, _pointer, _size],
     "cublasLtMatmulAlgoGetHeuristic": [_pointer] * 7 + [_int, _pointer, _pointer],
     "cublasLtMatmul": [_pointer] * 14 + [_size, _pointer],
 }
@@ -251,14 +254,21 @@ class MatmulPlan:
     Attributes
     ----------
     offered : list of Algorithm
-        What the library offers, in its order.
+        What the library offers, in its order; before it what `algorithms.missing` says, where the library would run it.
     default : int
         Number of the one that is taken where no other is asked for.
     choice : HeuristicResult
         What is run.
     """
 
-    def __init__(self, handle: LtHandle, problem: MatmulProblem, wanted: tuple[int, ...] = (), most: int = 0) -> None:
+    def __init__(
+        self,
+        handle: LtHandle,
+        problem: MatmulProblem,
+        wanted: tuple[int, ...] = (),
+        most: int = 0,
+        sm_count: int = 132,
+    ) -> None:
         self.handle, self.problem = handle, problem
         lib = handle.lib
         number = ctypes.c_double if problem.scale_type == SCALE_64F else ctypes.c_float
@@ -272,6 +282,10 @@ class MatmulPlan:
             self.d = self._layout(owned, problem.output_type, problem.m, problem.n, False, problem.ldd)
             usable = self._heuristic(most or (MOST_CANDIDATES if wanted else CANDIDATES))
             self.offered = [self._configuration(found) for found in usable]
+            lacking = missing(self.offered, problem.m, problem.n, problem.across, sm_count)
+            built = None if lacking is None else self._build(lacking)
+            if built is not None:
+                usable, self.offered = [built, *usable], [self._configuration(built), *self.offered]
             self.default = first_choice(self.offered, problem.m * problem.n, problem.across)
             self.choice = usable[self.offered.index(wanted) if wanted in self.offered else self.default]
             self._owned = owned.pop_all()
@@ -328,6 +342,23 @@ class MatmulPlan:
             )
             values.append(-1 if status else value.value)
         return Algorithm(*values)
+
+    def _build(self, wanted: Algorithm) -> HeuristicResult | None:
+        """An algorithm made of its attributes, or None where the library would not run it."""
+        lib, p, made = self.handle.lib, self.problem, HeuristicResult()
+        algorithm, kinds = ctypes.addressof(made.algorithm), (p.input_type,) * 2 + (p.output_type,) * 2
+        if lib.cublasLtMatmulAlgoInit(self.handle.value, p.compute_type, p.scale_type, *kinds, wanted.id, algorithm):
+            return None
+        for (attribute, size), value in zip(CONFIGURATION[1:3], wanted[1:3], strict=True):
+            number = ctypes.c_uint32(value)
+            if lib.cublasLtMatmulAlgoConfigSetAttribute(algorithm, attribute, ctypes.addressof(number), size):
+                return None
+        layouts, checked = (self.a, self.b, self.d, self.d), HeuristicResult()
+        arguments = (self.handle.value, self.descriptor, *layouts, algorithm, ctypes.addressof(checked))
+        if lib.cublasLtMatmulAlgoCheck(*arguments) or checked.workspace_bytes > p.workspace_bytes:
+            return None
+        made.workspace_bytes = checked.workspace_bytes
+        return made
 
     def _heuristic(self, most: int) -> list[HeuristicResult]:
         lib, function = self.handle.lib, "cublasLtMatmulAlgoGetHeuristic"

@@ -233,7 +233,8 @@ def realise_gemm(step: GemmStep, slots: tuple[int, ...], executor: Any) -> Run:
     the fallback, whose kernels `executor` realises.
     """
     try:
-        plan = blaslt.MatmulPlan(blaslt.device_handle(executor.device), step.problem, step.algorithm)
+        handle, sm_count = blaslt.device_handle(executor.device), executor.profile.sm_count
+        plan = blaslt.MatmulPlan(handle, step.problem, step.algorithm, sm_count=sm_count)
     except blaslt.LtError as error:
         if error.status not in blaslt.REFUSALS:
             raise
