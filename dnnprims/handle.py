@@ -263,8 +263,13 @@ class Handle(Context):
 
     def use_tuning(self, tuning: Tuning) -> None:
         """Let calls made from now on take what was found faster on this device and with these versions."""
-        super().use_tuning(tuning)
-        self._plans.clear()
+        if not self._lock.acquire(False):
+            raise self._refuse_entry()
+        try:
+            super().use_tuning(tuning)
+            self._plans.clear()
+        finally:
+            self._lock.release()
 
     # -- life --------------------------------------------------------------------------------------------------
 
