@@ -67,27 +67,25 @@ class Handle(Context):
     def run(self, build: Build, options: tuple[Any, ...], operands: tuple[Any, ...], live: Sequence[Any] = ()) -> Any:
         """Fetch or build the plan of a call and enqueue it. For front ends.
 
-        The hot path, so that it does itself what `CudaExecutor.look`, `Context.stream` and `Plan.enqueue` would do for
-        it: beside a launch of 3 us each frame counts.
+        The hot path, so that it does itself what `_sight` (for two arrays, as most calls have), `Context.stream` and
+        `Plan.enqueue` would do for it: beside a launch of 3 us each frame counts.
         """
         if not self._lock.acquire(False):
             raise self._refuse_entry()
         try:
-            key: tuple[Any, ...] = (build, options)
-            addresses: list[int] = []
-            device_array = self._device_array
-            for a in operands:
-                if type(a) is device_array:
-                    pointer = a.data.ptr
-                    key += a.shape, a.dtype, a._c_contiguous or a.strides, pointer & 15
-                    addresses.append(pointer)
-                elif a is None:
-                    key += (None,)
-                    addresses.append(0)
+            if len(operands) == 2 and type(x := operands[0]) is self._device_array:
+                y, pointer = operands[1], x.data.ptr
+                key: tuple[Any, ...] = build, options, x.shape, x.dtype, x._c_contiguous or x.strides, pointer & 15
+                if y is None:
+                    key, addresses = (*key, None), [pointer, 0]
+                elif type(y) is self._device_array:
+                    other = y.data.ptr
+                    key += y.shape, y.dtype, y._c_contiguous or y.strides, other & 15
+                    addresses = [pointer, other]
                 else:
-                    seen, addresses = self._look(operands)
-                    key = (build, options, *seen)
-                    break
+                    key, addresses = self._sight(build, options, operands)
+            else:
+                key, addresses = self._sight(build, options, operands)
             try:
                 plan = self._plans.get(key)
             except TypeError:
@@ -151,6 +149,26 @@ class Handle(Context):
             raise checks.refuse_allocation(op_name(build), error) from error
         finally:
             self._lock.release()
+
+    def _sight(
+        self, build: Build, options: tuple[Any, ...], operands: tuple[Any, ...]
+    ) -> tuple[tuple[Any, ...], list[int]]:
+        """Return the key under which the plan of a call is kept, and the addresses of its operands."""
+        key: tuple[Any, ...] = (build, options)
+        addresses: list[int] = []
+        device_array = self._device_array
+        for a in operands:
+            if type(a) is device_array:
+                pointer = a.data.ptr
+                key += a.shape, a.dtype, a._c_contiguous or a.strides, pointer & 15
+                addresses.append(pointer)
+            elif a is None:
+                key += (None,)
+                addresses.append(0)
+            else:
+                seen, addresses = self._look(operands)
+                return (build, options, *seen), addresses
+        return key, addresses
 
     def _refuse_entry(self) -> BadParamError:
         return checks.refuse_closed() if self.closed else checks.refuse_concurrency()

@@ -61,6 +61,8 @@ class CudaExecutor:
         self._driver, self._runtime = cupy.cuda.driver, cupy.cuda.runtime
         #: CuPy's current stream, an object with ``ptr``, for those to whom the frame of `current_stream` is dear.
         self.get_stream = cupy.cuda.get_current_stream
+        #: Whether work on a stream is being recorded for a graph instead of done.
+        self.capturing: Callable[[int], bool] = cupy.cuda.runtime.streamIsCapturing
         with cupy.cuda.Device(device) as current:
             facts = current.attributes
             capability = int(current.compute_capability)
@@ -213,10 +215,6 @@ class CudaExecutor:
     def event(self) -> CopyEvent:
         """Return an event that can be recorded behind a copy."""
         return CopyEvent(self._cupy)
-
-    def capturing(self, stream: int) -> bool:
-        """Whether work on the stream is being recorded for a graph instead of done."""
-        return bool(self._runtime.streamIsCapturing(stream))
 
     def download(self, pointer: int, nbytes: int, stream: int) -> bytes:
         """Copy device bytes to the host once the stream is done."""

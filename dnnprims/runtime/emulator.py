@@ -83,10 +83,6 @@ class EmulatorExecutor(HostArrays):
         """Return an event behind work that is done already."""
         return PassedEvent()
 
-    def capturing(self, stream: int) -> bool:
-        """Nothing is ever recorded instead of done."""
-        return False
-
     def nvtx(self) -> Any:
         """No profiler looks here."""
         return None

@@ -122,6 +122,10 @@ class HostArrays:
         """Return a copy in host memory."""
         return np.array(a, copy=True)
 
+    def capturing(self, stream: int) -> bool:
+        """Nothing is ever recorded instead of done."""
+        return False
+
     def synchronize(self, stream: int) -> None:
         """Wait for enqueued work: there is none on the host."""
 

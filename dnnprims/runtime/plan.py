@@ -111,7 +111,7 @@ class Plan:
     ) -> None:
         self.spec = spec
         self.operands = tuple(operands)
-        self._executor, self._workspace = executor, workspace
+        self._workspace, self._capturing = workspace, executor.capturing
         self._workspace_bytes = spec.workspace_bytes
         self._scratch_offsets = spec.scratch_offsets()
         made = [r for r in spec.results if operands[r.operand] is None]
@@ -168,7 +168,12 @@ class Plan:
         `operands` and their `addresses` come with lists written out.
         """
         if self._makers:
-            operands = self._make_results(operands, addresses, stream)
+            operands = list(operands)
+            for i, make in self._makers:
+                operands[i], addresses[i] = make()
+            if self._capturing(stream):
+                # The graph writes to them at every replay, also when the caller has long dropped them.
+                self._retain([operands[i] for i, _ in self._makers])
             if addresses == self.again_for and stream == self.again_on:
                 try:
                     if not self.again():  # type: ignore[misc]
@@ -188,15 +193,6 @@ class Plan:
         returns = self.spec.returns
         return tuple(operands[i] for i in returns) if returns else None
 
-    def _make_results(self, operands: Sequence[Any], addresses: list[int], stream: int) -> list[Any]:
-        filled = list(operands)
-        for i, make in self._makers:
-            filled[i], addresses[i] = make()
-        if self._executor.capturing(stream):
-            # The graph writes to them at every replay, also when the caller has long dropped them.
-            self._retain([filled[i] for i, _ in self._makers])
-        return filled
-
     def _complete(self, addresses: list[int], stream: int) -> list[int]:
         """Append what is no operand, in the order of `_slot`."""
         if self._has_table:
@@ -209,7 +205,7 @@ class Plan:
 
     def _place_table(self, addresses: list[int], stream: int) -> None:
         """Have the addresses on the device; the last ones of the same stream are there still."""
-        capturing = self._executor.capturing(stream)
+        capturing = self._capturing(stream)
         if capturing or self._tabled != (stream, addresses):
             self._tabled = None
             self._tail[2] = self._table.write(struct.pack(f"={len(addresses)}Q", *addresses), stream, capturing)
