@@ -76,10 +76,11 @@ def test_struct_that_the_host_packs_differently_does_not_compile() -> None:
 
 
 def planted(
-    text: str, expression: str, *, dtype: str = "float32", family: str = "planted", arch: int = 90
+    text: str, expression: str, *, dtype: str = "float32", family: str = "planted", arch: int = 90, enter: bool = True
 ) -> list[str]:
     """What the rules say of one kernel."""
     source = f"{compiler.read_source('prelu')}\n{text}\n"
+    source = compiler.entered(source, f"sm_{arch}") if enter else source
     unit = units.compile_text(family, BY_NAME[dtype], source, [expression], arch)
     return rules.violations(unit, machine=machine_code.disassembler() is not None)
 
@@ -88,6 +89,26 @@ def test_rules_accept_a_plain_kernel() -> None:
     """What is noticed below is the fault planted, not the harness."""
     text = "template <class T> __global__ void __launch_bounds__(256) plain(T* y) { y[threadIdx.x] += T(1); }"
     assert planted(text, "plain<float>") == []
+
+
+@pytest.mark.parametrize("arch", [90, 120])
+def test_rules_notice_what_does_not_wait_for_the_kernels_in_front(arch: int) -> None:
+    """A kernel that does not enter its grid, or has read something before."""
+    text = "template <class T> __global__ void __launch_bounds__(256) hasty(T* y) { y[threadIdx.x] += T(1); }"
+    early = text.replace("{ y[", "{ const T v = y[0]; enter_grid(); y[1] = v; y[")
+    for source in text, f"{compiler.read_header('grid.cuh')}\n{early}":
+        words = planted(source, "hasty<float>", arch=arch, enter=False)
+        assert "touches memory before the kernels in front of it are done, in the PTX" in words[0]
+        if machine_code.disassembler():
+            assert "in the machine code" in words[1]
+
+
+def test_every_kernel_enters_its_grid() -> None:
+    """From the first architecture on that has the instructions, and below it none does."""
+    for family in FAMILIES.values():
+        text = compiler.unit_text(family, FLOATS[0], f"sm_{compiler.FIRST_EARLY_ARCH}")
+        assert len(re.findall(r"__global__[^;{}]*\)\s*\{ enter_grid\(\);", text)) == text.count("__global__") > 0
+        assert "enter_grid" not in compiler.unit_text(family, FLOATS[0], "sm_89")
 
 
 @pytest.mark.parametrize("arch", [75, 120])

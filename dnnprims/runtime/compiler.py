@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,12 @@ def read_source(family: str, directory: Path = KERNEL_DIRECTORY) -> str:
     return _flatten(f"{family}.cu", directory, set())
 
 
+@cache
+def read_header(name: str) -> str:
+    """Return the text of a header, with those that it includes."""
+    return _flatten(name, KERNEL_DIRECTORY, set())
+
+
 def _flatten(name: str, directory: Path, seen: set[str]) -> str:
     seen.add(name)
     lines = [f'#line 1 "{name}"']
@@ -46,6 +53,29 @@ def _flatten(name: str, directory: Path, seen: set[str]) -> str:
         elif line.strip() != "#pragma once":
             lines.append(line)
     return "\n".join(lines)
+
+
+#: From here on a kernel may be launched before the one in front of it has ended (``kernels/grid.cuh``).
+FIRST_EARLY_ARCH = 90
+_KERNEL_BODY = re.compile(r"(__global__[^;{}]*\)\s*\{)")
+
+
+def enters_grid(arch: str) -> bool:
+    """Whether kernels compiled for an architecture wait for those in front, so that they may be launched early."""
+    return int(re.sub(r"\D", "", arch)) >= FIRST_EARLY_ARCH
+
+
+def entered(text: str, arch: str) -> str:
+    """The text with each kernel entering its grid before anything else, where the architecture knows of that."""
+    if not enters_grid(arch):
+        return text
+    return read_header("grid.cuh") + "\n" + _KERNEL_BODY.sub(r"\1 enter_grid();", text)
+
+
+def unit_text(family: Family, dtype: DType, arch: str) -> str:
+    """The text that is compiled: the kernels, and what holds their structs against the host's."""
+    text = entered(read_source(family.name), arch)
+    return f'{text}\n#line 1 "{family.name} structs"\n{struct_asserts(family, dtype)}\n'
 
 
 def struct_asserts(family: Family, dtype: DType) -> str:
@@ -74,7 +104,7 @@ def compile_kernel(family: Family, dtype: DType, expression: str, arch: str) -> 
     hundreds to compile, so that who waits for seven to use one waits for a second.
     """
     expressions = [expression]
-    source = f'{read_source(family.name)}\n#line 1 "{family.name} structs"\n{struct_asserts(family, dtype)}\n'
+    source = unit_text(family, dtype, arch)
     key = _digest(source, expressions, arch)
     name = f"{family.name}-{dtype.name}-{arch}-{key[:32]}.cubin"
     with opened_cache() as directory:

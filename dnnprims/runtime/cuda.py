@@ -15,7 +15,8 @@ from typing import Any
 from ..descriptors import BoundTensor, TensorDescriptor
 from ..dtypes import DType
 from ..errors import ExecutionError
-from .compiler import Binary, compile_kernel, nvrtc_target
+from .compiler import Binary, compile_kernel, enters_grid, nvrtc_target
+from .early import early_launcher
 from .gemm import GemmStep, realise_gemm
 from .host import address_alignment, look_aside
 from .launch import Family, FillStep, KernelStep, Live, Profile, picker
@@ -278,8 +279,9 @@ class CudaExecutor:
         pack, pick = struct.Struct("@" + "P" * len(slots)).pack_into, picker(slots)
         maps = EncodedMaps(step.maps) if step.maps else None
         parameters = parameters_with(maps, ctypes.addressof(block)) if maps else _only(block)
-        launch, where = self._driver.launchKernel, ctypes.addressof(parameters)
         (x, y, z), threads, shared = step.grid, step.block, step.shared_bytes
+        launch, where = self._driver.launchKernel, ctypes.addressof(parameters)
+        early = early_launcher(function, step, where) if enters_grid(self._target_of(step)) else None
         # The defaults keep the block and the argument list alive with the plan.
         keep = (block, parameters)
 
@@ -290,6 +292,8 @@ class CudaExecutor:
                 maps.update(pointers)
             for put, offset, index in given:
                 put(block, offset, live[index])
+            if early is not None and not early.on(stream)():
+                return None if given else early.launch
             try:
                 try:
                     launch(function, x, y, z, threads, 1, 1, shared, stream, where, 0)
@@ -305,11 +309,14 @@ class CudaExecutor:
 
         return run
 
+    def _target_of(self, step: KernelStep) -> str:
+        return self._families[step.kernel.family].only or self._target
+
     def _function(self, step: KernelStep) -> int:
         key = (step.kernel.family, step.dtype.name, step.expression)
         if key not in self._functions:
             family = self._families[step.kernel.family]
-            binary = compile_kernel(family, step.dtype, step.expression, family.only or self._target)
+            binary = compile_kernel(family, step.dtype, step.expression, self._target_of(step))
             module = self._load(binary, key)
             self._modules.append(module)
             self._functions[key] = module.get_function(binary.lowered[step.expression]).ptr

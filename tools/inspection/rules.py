@@ -109,6 +109,14 @@ OF_EXPONENTIALS = ("loss", "softmax")
 _ACCESS = re.compile(r"\b(ld|st)(?!\.(?:param|shared|local|const))(?:\.\w+)*?(?:\.v(\d))?\.[a-z](\d+)\s")
 
 
+#: What waits for the kernels in front (``kernels/grid.cuh``), in PTX and on the machine, and what must come behind it.
+_ENTERED = re.compile(r"\bgriddepcontrol\.wait\b"), re.compile(r"\bACQBULK\b")
+_TOUCHES = (
+    re.compile(r"\b(ld|st|red|atom)(?!\.(?:param|shared|local|const))\.|\bcp\.async\.(?!commit|wait)"),
+    re.compile(r"\b(LDG|STG|LD|ST|LDGSTS|RED|ATOMG|UTMALDG|UTMASTG|UBLKCP)\b"),
+)
+
+
 def violations(unit: Unit, machine: bool = False) -> list[str]:
     """What a unit's kernels do that they must not; with `machine` their instructions are looked at, too."""
     found = [f"{unit.family}.cu: {line}" for line in unit.warnings]
@@ -116,7 +124,10 @@ def violations(unit: Unit, machine: bool = False) -> list[str]:
         words = [*_resources(row), *_ptx(row, unit.ptx[row.kernel])]
         if machine:
             words += _machine(row, machine_code.machine_instructions(unit.machine[row.kernel]))
-        found += [f"{row.kernel} for sm_{row.arch}: {word}" for word in words]
+        if row.arch >= compiler.FIRST_EARLY_ARCH:
+            texts = (unit.ptx[row.kernel], unit.machine[row.kernel] if machine else "")
+            words += [_order(*each) for each in zip(("PTX", "machine code"), texts, _ENTERED, _TOUCHES, strict=True)]
+        found += [f"{row.kernel} for sm_{row.arch}: {word}" for word in words if word]
     return found
 
 
@@ -150,6 +161,14 @@ def _ptx(row: Resources, text: str) -> Iterator[str]:
     for kind in ("ld", "st"):
         if kind in wanted.split() and kind not in wide:
             yield f"{'loads' if kind == 'ld' else 'stores'} nothing 16 bytes at once"
+
+
+def _order(where: str, text: str, entered: re.Pattern[str], touches: re.Pattern[str]) -> str:
+    """No access to memory may have been moved to where the kernels in front still run."""
+    wait, first = entered.search(text), touches.search(text)
+    if not text or (wait and (first is None or wait.start() < first.start())):
+        return ""
+    return f"touches memory before the kernels in front of it are done, in the {where}"
 
 
 def _machine(row: Resources, used: Iterable[str]) -> Iterator[str]:

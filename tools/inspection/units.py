@@ -183,5 +183,5 @@ def compile_text(
 def compile_family(family: Family, dtype: DType, arch: int) -> Unit:
     """Compile every instantiation of a family in one go, with the host's packing of each struct asserted."""
     expressions = sorted({name for group in family.instances(dtype).values() for name in group})
-    text = f"{compiler.read_source(family.name)}\n{compiler.struct_asserts(family, dtype)}\n"
+    text = compiler.unit_text(family, dtype, family.only or f"sm_{arch}")
     return compile_text(family.name, dtype, text, expressions, arch, family.only or None)
