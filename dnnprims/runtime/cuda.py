@@ -1,4 +1,4 @@
-"""The executor on CuPy: arrays, streams and launches on one NVIDIA GPU.
+"""The executor on CuPy: memory, streams and launches on one NVIDIA GPU; its arrays are in `device_arrays`.
 
 CuPy is imported when the executor is made, never with the package.
 """
@@ -9,22 +9,16 @@ import ctypes
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import prod
 from typing import Any
 
-from ..descriptors import BoundTensor, TensorDescriptor
-from ..dtypes import DType
 from ..errors import ExecutionError
 from .compiler import Binary, compile_kernel, enters_grid, nvrtc_target
+from .device_arrays import DeviceArrays
 from .early import early_launcher
 from .gemm import GemmStep, realise_gemm
-from .host import address_alignment, look_aside
 from .launch import Family, FillStep, KernelStep, Live, Profile, picker
 from .plan import Again, OutOfMemory, Run
 from .tensor_map import EncodedMaps, encoder, parameters_with
-
-#: What `adopt` takes, in words.
-ACCEPTED = "a CuPy array, a BoundTensor, or a GPU array that speaks DLPack or __cuda_array_interface__"
 
 #: Shared memory that a block may have without asking for more.
 DEFAULT_SHARED_BYTES = 48 * 1024
@@ -34,10 +28,8 @@ OUT_OF_MEMORY = 2
 #: ``CUDA_ERROR_INVALID_CONTEXT``: the thread has not used the GPU yet.
 INVALID_CONTEXT = 201
 
-_DLPACK_CUDA = (2, 13)
 
-
-class CudaExecutor:
+class CudaExecutor(DeviceArrays):
     """Runs plans on one GPU through CuPy.
 
     Parameters
@@ -53,12 +45,10 @@ class CudaExecutor:
         CuPy is missing or the GPU cannot be used; the message names the layer.
     """
 
-    accepted = ACCEPTED
-
     def __init__(self, device: int, families: Mapping[str, Family]) -> None:
         cupy = load_cupy()
-        self._cupy, self._families, self.device = cupy, families, device
-        self.array_type = cupy.ndarray
+        super().__init__(cupy, device)
+        self._families = families
         self._driver, self._runtime = cupy.cuda.driver, cupy.cuda.runtime
         #: CuPy's current stream, an object with ``ptr``, for those to whom the frame of `current_stream` is dear.
         self.get_stream = cupy.cuda.get_current_stream
@@ -83,107 +73,6 @@ class CudaExecutor:
     def device_name(self) -> str:
         """What the driver calls the GPU."""
         return str(self._runtime.getDeviceProperties(self.device)["name"].decode())
-
-    # -- arrays ------------------------------------------------------------------------------------------------
-
-    def look(self, operands: Sequence[Any]) -> tuple[list[Any], list[int]]:
-        """Return what a plan may depend on (shape, dtype, strides, alignment of each) and the addresses.
-
-        `Handle.run` does the same itself where all are arrays.
-        """
-        seen: list[Any] = []
-        addresses: list[int] = []
-        array_type = self.array_type
-        for a in operands:
-            if type(a) is array_type:
-                pointer = a.data.ptr
-                seen += (a.shape, a.dtype, a._c_contiguous or a.strides, pointer & 15)
-                addresses.append(pointer)
-            else:
-                look_aside(self.look, a, seen, addresses)
-        return seen, addresses
-
-    def addresses(self, operands: Sequence[Any]) -> list[int] | None:
-        """Return the addresses alone, or None when an operand is no array of this backend yet."""
-        array_type = self.array_type
-        found = []
-        for a in operands:
-            if type(a) is array_type:
-                found.append(a.data.ptr)
-            elif a is None:
-                found.append(0)
-            else:
-                return None
-        return found
-
-    def describe(self, a: Any) -> TensorDescriptor:
-        """Return the descriptor of a CuPy array."""
-        plain = TensorDescriptor.from_array(a)
-        return TensorDescriptor(plain.shape, plain.dtype, plain.strides, address_alignment(a.data.ptr))
-
-    def adopt(self, a: Any) -> Any:
-        """Return a CuPy array over the same memory, without a copy.
-
-        Raises
-        ------
-        TypeError
-            It is no array in GPU memory.
-        """
-        if isinstance(a, self.array_type):
-            return a.view(self.array_type) if type(a) is not self.array_type else a
-        if isinstance(a, BoundTensor):
-            return self._from_address(a)
-        # A torch tensor in a graph must be detached; DLPack goes first, as only it can name bfloat16.
-        a = a.detach() if getattr(a, "requires_grad", False) else a
-        if hasattr(a, "__dlpack_device__") and a.__dlpack_device__()[0] in _DLPACK_CUDA:
-            return self._cupy.from_dlpack(a)
-        if hasattr(a, "__cuda_array_interface__"):
-            return self._cupy.asarray(a)
-        raise TypeError(self.accepted)
-
-    def _from_address(self, a: BoundTensor) -> Any:
-        d = a.descriptor
-        last = sum((extent - 1) * step for extent, step in zip(d.shape, d.strides, strict=True)) if d.size else -1
-        memory = self._cupy.cuda.UnownedMemory(a.pointer, (last + 1) * d.dtype.itemsize, a, self.device)
-        steps = tuple(step * d.dtype.itemsize for step in d.strides)
-        return self._cupy.ndarray(d.shape, d.dtype.numpy, self._cupy.cuda.MemoryPointer(memory, 0), strides=steps)
-
-    def writeable(self, a: Any) -> bool:
-        """CuPy arrays always may be written."""
-        return True
-
-    def empty(self, shape: tuple[int, ...], dtype: DType) -> tuple[Any, int]:
-        """Return an uninitialised array from CuPy's pool, and its address."""
-        return self.maker(shape, dtype)()
-
-    def maker(self, shape: tuple[int, ...], dtype: DType) -> Callable[[], tuple[Any, int]]:
-        """Return what makes such arrays; `cupy.empty` costs four times as much."""
-        nbytes, kind = dtype.itemsize * prod(shape), dtype.numpy
-        cuda, ndarray = self._cupy.cuda, _array_maker(self._cupy)
-        exhausted = cuda.memory.OutOfMemoryError
-
-        def make() -> tuple[Any, int]:
-            try:
-                memory = cuda.alloc(nbytes)
-            except exhausted as error:
-                raise OutOfMemory("the GPU", nbytes) from error
-            return ndarray(shape, kind, memory), memory.ptr
-
-        return make
-
-    def _allocate(self, nbytes: int) -> Any:
-        try:
-            return self._cupy.cuda.alloc(nbytes)
-        except self._cupy.cuda.memory.OutOfMemoryError as error:
-            raise OutOfMemory("the GPU", nbytes) from error
-
-    def from_numpy(self, a: Any) -> Any:
-        """Return a copy in GPU memory."""
-        return self._cupy.asarray(a)
-
-    def to_numpy(self, a: Any) -> Any:
-        """Return a copy in host memory."""
-        return self._cupy.asnumpy(a)
 
     # -- memory and streams ------------------------------------------------------------------------------------
 
@@ -370,21 +259,6 @@ def _has_blaslt() -> bool:
     from . import blaslt
 
     return blaslt.available()
-
-
-def _array_maker(cupy: Any) -> Callable[..., Any]:
-    """CuPy's `ndarray`, past the step for subclasses that takes half of its 0.9 us, where CuPy is as we know it."""
-    base = cupy.ndarray.__mro__[1]
-    if base.__name__ != "_ndarray_base" or not hasattr(base, "_init"):
-        return cupy.ndarray  # type: ignore[no-any-return]
-    kind, blank = cupy.ndarray, base.__new__
-
-    def make(shape: tuple[int, ...], dtype: Any, memory: Any) -> Any:
-        array = blank(kind)
-        array._init(shape, dtype, memory)
-        return array
-
-    return make
 
 
 def load_cupy() -> Any:
