@@ -81,6 +81,8 @@ class Checker:
             flat = [a for one in got for a in (one if isinstance(one, list) else [one])]
             with np.errstate(all="ignore"):
                 limits = call.bound(expected)
+            # What a call returns of what it updates comes first, and is compared as the update.
+            flat = [None] * (len(expected) - len(flat)) + flat
             for value, ideal, limit in zip(flat, expected, limits, strict=True):
                 if value is not None and value.size:
                     ratio = error_over_bound(value, ideal, np.broadcast_to(limit, ideal.shape))

@@ -21,6 +21,8 @@ _FAMILIES = {
     "fc_forward": ("fc", "fc_hopper", "gemm"),
     "fc_backward": ("fc", "gemm"),
     "fc_backward_bias": ("fc",),
+    **dict.fromkeys(("global_norm", "clip_by_global_norm", "scale_and_check_finite"), ("gradient",)),
+    **dict.fromkeys(("set_tensor", "scale_tensor", "add_tensor", "cast"), ("tensor",)),
 }
 
 #: Family, dtype and instantiation.

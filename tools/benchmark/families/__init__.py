@@ -40,9 +40,9 @@ class Family:
 
 def load() -> dict[str, Family]:
     """Every family by name, in the order in which they run: the one of most cases last, should time run out."""
-    from . import activation, fc, loss, maxout, optimizer, reduction, softmax, step
+    from . import activation, fc, glu, gradient, loss, maxout, optimizer, prelu, reduction, softmax, step, tensor
 
-    modules = (step, fc, softmax, loss, optimizer, maxout, reduction, activation)
+    modules = (step, fc, softmax, loss, optimizer, gradient, maxout, reduction, glu, prelu, tensor, activation)
     return {module.FAMILY.name: module.FAMILY for module in modules}
 
 

@@ -121,7 +121,11 @@ def passes(case: Case, arrays: Arrays) -> Iterator[tuple[str, Pass]]:
     maker = _MAKERS.get(case.op)
     if maker is not None:
         given = case.extra | case.operands | case.results
-        yield from maker(case, {name: arrays.torch(a) for name, a in given.items()})
+        yield from maker(case, {name: _tensors(arrays, a) for name, a in given.items()})
+
+
+def _tensors(arrays: Arrays, a: Any) -> Any:
+    return [arrays.torch(item) for item in a] if isinstance(a, list) else arrays.torch(a)
 
 
 def _own(tensor: Any) -> Any:
@@ -203,6 +207,80 @@ def _bias(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
     yield "", Pass(columns, [t["dy"]], into=_own(t["out"]))
 
 
+GATES: dict[str, Function] = {
+    "sigmoid": functional.sigmoid,
+    "gelu": functional.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "swish": functional.silu,
+    "relu": torch.relu,
+    "identity": lambda x: x,
+}
+
+
+def _glu(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
+    """By its own function where there is one: of the sigmoid."""
+    gate = GATES[case.options["gate"]]
+
+    def gated(x: Any) -> Any:
+        a, b = x.chunk(2, -1)
+        return a * gate(b)
+
+    backward = case.op == "glu_backward"
+    direction, upstream = ("backward", t["dy"]) if backward else ("forward", None)
+    function = functional.glu if case.options["gate"] == "sigmoid" else gated
+    yield "", Pass(function, [t["x"]], direction=direction, upstream=upstream)
+
+
+def _prelu_forward(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
+    yield "", Pass(functional.prelu, [t["x"], t["slope"]])
+
+
+def _prelu_backward(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
+    inputs = [t["x"], t["slope"]]
+    yield "", Pass(functional.prelu, inputs, ("dx", "dslope"), "backward", (0, 1), t["dy"])
+
+
+def _global_norm(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
+    yield "", Pass(lambda *x: torch.linalg.vector_norm(torch.stack(torch._foreach_norm(x))), t["arrays"])
+
+
+def _scaled_list(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
+    """In place, on copies; with a look for infinities as torch's scaler of gradients does it."""
+    arrays = [a.clone() for a in t["arrays"]]
+    device = arrays[0].device
+    if case.op == "clip_by_global_norm":
+        factor = torch.full((), case.options["max_norm"], device=device) / t["norm"]
+
+        def scale(*x: Any) -> Any:
+            torch._foreach_mul_(x, factor)
+            return (x,)
+    else:
+        found, number = torch.zeros(1, device=device), torch.full((1,), case.options["scale"], device=device)
+
+        def scale(*x: Any) -> Any:
+            torch._amp_foreach_non_finite_check_and_unscale_(x, found, number)
+            return (x,)
+
+    yield "", Pass(scale, arrays, ("arrays",))
+
+
+def _tensor(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
+    """In place, on a copy."""
+    given = case.options
+    if case.op == "set_tensor":
+        yield "", Pass(lambda y: y.fill_(given["value"]), [t["y"].clone()], ("y",))
+    elif case.op == "scale_tensor":
+        yield "", Pass(lambda y: y.mul_(given["alpha"]), [t["y"].clone()], ("y",))
+    else:
+        # torch scales the addend alone: the same three arrays pass by.
+        yield "", Pass(lambda a, c: torch.add(a, c, alpha=given["beta"], out=c), [t["a"], t["c"].clone()], ("c",))
+
+
+def _cast(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
+    to = t["out"].dtype
+    yield "", Pass(lambda x: x.to(to), [t["x"]])
+
+
 def _fc_forward(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
     mode = case.problem.word("activation")
     function = ACTIVATIONS[mode]
@@ -240,6 +318,17 @@ _MAKERS: dict[str, Callable[[Case, dict[str, Any]], Iterator[tuple[str, Pass]]]]
     "loss_forward_backward": _loss("both", ("out", "dprediction")),
     "reduce_tensor": _reduction,
     "fc_backward_bias": _bias,
+    "glu_forward": _glu,
+    "glu_backward": _glu,
+    "prelu_forward": _prelu_forward,
+    "prelu_backward": _prelu_backward,
+    "global_norm": _global_norm,
+    "clip_by_global_norm": _scaled_list,
+    "scale_and_check_finite": _scaled_list,
+    "set_tensor": _tensor,
+    "scale_tensor": _tensor,
+    "add_tensor": _tensor,
+    "cast": _cast,
     "fc_forward": _fc_forward,
     "fc_backward": _fc_backward,
 }
