@@ -47,6 +47,20 @@ struct ChannelWalk {
   }
 };
 
+// The slopes of VEC neighbours from there on: one load where channels change between packs alone.
+template <int VEC, class T>
+DEVICE void slopes_of(const T* slopes, ChannelWalk at, i64 channels, i64 inner, acc_t<T> (&slope)[VEC]) {
+  const bool alike = (u64)inner % VEC == 0;
+  slope[0] = to_acc(slopes[at.channel]);
+#pragma unroll
+  for (int k = 1; k < VEC; k++) {
+    slope[k] = slope[0];
+    if (alike) continue;
+    at.next(channels, inner);
+    slope[k] = to_acc(slopes[at.channel]);
+  }
+}
+
 template <class T> struct PreluForwardParams {
   T* y;
   const T* x;
@@ -61,14 +75,12 @@ template <class T, int VEC> __global__ void __launch_bounds__(256) prelu_forward
   if (first >= p.size) return;
   ChannelWalk at(first, p.channels, p.inner);
   if (first + VEC <= p.size) {
-    pack<T, VEC> x = load<VEC>(p.x, first / VEC), y;
+    pack<T, VEC> x = load<VEC>(p.x, first / VEC);
+    acc_t<T> slope[VEC], y[VEC];
+    slopes_of<VEC>(p.slope, at, p.channels, p.inner, slope);
 #pragma unroll
-    for (int k = 0; k < VEC; k++) {
-      y.lane[k] = blend<T>(p.alpha, prelu(to_acc(x.lane[k]), to_acc(p.slope[at.channel])), p.beta, p.y + first + k);
-      at.next(p.channels, p.inner);
-    }
-    store<VEC>(p.y, first / VEC, y);
-    return;
+    for (int k = 0; k < VEC; k++) y[k] = prelu(to_acc(x.lane[k]), slope[k]);
+    return store_blended<VEC>(p.y, first / VEC, y, p.alpha, p.beta);
   }
   for (i64 e = first; e < p.size; e++) {
     p.y[e] = blend<T>(p.alpha, prelu(to_acc(p.x[e]), to_acc(p.slope[at.channel])), p.beta, p.y + e);
@@ -91,11 +103,11 @@ __global__ void __launch_bounds__(256) prelu_backward_data(const PreluBackwardDa
   ChannelWalk at(first, p.channels, p.inner);
   if (first + VEC <= p.size) {
     pack<T, VEC> dy = load<VEC>(p.dy, first / VEC), x = load<VEC>(p.x, first / VEC), dx;
+    acc_t<T> slope[VEC];
+    slopes_of<VEC>(p.slope, at, p.channels, p.inner, slope);
 #pragma unroll
-    for (int k = 0; k < VEC; k++) {
-      dx.lane[k] = from_acc<T>(prelu_gradient(to_acc(dy.lane[k]), to_acc(x.lane[k]), to_acc(p.slope[at.channel])));
-      at.next(p.channels, p.inner);
-    }
+    for (int k = 0; k < VEC; k++)
+      dx.lane[k] = from_acc<T>(prelu_gradient(to_acc(dy.lane[k]), to_acc(x.lane[k]), slope[k]));
     store<VEC>(p.dx, first / VEC, dx);
     return;
   }
