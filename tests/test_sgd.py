@@ -229,7 +229,7 @@ def test_chunks_cover_each_element_once():
     spec = plan_sgd_update(Profile("cuda"), "accumulate_step", False, False, x, x, None, None, None, None, None)
     (rows,) = (np.frombuffer(data, np.int32).reshape(-1, 4) for data in spec.constants)
     chunk = rows[rows[:, 1] == 0][-1, 2]
-    assert spec.steps[0].grid == (len(rows), 1, 1)
+    assert spec.steps[0].grid == (len(rows) * (chunk // 1024), 1, 1)
     for tensor, size in enumerate(sizes):
         mine = rows[rows[:, 0] == tensor]
         assert mine[:, 2].sum() == size

@@ -8,8 +8,8 @@
 //   lr, gradient_scale: null or a float32 or float64 scalar; step: null or an int32 or int64 scalar; found_inf: null or an
 //   i32 scalar, nonzero: nothing is changed. In the table, weights and gradients are T, moments and masters A, the
 //   accumulator of T; masters may be absent.
-// Plan: one block per chunk, one pass. Thread 0 derives the coefficients in double; lanes that fill 16 bytes of A per
-//   thread and step, one lane where an array is unaligned and in the tail.
+// Plan: one block per share of a chunk, one pass. Thread 0 derives the coefficients in double; lanes that fill 16 bytes of
+//   A per thread and step, four steps a share; one lane where an array is unaligned and in the tail.
 // Numerics: in A, fused where written, each stored value rounded once; with a master the weight is the rounded master.
 //   c_i = -expm1(step log b_i) keeps its digits for b near 1 and in long runs, and is the same whether step comes from the
 //   host or the device. The shrinkage e w is added to the step before the weight is touched: 1 - e would lose e's digits.
@@ -34,7 +34,7 @@ template <class T> struct AdamUpdateParams {
   i64 step;
   int lr_wide, gradient_scale_wide, step_wide;
   int weights, gradients, first_moments, second_moments, masters;
-  int elements, bias_correction;
+  int elements, share, bias_correction;
 };
 
 template <class A> struct AdamUpdate {
@@ -78,9 +78,10 @@ template <class T> DEVICE AdamUpdate<acc_t<T>> adam_coefficients(const AdamUpdat
 template <class T> __global__ void __launch_bounds__(256) adam_update(const AdamUpdateParams<T> p) {
   typedef acc_t<T> A;
   if (p.found_inf && *p.found_inf != 0) return;
+  Chunk chunk = chunk_at(p.rows, blockIdx.x, p.elements, p.share);
+  if (chunk.count <= 0) return;
   __shared__ AdamUpdate<A> shared;
   if (threadIdx.x == 0) shared = adam_coefficients(p);
-  Chunk chunk = chunk_of_block(p.rows, p.elements);
   Arrays<T, 2> arrays;
   arrays.weight = array_at<T>(p.table, p.weights, chunk);
   arrays.gradient = array_at<const T>(p.table, p.gradients, chunk);

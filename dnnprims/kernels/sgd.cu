@@ -7,16 +7,17 @@
 // Pointers: table, i64: address of every operand of the call; rows, i32 (blocks, 4): the chunks (tensor_lists.cuh);
 //   lr, gradient_scale: null or a float32 or float64 scalar; found_inf: null or an i32 scalar, nonzero: nothing is changed.
 //   In the table, weights and gradients are T, velocities and masters A, the accumulator of T; the latter two may be absent.
-// Plan: one block per chunk, one pass; lanes that fill 16 bytes of A per thread and step, one lane where an array is
-//   unaligned and in the tail.
+// Plan: one block per share of a chunk, one pass; lanes that fill 16 bytes of A per thread, which are the
+//   share; one lane where an array is unaligned and in the tail.
 // Numerics: in A, fused where written, each stored value rounded once; with a master the weight is the rounded master.
 //   Every element is computed by one thread from its own values, so the bits depend on nothing else.
 // Cost for T = A = float: 12 bytes and 4 flops per element, with velocities 20 bytes and 7 flops. For 16-bit T: 6 and 14
 //   bytes; masters add 6.
 // Limits: chunks are counted in 32 bits, elements in 64.
-// Measured on an NVIDIA H200, 2026-11-23, tools/bench.py: with momentum, 32 tensors of 16,777,216: float32 4.04 TB/s, 0.94
-//   of a copy; 32 of 16,777,216 in bfloat16 3.98 TB/s, 0.93. 1,000 tensors of 10,000: float32 0.15 TB/s, 0.03; bfloat16
-//   0.10 TB/s, 0.02. Supposed for these: the host, which takes 1.4 ms to look at 3,000 arrays; the launch is one.
+// Measured on an NVIDIA H200, 2026-11-28, tools/bench.py, with momentum: 32 tensors of 16,777,216: float32 4.30 TB/s, 1.00
+//   of a copy; bfloat16 4.16 TB/s, 0.97. A block for each chunk of 65,536 elements had reached 0.94 and 0.93. 1,000 tensors
+//   of 10,000, as a graph: float32 0.0555 ms, 1.03 of the time of one of 10,000,000; bfloat16 0.0437 ms, 1.09 of it. Call by
+//   call the host takes longer: it looks at 3,000 arrays. The launch is one.
 #include "tensor_lists.cuh"
 
 template <class T> struct SgdUpdateParams {
@@ -28,7 +29,7 @@ template <class T> struct SgdUpdateParams {
   double lr, gradient_scale, momentum, dampening, weight_decay;
   int lr_wide, gradient_scale_wide;
   int weights, gradients, velocities, masters;
-  int elements, accumulate_step, nesterov;
+  int elements, share, accumulate_step, nesterov;
 };
 
 template <class A> struct SgdUpdate {
@@ -61,7 +62,8 @@ template <class T> __global__ void __launch_bounds__(256) sgd_update(const SgdUp
   update.accumulate_step = p.accumulate_step != 0;
   update.nesterov = p.nesterov != 0;
 
-  Chunk chunk = chunk_of_block(p.rows, p.elements);
+  Chunk chunk = chunk_at(p.rows, blockIdx.x, p.elements, p.share);
+  if (chunk.count <= 0) return;
   Arrays<T, 1> arrays;
   arrays.weight = array_at<T>(p.table, p.weights, chunk);
   arrays.gradient = array_at<const T>(p.table, p.gradients, chunk);

@@ -1,19 +1,24 @@
-// Lists of tensors in one launch: a table of addresses, and a table of rows that cuts the tensors into chunks, one per
-// block, so that a thousand small tensors fill the device as one large tensor does.
+// Lists of tensors in one launch: a table of addresses, and a table of rows that cuts the tensors into chunks, so that a
+// thousand small tensors fill the device as one large tensor does. A block has a chunk or, where chunks are cut again, a
+// share of one: the chunks keep the table short, the shares have the blocks that run together stream neighbouring memory.
 #pragma once
 #include "vec.cuh"
 
 struct Chunk {
-  i64 first;   // element of the tensor that the chunk begins with
-  int count;   // elements
+  i64 first;   // element of the tensor that the block's part begins with
+  int count;   // elements, 0 or less past the end of a short chunk
   int tensor;  // position in the list
   bool packs;  // all arrays at this position are 16-byte aligned
 };
 
-// Row blockIdx.x: tensor, number of the chunk in it, elements, whether packs are allowed. `elements`: of a whole chunk.
-DEVICE Chunk chunk_of_block(const int* rows, int elements) {
-  pack<int, 4> row = load<4>(rows, blockIdx.x);
-  return Chunk{(i64)row.lane[1] * elements, row.lane[2], row.lane[0], row.lane[3] != 0};
+// A row: tensor, number of the chunk in it, elements, whether packs are allowed. `elements`: of a whole chunk; `share`: of
+// a part, by which they can be divided; part `index` of all.
+DEVICE Chunk chunk_at(const int* rows, i64 index, int elements, int share) {
+  const i64 shares = elements / share, at = quotient(index, shares);
+  const int skipped = (int)(index - at * shares) * share;
+  pack<int, 4> row = load<4>(rows, at);
+  const int left = row.lane[2] - skipped;
+  return Chunk{(i64)row.lane[1] * elements + skipped, left < share ? left : share, row.lane[0], row.lane[3] != 0};
 }
 
 // Array at position `tensor` of the list that begins with operand `operand` of the call, from element `first` on; null

@@ -33,10 +33,13 @@ _ADAM = Kernel(
             ("step", "i64"),
             *((name, "i32") for name in ("lr_wide", "gradient_scale_wide", "step_wide")),
             *((name, "i32") for name in ("weights", "gradients", "first_moments", "second_moments", "masters")),
-            *((name, "i32") for name in ("elements", "bias_correction")),
+            *((name, "i32") for name in ("elements", "share", "bias_correction")),
         ),
     ),
 )
+
+#: Packs of a thread: several, as each block first derives the coefficients.
+_PACKS = 4
 
 
 def adam_update(
@@ -264,7 +267,8 @@ def _plan(
     checks.require_scalar(op, "gradient_scale", gradient_scale, _REAL)
     checks.require_scalar(op, "step", step, (_INT32, _INT64))
     checks.require_scalar(op, "found_inf", found_inf, (_INT32,))
-    return update_plan(profile, op, _ADAM, lists, scalars, len(_ADAM_LIVE) + 1, (int(bias_correction),))
+    flags, live = (int(bias_correction),), len(_ADAM_LIVE) + 1
+    return update_plan(profile, op, _ADAM, lists, scalars, live, flags, packs=_PACKS)
 
 
 def _instances(dtype: DType) -> dict[str, list[str]]:

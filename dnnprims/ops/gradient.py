@@ -24,7 +24,7 @@ from ..runtime.launch import (
     Scratch,
     Struct,
 )
-from ..runtime.tensor_lists import ChunkGroup, Tensors, as_list, chunk_groups, chunk_size, split_scalar
+from ..runtime.tensor_lists import BLOCK, ChunkGroup, Tensors, as_list, chunk_groups, chunk_size, split_scalar
 
 if TYPE_CHECKING:
     from ..handle import Handle
@@ -38,7 +38,7 @@ _PARTIALS = Kernel(
     Struct(
         "NormPartialsParams",
         ("partials", "table", "rows"),
-        (("first_partial", "i64"), ("arrays", "i32"), ("elements", "i32")),
+        (("first_partial", "i64"), ("shares", "i64"), *((name, "i32") for name in ("arrays", "elements", "share"))),
     ),
 )
 _FOLD = Kernel("gradient", "norm_fold", Struct("NormFoldParams", ("norm", "partials"), (("count", "i64"),)))
@@ -50,10 +50,14 @@ _SCALE = Kernel(
         ("flag", "table", "rows", "scalar_address"),
         (
             *((name, "f64") for name in ("scale", "max_norm", "epsilon")),
-            *((name, "i32") for name in ("scalar_wide", "clip", "arrays", "elements")),
+            *((name, "i32") for name in ("scalar_wide", "clip", "arrays", "elements", "share")),
         ),
     ),
 )
+
+#: Packs of a thread in flight when scaling and in the norm, and blocks for each multiprocessor that take the shares of
+#: the norm in turn.
+_SCALE_PACKS, _NORM_PACKS, _NORM_BLOCKS = 2, 4, 8
 
 
 def global_norm(handle: Handle, arrays: Any, *, out: Any = None) -> Any:
@@ -196,11 +200,11 @@ def plan_global_norm(profile: Profile, arrays: Tensors, out: TensorDescriptor | 
     return PlanSpec(
         op,
         "chunks",
-        _norm_steps(groups, size, dtype, len(arrays)),
+        _norm_steps(profile, groups, size, dtype, len(arrays)),
         results=(Result(len(arrays), (), dtype),),
         returns=(len(arrays),),
         writes=(len(arrays),),
-        scratch=_partials(groups),
+        scratch=_partials(profile, groups),
         constants=tuple(group.rows for group in groups),
     )
 
@@ -213,16 +217,16 @@ def plan_clip_by_global_norm(profile: Profile, arrays: Tensors, norm: TensorDesc
     dtype = norm.dtype if norm is not None else _norm_dtype(arrays)
     size = chunk_size(arrays, profile.sm_count)
     groups = chunk_groups(arrays, size)
-    scalars = (0.0, Live(0), Live(1), int(dtype.name == "float64"), 1, 0, size)
-    steps = tuple(_scale_step(group, k, NULL, at, scalars) for k, group in enumerate(groups))
+    scalars = (0.0, Live(0), Live(1), int(dtype.name == "float64"), 1, 0)
+    steps = tuple(_scale_step(group, k, NULL, at, scalars, size) for k, group in enumerate(groups))
     return PlanSpec(
         op,
         "norm_given" if norm is not None else "chunks",
-        steps if norm is not None else (*_norm_steps(groups, size, dtype, at), *steps),
+        steps if norm is not None else (*_norm_steps(profile, groups, size, dtype, at), *steps),
         results=(Result(at, (), dtype),),
         returns=(at,),
         writes=tuple(range(at)) if norm is not None else tuple(range(at + 1)),
-        scratch=() if norm is not None else _partials(groups),
+        scratch=() if norm is not None else _partials(profile, groups),
         constants=tuple(group.rows for group in groups),
     )
 
@@ -239,13 +243,13 @@ def plan_scale_and_check_finite(
     size = chunk_size(arrays, profile.sm_count)
     groups = chunk_groups(arrays, size)
     wide = int(scale is not None and scale.dtype.name == "float64")
-    scalars = (Live(0), 0.0, 0.0, wide, 0, 0, size)
+    scalars = (Live(0), 0.0, 0.0, wide, 0, 0)
     scalar = NULL if scale is None else at
     clear = (FillStep(at + 1, _INT32.itemsize),) if found_inf is None else ()
     return PlanSpec(
         op,
         "chunks",
-        (*clear, *(_scale_step(group, k, at + 1, scalar, scalars) for k, group in enumerate(groups))),
+        (*clear, *(_scale_step(group, k, at + 1, scalar, scalars, size) for k, group in enumerate(groups))),
         results=(Result(at + 1, (), _INT32),),
         returns=(at + 1,),
         writes=(*range(at), at + 1),
@@ -257,29 +261,36 @@ def _norm_dtype(arrays: Tensors) -> DType:
     return BY_NAME["float64" if any(x.dtype.name == "float64" for x in arrays) else "float32"]
 
 
-def _partials(groups: list[ChunkGroup]) -> tuple[int, ...]:
+def _partials(profile: Profile, groups: list[ChunkGroup]) -> tuple[int, ...]:
     """Bytes of scratch for the partial sums of each group."""
-    return (8 * sum(group.blocks for group in groups),) if groups else ()
+    return (8 * len(groups) * profile.sm_count * _NORM_BLOCKS,) if groups else ()
 
 
-def _norm_steps(groups: list[ChunkGroup], size: int, dtype: DType, norm: int) -> tuple[KernelStep | FillStep, ...]:
+def _norm_steps(
+    profile: Profile, groups: list[ChunkGroup], size: int, dtype: DType, norm: int
+) -> tuple[KernelStep | FillStep, ...]:
     """Partial sums of each group side by side in the scratch, then the fold over all of them."""
     if not groups:
         return (FillStep(norm, dtype.itemsize),)
     steps, done = [], 0
     for k, group in enumerate(groups):
+        share = min(size, BLOCK * group.dtype.lanes * _NORM_PACKS)
+        shares = group.chunks * (size // share)
+        blocks = min(shares, profile.sm_count * _NORM_BLOCKS)
         pointers: tuple[Pointer, ...] = (Scratch(0), TABLE, Constant(k))
-        steps.append(_step(_PARTIALS, group.dtype, "norm", group.blocks, pointers, (done, 0, size)))
-        done += group.blocks
+        steps.append(_step(_PARTIALS, group.dtype, "norm", blocks, pointers, (done, shares, 0, size, share)))
+        done += blocks
     # The unit of the gradients themselves, where it has the right accumulator: one compilation less.
     unit = groups[0].dtype if groups[0].dtype.acc is dtype else dtype
     return (*steps, _step(_FOLD, unit, "norm", 1, (norm, Scratch(0)), (done,)))
 
 
 def _scale_step(
-    group: ChunkGroup, k: int, flag: Pointer, scalar: Pointer, scalars: tuple[float | int | Live, ...]
+    group: ChunkGroup, k: int, flag: Pointer, scalar: Pointer, scalars: tuple[float | int | Live, ...], size: int
 ) -> KernelStep:
-    return _step(_SCALE, group.dtype, "scale", group.blocks, (flag, TABLE, Constant(k), scalar), scalars)
+    share = min(size, BLOCK * group.dtype.lanes * _SCALE_PACKS)
+    blocks, sizes = group.chunks * (size // share), (size, share)
+    return _step(_SCALE, group.dtype, "scale", blocks, (flag, TABLE, Constant(k), scalar), (*scalars, *sizes))
 
 
 def _step(
@@ -290,7 +301,7 @@ def _step(
     pointers: tuple[Pointer, ...],
     scalars: tuple[float | int | Live, ...],
 ) -> KernelStep:
-    return KernelStep(kernel, dtype, (dtype.cuda,), group, (blocks, 1, 1), 256, pointers, scalars)
+    return KernelStep(kernel, dtype, (dtype.cuda,), group, (blocks, 1, 1), BLOCK, pointers, scalars)
 
 
 def _instances(dtype: DType) -> dict[str, list[str]]:

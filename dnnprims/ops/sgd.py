@@ -30,7 +30,7 @@ _SGD = Kernel(
             *((name, "f64") for name in _SGD_LIVE),
             *((name, "i32") for name in ("lr_wide", "gradient_scale_wide")),
             *((name, "i32") for name in ("weights", "gradients", "velocities", "masters")),
-            *((name, "i32") for name in ("elements", "accumulate_step", "nesterov")),
+            *((name, "i32") for name in ("elements", "share", "accumulate_step", "nesterov")),
         ),
     ),
 )
@@ -173,7 +173,7 @@ def plan_sgd_update(
     checks.require_scalar(op, "found_inf", found_inf, (_INT32,))
     lists, scalars = (weights, gradients, velocities, masters), (lr, gradient_scale, found_inf)
     flags = (int(form == "accumulate_step"), int(nesterov))
-    return update_plan(profile, op, _SGD, lists, scalars, len(_SGD_LIVE), flags)
+    return update_plan(profile, op, _SGD, lists, scalars, len(_SGD_LIVE), flags, packs=1)
 
 
 def _instances(dtype: DType) -> dict[str, list[str]]:

@@ -16,8 +16,14 @@ from ..descriptors import TensorDescriptor
 from ..dtypes import DType
 from .launch import NULL, TABLE, Constant, Kernel, KernelStep, Live, PlanSpec, Pointer, Profile
 
-#: Elements of a chunk: as few as still repay the block's look-ups, as many as keep the table short.
-LEAST_CHUNK, MOST_CHUNK = 2048, 65536
+#: Elements of a chunk, a power of two: as few as still fill the device with small tensors, as many as keep the table
+#: short.
+LEAST_CHUNK, MOST_CHUNK = 1024, 65536
+#: Threads of a block. A step gives each one pack of every array, so that blocks that run together stream neighbouring
+#: memory. NVIDIA H200, 2026-11-28, a prototype: with 1,024, 4,096, 16,384, 65,536 elements to a block, SGD
+#: with momentum reached 1.01, 1.00, 0.96, 0.93 of a copy in float32 and 1.00, 0.98, 0.95, 0.93 in bfloat16, AdamW 1.01,
+#: 0.98, 0.95, 0.94 and 0.97, 0.97, 0.93, 0.90.
+BLOCK = 256
 #: Chunks per multiprocessor that are aimed at: eight blocks reside there, and the last ones should not be missed.
 CHUNKS_PER_MULTIPROCESSOR = 16
 
@@ -34,13 +40,13 @@ class ChunkGroup:
         Of the tensors.
     rows : bytes
         int32 (blocks, 4): position in the list, number of the chunk in its tensor, elements, whether packs are allowed.
-    blocks : int
+    chunks : int
         Number of rows.
     """
 
     dtype: DType
     rows: bytes
-    blocks: int
+    chunks: int
 
 
 def as_list(tensors: Any) -> list[Any] | None:
@@ -111,30 +117,34 @@ def update_plan(
     scalars: tuple[TensorDescriptor | None, ...],
     live: int,
     flags: tuple[int, ...],
+    packs: int,
 ) -> PlanSpec:
     """Plan of a step on weights, gradients, any states, and masters (`lists`, in this order), in one launch per dtype.
 
     The operands of the call are `lists` and then `scalars`, the last of which is the flag that skips the step.
     The kernel's struct: table, rows and the addresses of `scalars`; then `live` values of the call, the width of each
-    scalar but the flag, the first operand of each list, the elements of a chunk, and `flags`.
+    scalar but the flag, the first operand of each list, the elements of a chunk and of a block, and `flags`. A thread
+    has at most `packs` packs of each array.
     """
     weights = lists[0] or ()
     firsts = first_operands(*lists, *scalars)
     addresses: tuple[Pointer, ...] = tuple(NULL if at < 0 else at for at in firsts[len(lists) :])
     size = chunk_size(weights, profile.sm_count)
     groups = chunk_groups(weights, size, *lists[1:])
-    values: tuple[int | Live, ...] = (
-        *map(Live, range(live)),
-        *map(wide, scalars[:-1]),
-        *firsts[: len(lists)],
-        size,
-        *flags,
-    )
     steps = []
     for k, group in enumerate(groups):
+        share = min(size, packs * BLOCK * group.dtype.acc.lanes)
+        values: tuple[int | Live, ...] = (
+            *map(Live, range(live)),
+            *map(wide, scalars[:-1]),
+            *firsts[: len(lists)],
+            size,
+            share,
+            *flags,
+        )
         pointers = (TABLE, Constant(k), *addresses)
-        template, grid = (group.dtype.cuda,), (group.blocks, 1, 1)
-        steps.append(KernelStep(kernel, group.dtype, template, "all", grid, 256, pointers, values))
+        template, grid = (group.dtype.cuda,), (group.chunks * (size // share), 1, 1)
+        steps.append(KernelStep(kernel, group.dtype, template, "all", grid, BLOCK, pointers, values))
     written = [
         first + i
         for place, first in enumerate(firsts[: len(lists)])
