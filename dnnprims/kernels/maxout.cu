@@ -10,7 +10,10 @@
 // Plan       maxout_forward_units    inner = 1: the VEC groups of a thread lie side by side, POOL packs of 16 bytes, and
 //                                    stay in registers; one pack of y and one word of which are written.
 //            maxout_forward_strided  any inner: a thread takes VEC neighbours along inner and steps through the pool.
-//            maxout_backward         a thread per VEC neighbours of dx, so that the larger array is written in order.
+//            maxout_backward_units   inner = 1, pools of a power of two, nothing to blend: a thread has two packs of dx, a
+//                                    block apart, whose dy and which it reads at once.
+//            maxout_backward         a thread per VEC neighbours of dx, element by element. Both write the larger array in
+//                                    order.
 //            One pass over memory each.
 // Numerics   forward moves values and rounds nothing; backward computes in A only to blend. Deterministic.
 // Cost       forward (n + n / pool) sizeof(T) + n / pool sizeof(W) bytes for n elements of x; backward the same. One
@@ -108,6 +111,58 @@ template <class T> struct MaxoutBackwardParams {
   acc_t<T> alpha, beta;
   i64 size, inner, pool;  // size counts elements of dx
 };
+
+constexpr int BACKWARD_PACKS = 2;
+
+// Byte u of a word: an array of bytes would go through local memory.
+DEVICE int byte_of(u32 word, int u) { return (int)(word >> (8 * u) & 0xffu); }
+
+// A pack of dx from UNITS units; where a unit is longer than a pack, this is the part of it that begins with k = `begin`.
+template <class T, int VEC, int UNITS>
+DEVICE pack<T, VEC> spread(const pack<T, UNITS>& dy, u32 which, int begin) {
+  pack<T, VEC> dx;
+#pragma unroll
+  for (int e = 0; e < VEC; ++e) {
+    const int u = e / (VEC / UNITS);
+    dx.lane[e] = byte_of(which, u) == begin + e % (VEC / UNITS) ? dy.lane[u] : T{};
+  }
+  return dx;
+}
+
+// dx = dy where chosen, else 0: bits are moved and nothing is blended.
+template <class T, int VEC, int POOL>
+__global__ void __launch_bounds__(256) maxout_backward_units(const MaxoutBackwardParams<T> p) {
+  constexpr int UNITS = POOL < VEC ? VEC / POOL : 1, PACKS = POOL > VEC ? POOL / VEC : 1;  // of a pack, of a unit
+  const u64 first = (u64)blockIdx.x * (256 * BACKWARD_PACKS) + threadIdx.x, packs = (u64)p.size / VEC;
+  const u8* chosen = static_cast<const u8*>(p.which);
+  pack<T, UNITS> dy[BACKWARD_PACKS];
+  u32 which[BACKWARD_PACKS];
+#pragma unroll
+  for (int j = 0; j < BACKWARD_PACKS; ++j) {
+    const u64 index = first + j * 256;
+    if (index < packs) {
+      dy[j] = load<UNITS>(p.dy, index / PACKS);
+      which[j] = load<UNITS>(chosen, index / PACKS).bits;
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < BACKWARD_PACKS; ++j) {
+    const u64 index = first + j * 256;
+    if (index < packs) {
+      bool within = true;
+#pragma unroll
+      for (int u = 0; u < UNITS; ++u) within = within && byte_of(which[j], u) < POOL;
+      if (!within) *p.flag = MAXOUT_INDEX_OUT_OF_RANGE;
+      store<VEC>(p.dx, index, spread<T, VEC, UNITS>(dy[j], which[j], (int)(index % PACKS) * VEC));
+    } else if (index == packs) {  // elements past the last whole pack
+      for (u64 e = packs * VEC; e < (u64)p.size; ++e) {
+        const int k = chosen[e / POOL];
+        if (k >= POOL) *p.flag = MAXOUT_INDEX_OUT_OF_RANGE;
+        p.dx[e] = k == (int)(e % POOL) ? p.dy[e / POOL] : T{};
+      }
+    }
+  }
+}
 
 // Element by element within a pack, without dividing again: e = (group * pool + k) * inner + position.
 template <class T, class W, int VEC>
