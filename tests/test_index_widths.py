@@ -76,6 +76,7 @@ NARROW_FIELDS = {
     **dict.fromkeys(("weights", "gradients", "velocities", "masters", "arrays"), _OPERAND),
     **dict.fromkeys(("first_moments", "second_moments"), _OPERAND),
     "elements": "of a chunk, at most 65,536",
+    "share": "of a block, at most a chunk",
     "label_bytes": "0, 1, 4 or 8",
     "algorithm": "one of three",
     "lanes": "at most the threads of a block",
@@ -88,6 +89,10 @@ NARROW_TEXT = {
     "for (int c = threadIdx.x; c < 32 * VEC": "columns of a tile",
     "for (int i = threadIdx.x % part.lanes; i < STRIDED_BLOCK": "threads of a block",
     "for (int k = threadIdx.x; k < p.kept": "packs in the shared memory of a block",
+    "(int)(index - at * shares)": "a share of a chunk, at most 65,536 elements",
+    "(int)(e % POOL)": "less than a pool",
+    "(int)(index % PACKS)": "less than a pool",
+    "(int)blockDim.x": "threads of a block",
     "(int)packs": "no more than the shared memory of a block holds",
     "(int)(cols / VEC)": "a row that lies in registers",
     "(int)r.readable()": "a row that lies in registers",
@@ -109,7 +114,7 @@ NARROW_TEXT = {
     "(int)(at / rows)": "columns of a matrix, at most 2^31 - 128 as the front end sees to",
     "(int)p.k_blocks": "fewer than 2^31 elements along k, as the front end sees to",
     "blockIdx.y * p.columns": "columns have 64 bits",
-    "blockIdx.y * p.per_split": "elements of a split have 64 bits",
+    "blockIdx.y * per_split": "elements of a split have 64 bits",
 }
 
 #: Loops that begin at a thread, casts of what is no constant, and products with a block's number that come first.

@@ -5,11 +5,12 @@
 // Pointers: y of T or which of i64, contiguous, one element an output; x of T, up to 8 axes with any steps, the kept ones
 // before the reduced ones; parts: scratch, one partial result for each output and split.
 // Plan:
-//   reduce_rows      the reduced elements lie densely: WIDTH threads (a warp or a block) an output.
-//   reduce_columns   one step along the reduced axis: `lanes` neighbouring outputs per block, 256 / lanes threads along
-//                    each.
+//   reduce_rows      the reduced elements lie densely: a warp or a block an output.
+//   reduce_columns   one step along the reduced axis: `lanes` threads of a block side by side, with VEC neighbouring
+//                    outputs each, and 256 / lanes along each.
 //   reduce_plain     the same with any number of reduced axes, whose offsets are worked out element by element.
-//   Few outputs of many elements are split over blocks in y, whose partial results reduce_finish folds.
+//   Few outputs of many elements are split over blocks in y, whose partial results reduce_finish folds: rows so that the
+//   blocks take strips of AHEAD steps in turn, and those that run together read neighbouring memory.
 //   One read of x.
 // Numerics: partial results are merged in an order fixed by the shape: the same bits each time. Sums in the accumulator of
 // T. Products, and norm2 of float and bfloat16, are kept in double, where neither overflows nor underflows on the way to a
@@ -28,7 +29,7 @@ template <class T> struct ReduceParams {
   void* parts;
   const T* x;
   acc_t<T> alpha, beta, divisor;
-  i64 outputs, count, per_split, splits, lanes;
+  i64 outputs, count, splits, lanes;
   axes kept, kept_step, reduced, reduced_step;
 };
 
@@ -175,47 +176,48 @@ template <class Op, class T> DEVICE void write_part(const ReduceParams<T>& p, i6
   static_cast<typename Op::Part*>(p.parts)[output * p.splits + blockIdx.y] = part;
 }
 
-// First element of this block's split, and the end of it.
-template <class T> DEVICE i64 split_begin(const ReduceParams<T>& p) { return blockIdx.y * p.per_split; }
-template <class T> DEVICE i64 split_end(const ReduceParams<T>& p) {
-  const i64 end = (blockIdx.y + (i64)1) * p.per_split;
-  return end < p.count ? end : p.count;
-}
-
 // ---- dense rows -----------------------------------------------------------------------------------------------------
 
-constexpr int ROW_BLOCK = 256, AHEAD = 4;  // threads; loads in flight per thread
+constexpr int ROW_BLOCK = 256, AHEAD = 4;  // most threads; loads in flight per thread
+
+// The parts of a warp, or of a whole block of warps, in an order fixed by its size; its first thread has the result.
+template <class Op, bool WHOLE_BLOCK> DEVICE void merge_threads(typename Op::Part& part) {
+  typedef typename Op::Part Part;
+  merge_warp<Op>(part);
+  if constexpr (WHOLE_BLOCK) {
+    __shared__ Part parts[ROW_BLOCK / 32];
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = part;
+    __syncthreads();
+    part = threadIdx.x < blockDim.x / 32 ? parts[threadIdx.x] : Op::start();
+    merge_warp<Op>(part);
+  }
+}
 
 template <class T, class Op, int VEC> DEVICE void add_pack(typename Op::Part& part, const pack<T, VEC>& v, i64 k) {
 #pragma unroll
   for (int i = 0; i < VEC; ++i) Op::add(part, to_acc(v.lane[i]), k * VEC + i);
 }
 
-template <class T, class Op, int VEC, int WIDTH>
+// A row is a warp's, or a block's of a size that leaves each thread AHEAD packs where the row has as many.
+template <class T, class Op, int VEC, bool WHOLE_BLOCK>
 __global__ void __launch_bounds__(ROW_BLOCK) reduce_rows(const ReduceParams<T> p) {
   typedef typename Op::Part Part;
-  const i64 output = ((i64)blockIdx.x * ROW_BLOCK + threadIdx.x) / WIDTH;
-  const i64 end = output < p.outputs ? split_end(p) / VEC : 0;
+  const int width = WHOLE_BLOCK ? (int)blockDim.x : 32, thread = WHOLE_BLOCK ? (int)threadIdx.x : (int)threadIdx.x % 32;
+  const i64 output = WHOLE_BLOCK ? (i64)blockIdx.x : ((i64)blockIdx.x * blockDim.x + threadIdx.x) / 32;
+  const i64 end = output < p.outputs ? p.count / VEC : 0, stride = p.splits * AHEAD * width;
   const T* x = p.x + offsets_of(output < p.outputs ? output : 0, p.kept, p.kept_step).in[0];
   Part part = Op::start();
-  i64 k = split_begin(p) / VEC + threadIdx.x % WIDTH;
-  for (; k + (AHEAD - 1) * WIDTH < end; k += AHEAD * WIDTH) {
+  i64 k = (i64)blockIdx.y * AHEAD * width + thread;
+  for (; k + (AHEAD - 1) * width < end; k += stride) {
     pack<T, VEC> v[AHEAD];
 #pragma unroll
-    for (int j = 0; j < AHEAD; ++j) v[j] = load<VEC>(x, k + j * WIDTH);
+    for (int j = 0; j < AHEAD; ++j) v[j] = load<VEC>(x, k + j * width);
 #pragma unroll
-    for (int j = 0; j < AHEAD; ++j) add_pack<T, Op, VEC>(part, v[j], k + j * WIDTH);
+    for (int j = 0; j < AHEAD; ++j) add_pack<T, Op, VEC>(part, v[j], k + j * width);
   }
-  for (; k < end; k += WIDTH) add_pack<T, Op, VEC>(part, load<VEC>(x, k), k);
-  merge_warp<Op>(part);
-  if constexpr (WIDTH > 32) {
-    __shared__ Part parts[WIDTH / 32];
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = part;
-    __syncthreads();
-    part = threadIdx.x % 32 < WIDTH / 32 ? parts[threadIdx.x % 32] : Op::start();
-    merge_warp<Op>(part);
-  }
-  if (threadIdx.x % WIDTH == 0 && output < p.outputs) write_part<Op>(p, output, part);
+  for (int j = 0; j < AHEAD && k < end; ++j, k += width) add_pack<T, Op, VEC>(part, load<VEC>(x, k), k);
+  merge_threads<Op, WHOLE_BLOCK>(part);
+  if (thread == 0 && output < p.outputs) write_part<Op>(p, output, part);
 }
 
 // ---- columns --------------------------------------------------------------------------------------------------------
@@ -225,48 +227,68 @@ constexpr int TILE = 256;
 template <bool ONE_AXIS, class T> DEVICE i64 reduced_offset(const ReduceParams<T>& p, i64 k) {
   return ONE_AXIS ? k * p.reduced_step.of[MAX_AXES - 1] : offsets_of(k, p.reduced, p.reduced_step).in[0];
 }
-template <class T, class Op, bool ONE_AXIS> DEVICE void reduce_tile(const ReduceParams<T>& p) {
+// `lanes` threads side by side have VEC neighbouring outputs each, and TILE / lanes threads share a column.
+template <class T, class Op, bool ONE_AXIS, int VEC> DEVICE void reduce_tile(const ReduceParams<T>& p) {
   typedef typename Op::Part Part;
-  __shared__ Part parts[TILE];
+  __shared__ Part parts[VEC][TILE];
   const int lanes = (int)p.lanes;
-  const i64 output = (i64)blockIdx.x * lanes + threadIdx.x % lanes, stride = TILE / lanes;
-  const i64 end = output < p.outputs ? split_end(p) : 0;
+  const i64 output = ((i64)blockIdx.x * lanes + threadIdx.x % lanes) * VEC, depth = TILE / lanes;
+  const i64 per_split = quotient(p.count + p.splits - 1, p.splits), begin = blockIdx.y * per_split;
+  const i64 end = output < p.outputs ? (begin + per_split < p.count ? begin + per_split : p.count) : 0;
   const T* x = p.x + offsets_of(output < p.outputs ? output : 0, p.kept, p.kept_step).in[0];
-  Part part = Op::start();
-  i64 k = split_begin(p) + threadIdx.x / lanes;
-  for (; k + (AHEAD - 1) * stride < end; k += AHEAD * stride) {
-    T v[AHEAD];
+  Part part[VEC];
 #pragma unroll
-    for (int j = 0; j < AHEAD; ++j) v[j] = x[reduced_offset<ONE_AXIS>(p, k + j * stride)];
+  for (int i = 0; i < VEC; ++i) part[i] = Op::start();
+  i64 k = begin + threadIdx.x / lanes;
+  for (; k + (AHEAD - 1) * depth < end; k += AHEAD * depth) {
+    pack<T, VEC> v[AHEAD];
 #pragma unroll
-    for (int j = 0; j < AHEAD; ++j) Op::add(part, to_acc(v[j]), k + j * stride);
+    for (int j = 0; j < AHEAD; ++j) v[j] = load<VEC>(x + reduced_offset<ONE_AXIS>(p, k + j * depth), 0);
+#pragma unroll
+    for (int j = 0; j < AHEAD; ++j) {
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) Op::add(part[i], to_acc(v[j].lane[i]), k + j * depth);
+    }
   }
-  for (; k < end; k += stride) Op::add(part, to_acc(x[reduced_offset<ONE_AXIS>(p, k)]), k);
-  parts[threadIdx.x] = part;
+  for (; k < end; k += depth) {
+    const pack<T, VEC> v = load<VEC>(x + reduced_offset<ONE_AXIS>(p, k), 0);
+#pragma unroll
+    for (int i = 0; i < VEC; ++i) Op::add(part[i], to_acc(v.lane[i]), k);
+  }
+#pragma unroll
+  for (int i = 0; i < VEC; ++i) parts[i][threadIdx.x] = part[i];
   for (int half = TILE / 2; half >= lanes; half >>= 1) {
     __syncthreads();
-    if (threadIdx.x < half) Op::merge(parts[threadIdx.x], parts[threadIdx.x + half]);
+    if (threadIdx.x < half) {
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) Op::merge(parts[i][threadIdx.x], parts[i][threadIdx.x + half]);
+    }
   }
   __syncthreads();
-  if (threadIdx.x < lanes && output < p.outputs) write_part<Op>(p, output, parts[threadIdx.x]);
+  if (threadIdx.x >= lanes || output >= p.outputs) return;
+#pragma unroll
+  for (int i = 0; i < VEC; ++i) write_part<Op>(p, output + i, parts[i][threadIdx.x]);
 }
-template <class T, class Op> __global__ void __launch_bounds__(TILE) reduce_columns(const ReduceParams<T> p) {
-  reduce_tile<T, Op, true>(p);
+template <class T, class Op, int VEC> __global__ void __launch_bounds__(TILE) reduce_columns(const ReduceParams<T> p) {
+  reduce_tile<T, Op, true, VEC>(p);
 }
 template <class T, class Op> __global__ void __launch_bounds__(TILE) reduce_plain(const ReduceParams<T> p) {
-  reduce_tile<T, Op, false>(p);
+  reduce_tile<T, Op, false, 1>(p);
 }
 
 // ---- splits ---------------------------------------------------------------------------------------------------------
 
-constexpr int FINISH_BLOCK = 128;
-
-template <class T, class Op> __global__ void __launch_bounds__(FINISH_BLOCK) reduce_finish(const ReduceParams<T> p) {
+// A warp or, where the splits are many, a block of ROW_BLOCK threads an output.
+template <class T, class Op, bool WHOLE_BLOCK>
+__global__ void __launch_bounds__(ROW_BLOCK) reduce_finish(const ReduceParams<T> p) {
   typedef typename Op::Part Part;
-  const i64 output = ((i64)blockIdx.x * FINISH_BLOCK + threadIdx.x) / 32;
+  const int width = WHOLE_BLOCK ? ROW_BLOCK : 32, thread = WHOLE_BLOCK ? (int)threadIdx.x : (int)threadIdx.x % 32;
+  const i64 output = WHOLE_BLOCK ? (i64)blockIdx.x : ((i64)blockIdx.x * ROW_BLOCK + threadIdx.x) / 32;
+  const i64 splits = output < p.outputs ? p.splits : 0;
   const Part* parts = static_cast<const Part*>(p.parts) + output * p.splits;
   Part part = Op::start();
-  for (i64 k = threadIdx.x % 32; k < p.splits && output < p.outputs; k += 32) Op::merge(part, parts[k]);
-  merge_warp<Op>(part);
-  if (threadIdx.x % 32 == 0 && output < p.outputs) write_result<Op>(p, output, part);
+#pragma unroll 4
+  for (i64 k = thread; k < splits; k += width) Op::merge(part, parts[k]);
+  merge_threads<Op, WHOLE_BLOCK>(part);
+  if (thread == 0 && output < p.outputs) write_result<Op>(p, output, part);
 }
