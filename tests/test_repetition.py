@@ -20,6 +20,7 @@ from dnnprims.errors import BadParamError, ExecutionError
 from dnnprims.ops import FAMILIES
 from dnnprims.runtime.cuda import CudaExecutor
 from dnnprims.runtime.emulator import EmulatorExecutor
+from dnnprims.runtime.known_lists import KnownLists
 
 pytestmark = pytest.mark.skipif(not HAS_COMPILER, reason="the emulator needs g++")
 X = np.array([-1.0, 2.0, -3.0, 4.0] * 2, np.float32)
@@ -45,6 +46,7 @@ class DeviceExecutor(EmulatorExecutor):
 
     def __init__(self) -> None:
         super().__init__(FAMILIES)
+        self._lists = KnownLists(self.array_type, self.look)
         self.current, self.events = 1, list[tuple[str, int]]()
         self.fault: Callable[[], object] = lambda: False
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..descriptors import BoundTensor, TensorDescriptor
 from ..dtypes import DType
 from .host import address_alignment, look_aside
+from .known_lists import KnownLists
 from .plan import OutOfMemory
 
 #: What `adopt` takes, in words.
@@ -33,6 +34,7 @@ class DeviceArrays:
     def __init__(self, cupy: Any, device: int) -> None:
         self._cupy, self.device = cupy, device
         self.array_type = cupy.ndarray
+        self._lists = KnownLists(self.array_type, self.look)
 
     def look(self, operands: Sequence[Any]) -> tuple[list[Any], list[int]]:
         """Return what a plan may depend on (shape, dtype, strides, alignment of each) and the addresses.
@@ -48,7 +50,7 @@ class DeviceArrays:
                 seen += (a.shape, a.dtype, a._c_contiguous or a.strides, pointer & 15)
                 addresses.append(pointer)
             else:
-                look_aside(self.look, a, seen, addresses)
+                look_aside(self._lists.look, a, seen, addresses)
         return seen, addresses
 
     def addresses(self, operands: Sequence[Any]) -> list[int] | None:
