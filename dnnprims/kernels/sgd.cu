@@ -16,8 +16,8 @@
 // Limits: chunks are counted in 32 bits, elements in 64.
 // Measured on an NVIDIA H200, 2026-11-28, tools/bench.py, with momentum: 32 tensors of 16,777,216: float32 4.30 TB/s, 1.00
 //   of a copy; bfloat16 4.16 TB/s, 0.97. A block for each chunk of 65,536 elements had reached 0.94 and 0.93. 1,000 tensors
-//   of 10,000, as a graph: float32 0.0555 ms, 1.03 of the time of one of 10,000,000; bfloat16 0.0437 ms, 1.09 of it. Call by
-//   call the host takes longer: it looks at 3,000 arrays. The launch is one.
+//   of 10,000, as a graph: float32 0.0555 ms, 1.03 of the time of one of 10,000,000; bfloat16 0.0437 ms, 1.09 of it. Call
+//   by call the host takes longer, which looks at 3,000 arrays; the launch is one.
 #include "tensor_lists.cuh"
 
 template <class T> struct SgdUpdateParams {
