@@ -73,6 +73,38 @@ def test_captured_step_gives_the_bits_of_the_eager_one(handle: dp.Handle, cupy: 
         assert cupy.asnumpy(eager[name]).tobytes() == cupy.asnumpy(recorded[name]).tobytes(), name
 
 
+@pytest.mark.parametrize("captured", [False, True])
+def test_kernels_placed_early_see_what_those_in_front_wrote(handle: dp.Handle, cupy: Any, captured: bool) -> None:
+    """A long chain of large and small kernels, each of which reads what the one in front leaves; exact numbers."""
+    rounds, n = 100, 1 << 17
+    one, large = cupy.ones(n, np.float32), cupy.zeros(n, np.float32)
+    copy, total, small = cupy.zeros(n, np.float32), cupy.zeros((), np.float32), cupy.zeros(8, np.float32)
+
+    def chain() -> None:
+        for _ in range(rounds):
+            dp.activation_forward(handle, "identity", one, out=large, beta=1.0)
+            dp.activation_forward(handle, "relu", large, out=copy)
+            dp.activation_forward(handle, "identity", copy[:8], out=small, beta=1.0)
+            dp.reduce_tensor(handle, copy, "max", out=total)
+
+    stream = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.Device().synchronize()
+    with stream:
+        chain()
+        if captured:
+            stream.begin_capture()
+            chain()
+            stream.end_capture().launch(stream)
+        else:
+            chain()
+        stream.synchronize()
+    done = 2 * rounds
+    assert bool((large == done).all())
+    assert bool((copy == done).all())
+    assert bool((small == done * (done + 1) / 2).all())
+    assert float(total) == done
+
+
 def test_plan_first_made_under_capture_is_not_used_before_its_copies_ran(handle: dp.Handle, cupy: Any) -> None:
     """Tables copied by a graph that never ran must not be met by a later eager call."""
     weights = [cupy.ones(100, np.float32) for _ in range(3)]
