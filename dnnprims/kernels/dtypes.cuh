@@ -40,9 +40,11 @@ template <class T> struct rounding {
 };
 template <> struct rounding<float16> {
   static DEVICE float16 from(float v) { return float16{float_to_half_bits(v)}; }
+  static DEVICE u32 from(float a, float b) { return floats_to_half_bits(a, b); }
 };
 template <> struct rounding<bfloat16> {
   static DEVICE bfloat16 from(float v) { return bfloat16{float_to_bfloat16_bits(v)}; }
+  static DEVICE u32 from(float a, float b) { return floats_to_bfloat16_bits(a, b); }
 };
 template <class T, class A> DEVICE T from_acc(A v) { return rounding<T>::from(v); }
 

@@ -27,9 +27,16 @@ DEVICE u32 bfloat16_bits_by_integers(float v) {
 DEVICE float half_bits_to_float(u16 h) { return emulator::half_bits_to_float(h); }
 DEVICE u16 float_to_half_bits(float v) { return emulator::float_to_half_bits(v); }
 DEVICE u16 float_to_bfloat16_bits(float v) { return (u16)bfloat16_bits_by_integers(v); }
+DEVICE u32 floats_to_half_bits(float a, float b) { return float_to_half_bits(a) | (u32)float_to_half_bits(b) << 16; }
+DEVICE u32 floats_to_bfloat16_bits(float a, float b) {
+  return float_to_bfloat16_bits(a) | (u32)float_to_bfloat16_bits(b) << 16;
+}
+DEVICE float max_or_nan(float a, float b) { return a != a || a > b ? a : b; }
 // The approximate functions: the emulator has the exact ones, so their error is measured on a GPU alone.
 DEVICE float exp2_approx(float v) { return exp2f(v); }
+DEVICE float exp2_normal(float v) { return v < -126.0f ? 0.0f : exp2f(v); }
 DEVICE float log2_approx(float v) { return log2f(v); }
+DEVICE float log2_normal(float v) { return log2f(v); }
 DEVICE float reciprocal_approx(float v) { return 1.0f / v; }
 DEVICE float rsqrt_approx(float v) { return 1.0f / sqrtf(v); }
 DEVICE float reciprocal_normal(float v) { return 1.0f / v; }
@@ -63,6 +70,34 @@ DEVICE u16 float_to_bfloat16_bits(float v) {
   return (u16)bfloat16_bits_by_integers(v);
 #endif
 }
+// Two at once, the first in the lower half: the instruction for one writes a whole register, too.
+#if __CUDA_ARCH__ >= 800
+DEVICE u32 floats_to_half_bits(float a, float b) {
+  u32 both;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(b), "f"(a));
+  return both;
+}
+DEVICE u32 floats_to_bfloat16_bits(float a, float b) {
+  u32 both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(b), "f"(a));
+  return both;
+}
+#else
+DEVICE u32 floats_to_half_bits(float a, float b) { return float_to_half_bits(a) | (u32)float_to_half_bits(b) << 16; }
+DEVICE u32 floats_to_bfloat16_bits(float a, float b) {
+  return float_to_bfloat16_bits(a) | (u32)float_to_bfloat16_bits(b) << 16;
+}
+#endif
+// The larger of two, NaN where `a` is.
+DEVICE float max_or_nan(float a, float b) {
+#if __CUDA_ARCH__ >= 800
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+#else
+  return a != a || a > b ? a : b;
+#endif
+}
 // Without .ftz these keep subnormals. Largest errors by the PTX manual: exp2 2 ulp, log2 absolute 2^-22 near 1 and
 // 2 ulp elsewhere, reciprocal 1 ulp, reciprocal square root relative 2^-22.9.
 DEVICE float exp2_approx(float v) {
@@ -70,9 +105,21 @@ DEVICE float exp2_approx(float v) {
   asm("ex2.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
   return r;
 }
+// The bare instruction, of which the other takes four: results below the normal numbers are 0.
+DEVICE float exp2_normal(float v) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
 DEVICE float log2_approx(float v) {
   float r;
   asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
+// The bare instruction, to which subnormal numbers are 0.
+DEVICE float log2_normal(float v) {
+  float r;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
   return r;
 }
 DEVICE float reciprocal_approx(float v) {

@@ -35,6 +35,19 @@ template <int VEC, class T> DEVICE void store(T* p, i64 i, pack<T, VEC> v) {
   reinterpret_cast<typename pack<T, VEC>::whole*>(p)[i] = v.bits;
 }
 
+// VEC accumulators, rounded; two 16-bit numbers take one instruction.
+template <class T, int VEC, class A> DEVICE pack<T, VEC> rounded(const A (&v)[VEC]) {
+  pack<T, VEC> r;
+  if constexpr (sizeof(T) == 2 && VEC == 8) {
+    typedef rounding<T> R;
+    r.bits = uint4{R::from(v[0], v[1]), R::from(v[2], v[3]), R::from(v[4], v[5]), R::from(v[6], v[7])};
+  } else {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) r.lane[k] = from_acc<T>(v[k]);
+  }
+  return r;
+}
+
 // alpha * result + beta * old, the old value untouched when beta is 0.
 template <class T, class A> DEVICE T blend(A alpha, A result, A beta, const T* old) {
   A v = alpha * result;
