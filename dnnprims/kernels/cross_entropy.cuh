@@ -1,4 +1,4 @@
-// Softmax cross-entropy and negative log-likelihood. The maths, plan and numerics are told at the head of loss.cu.
+// Softmax cross-entropy. The maths, plan and numerics are told at the head of loss.cu.
 #pragma once
 #include "loss.cuh"
 #include "math.cuh"
@@ -278,35 +278,4 @@ __global__ void __launch_bounds__(128) cross_entropy_plain(const CrossEntropyPar
   const EntropyRow<T> r(p, global_thread());
   MemoryRow<T, 1, 1> elements(r, 0, nullptr);
   cross_entropy_row<1, 1, DENSE>(r, 0, elements);
-}
-
-// nll: x are log-probabilities. A thread a row.
-template <class T> __global__ void __launch_bounds__(128) nll_losses(const CrossEntropyParams<T> p) {
-  typedef acc_t<T> A;
-  const EntropyRow<T> r(p, global_thread());
-  if (!r.here()) return;
-  if (r.label.bad) *p.flag = BAD_LABEL;
-  A loss = r.label.bad ? limits<A>::nan() : A(0);
-  if (r.label.counted) {
-    const A x = to_acc(p.x[r.start + r.label.index * p.inner]);
-    loss = r.hot == A(0) && x == x ? A(0) : -(r.hot * x);
-  }
-  p.losses[r.row] = loss;
-}
-// A thread an element.
-template <class T> __global__ void __launch_bounds__(256) nll_gradient(const CrossEntropyParams<T> p) {
-  typedef acc_t<T> A;
-  const i64 i = global_thread(), size = p.rows * p.classes;
-  if (i >= size) return;
-  // Divisions of 64 bits cost more than the store; few tensors need them.
-  i64 outer, k, s;
-  if (size < 0x80000000ll) {
-    const u32 above = (u32)i / (u32)p.inner;
-    outer = above / (u32)p.classes, k = above % (u32)p.classes, s = (u32)i % (u32)p.inner;
-  } else {
-    outer = i / p.inner / p.classes, k = i / p.inner % p.classes, s = i % p.inner;
-  }
-  const EntropyRow<T> r(p, outer * p.inner + s);
-  if (r.label.bad && k == 0) *p.flag = BAD_LABEL;
-  p.dx[i] = blend(r.factor, r.label.counted && k == r.label.index ? -r.hot : A(0), p.beta, p.dx + i);
 }

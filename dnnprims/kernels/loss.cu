@@ -1,4 +1,5 @@
-// Losses and their gradients: elementwise kinds, cosine distance, softmax cross-entropy (cross_entropy.cuh) and nll.
+// Losses and their gradients: elementwise kinds (loss_kinds.cuh), cosine distance (cosine.cuh), softmax cross-entropy
+// (cross_entropy.cuh) and nll (nll.cuh).
 //
 // Maths, with d = x - t (x the prediction, t the target), c the kind's parameter:
 //   mse               d^2                                        2 d
@@ -17,14 +18,17 @@
 // Pointers: x, dx of T, dense; the target of T, or labels int32 / int64, one per row; weights of T; losses, dloss and
 // sums of the accumulator A. For cross_entropy a row runs over the classes with step `inner`. dx may be x itself.
 // Plan:
-//   elementwise_loss            packs of 16 bytes, a grid that stays resident; each input is read and dx written once.
+//   elementwise_loss            packs of 16 bytes, a few a thread, a sum a block; inputs are read and dx is written once.
+//                               Compiled for the reduced loss, for the gradient, for both, and once for every option.
 //   cross_entropy_in_registers  a row in the registers of 8 or 32 threads or of a block: one read, one write. Rows that
 //                               do not start on 16 bytes are read by whole packs too, but for their first and last one.
 //   cross_entropy_by_block      a block a row: maximum and sum in one read (Milakov and Gimelshein, "Online normalizer
 //                               calculation for softmax", 2018), which leaves the row in shared memory for the gradient
 //                               (parts.cuh). What has no room there is read again, first what the caches saw last.
 //   cross_entropy_plain         a thread a row, the same passes: any layout and alignment.
-//   cosine_rows                 a warp or a block a row; three reads, the later ones from the caches.
+//   cosine_rows                 a warp or a block a row, in registers where it fits: one read; else two to four, the
+//                               later ones from the caches. Again with scales where a square overflows or vanishes.
+//   nll_losses, nll_gradient    a thread a row; a thread a pack, of which one a row writes the loss, too.
 //   sum_losses                  folds the losses of the rows or the sums of the blocks; twice where there are many.
 //   label_weights               the divisor of the mean over labels that count: reads the labels alone and comes first,
 //                               so that the logits are still read once.
@@ -33,13 +37,12 @@
 // or nothing but -inf in a row makes the row NaN. A label out of range is never used as an index: its loss is NaN, its
 // gradient 0, and the flag says so.
 // Cost, bytes an element: elementwise 2 sizeof(T) forward, 3 with gradient, and 5 to 10 flops (bce, bce_with_logits and
-//   kl_div about 60); cross_entropy sizeof(T) forward, 2 with gradient, 3 where it is read twice, a logarithm a row and
-//   one exponential an element in registers, else two; cosine 2 and 3 sizeof(T), 10 flops.
+//   kl_div 20 to 30, about 150 in double); cross_entropy sizeof(T) forward, 2 with gradient, 3 where it is read twice, a
+//   logarithm a row and one exponential an element in registers, else two; cosine 2 and 3 sizeof(T), 10 flops.
 // Limits: in registers up to 16,384 classes (8,192 in double; 1,024 to 4,096 with dense coefficients), then a row of T
 //   wholly in shared memory up to 226 KiB.
 // Measured on an NVIDIA H200, 2026-11-28, tools/bench.py --shapes key loss: forward and gradient in one pass, share of a
 //   copy (4.295 TB/s), float32 / float16 / bfloat16:
-//     mse             65,536 x 4096 0.87 (float32), 131,072 x 4096 0.89 / 0.77
 //     cross_entropy   262,144 x 128   0.28 / 0.09 / 0.09      65,536 x 1024    0.75 / 0.41 / 0.46
 //                     32,768 x 4096   0.19 / 0.48 / 0.55      8,192 x 32,768   0.71 / 0.59 / 0.57
 //                     4,096 x 50,304  0.78 / 0.62 / 0.60
@@ -47,7 +50,20 @@
 //   before (0.45, 0.40, 0.39 and 0.38, 0.24, 0.24 of float32 and bfloat16 at 1024, 32,768 and 50,304): now it is one for
 //   each pack. Supposed where it falls short: 128 classes leave lanes of a warp idle; 4,096 of float32 take a block of 512
 //   threads with 78 registers, one to a multiprocessor; the 16-bit types have twice as many elements a byte.
-#include "cross_entropy.cuh"
+//   The elementwise kinds, 65,536 x 4096 of float32 and 131,072 x 4096, forward, backward and both; in parentheses the
+//   least before there was a kernel for each purpose and a short way through exponential and logarithm:
+//     mse, l1, huber   1.03 1.01 0.98 / 1.03 1.01 0.98 / 1.03 1.01 0.97  (0.90 0.74 0.73)
+//     bce_with_logits  1.03 1.01 0.98 / 0.98 1.02 0.97 / 1.01 1.02 0.98  (0.17 0.48 0.23)
+//     bce              1.03 1.01 0.97 / 0.96 1.01 0.97 / 0.95 1.01 0.97
+//     kl_div           1.03 1.48 0.97 / 0.93 1.48 0.97 / 0.89 1.48 0.97  (backward reads one tensor of the two counted)
+//     cosine           1.03 1.01 1.00 / 0.95 0.95 0.92 / 1.03 1.01 0.98;  both, rows of 64 to 1024 0.98 to 1.01 / - /
+//                      0.86 to 0.99, of 16,384, which are read again, 0.71 / - / 0.75
+//   Predicted and found: 21 instructions an element of bfloat16 for bce_with_logits forward, where an H200 has time for
+//   28, instead of some 150. kl_div has 26 and bce 25, a logarithm of subnormal numbers among them. That both are slower
+//   than the gradient alone is due to 16 packs a thread (steps.py) and to the fold.
+#include "cosine.cuh"
+#include "loss_kinds.cuh"
+#include "nll.cuh"
 
 template <class T> struct ElementwiseLossParams {
   acc_t<T>* losses;    // unreduced; null when not wanted
@@ -61,93 +77,38 @@ template <class T> struct ElementwiseLossParams {
   i64 size, dloss_stride;
 };
 
-// A kind: loss and slope at (x, t) with the kind's parameter c. `wanted` tells whether the loss is; slopes are cheap.
-template <class A> DEVICE A signed_as(A size, A d) { return d > A(0) ? size : d < A(0) ? -size : d; }
-struct Mse {
-  template <class A> static DEVICE void at(A x, A t, A, bool, A& loss, A& slope) {
-    const A d = x - t;
-    loss = d * d, slope = A(2) * d;
-  }
-};
-struct L1 {
-  template <class A> static DEVICE void at(A x, A t, A, bool, A& loss, A& slope) {
-    const A d = x - t;
-    loss = fabs(d), slope = signed_as(A(1), d);
-  }
-};
-struct Huber {
-  template <class A> static DEVICE void at(A x, A t, A c, bool, A& loss, A& slope) {
-    const A d = x - t, size = fabs(d);
-    loss = size <= c ? A(0.5) * d * d : c * (size - A(0.5) * c);
-    slope = size <= c ? d : signed_as(c, d);
-  }
-};
-struct SmoothL1 {
-  template <class A> static DEVICE void at(A x, A t, A c, bool, A& loss, A& slope) {
-    const A d = x - t, size = fabs(d);
-    loss = size <= c ? A(0.5) * d * (d / c) : size - A(0.5) * c;
-    slope = size <= c ? d / c : signed_as(A(1), d);
-  }
-};
-// Logarithms are kept from -100 on and the slope's denominator from 1e-12 on; x outside of [0, 1] is NaN.
-struct Bce {
-  template <class A> static DEVICE A clamped(A v) { return v < A(-100) ? A(-100) : v; }
-  template <class A> static DEVICE void at(A x, A t, A, bool wanted, A& loss, A& slope) {
-    const A rest = A(1) - x, span = x * rest;
-    loss = wanted ? -(t * clamped(Precise<A>::log(x)) + (A(1) - t) * clamped(Precise<A>::log1p(-x))) : A(0);
-    slope = span < A(0) ? limits<A>::nan() : (x - t) / (span > A(1e-12) ? span : A(1e-12));
-  }
-};
-struct BceWithLogits {
-  template <class A> static DEVICE void at(A x, A t, A, bool wanted, A& loss, A& slope) {
-    const A e = Precise<A>::exp(-fabs(x)), near = A(1) / (A(1) + e), far = e * near;
-    const A pull = x >= A(0) ? A(1) - t : -t;
-    loss = wanted ? (pull == A(0) ? A(0) : pull * x) + Precise<A>::log1p(e) : A(0);
-    slope = x >= A(0) ? (A(1) - t) * near - t * far : (A(1) - t) * far - t * near;
-  }
-};
-struct KlDiv {
-  template <class A> static DEVICE void at(A x, A t, A, bool wanted, A& loss, A& slope) {
-    loss = !wanted || (t == A(0) && x == x) ? A(0) : t * (Precise<A>::log(t) - x);
-    slope = -t;
-  }
-};
-struct KlDivLogTarget {
-  template <class A> static DEVICE void at(A x, A t, A, bool, A& loss, A& slope) {
-    const A e = Precise<A>::exp(t);
-    loss = e == A(0) && x == x ? A(0) : e * (t - x);
-    slope = -e;
-  }
-};
-struct Hinge {
-  template <class A> static DEVICE void at(A x, A t, A c, bool, A& loss, A& slope) {
-    const A gap = c - t * x;
-    loss = gap <= A(0) ? A(0) : gap;
-    slope = gap <= A(0) ? A(0) : gap == gap ? -t : gap;
-  }
-};
+// What is wanted of a pass. ANYTHING is told at run time: losses unreduced, weights, a factor for each element, beta.
+enum Wanted { ANYTHING = 0, LOSS = 1, SLOPE = 2, LOSS_AND_SLOPE = 3 };
 
-// Elements [W i, W i + W).
-template <int W, class KIND, class T>
-DEVICE void loss_of_pack(const ElementwiseLossParams<T>& p, i64 i, acc_t<T> factor, acc_t<T>& total) {
-  typedef acc_t<T> A;
-  constexpr int LANES = W * sizeof(A) > 16 ? 16 / sizeof(A) : W;
-  const bool wanted = p.losses || p.partials;
-  const pack<T, W> x = load<W>(p.x, i), t = load<W>(p.target, i);
-  pack<T, W> w = x, dx;
-  if (p.weight) w = load<W>(p.weight, i);
-  A losses[W];
-#pragma unroll
-  for (int l = 0; l < W; ++l) {
-    A slope;
-    KIND::at(to_acc(x.lane[l]), to_acc(t.lane[l]), p.parameter, wanted, losses[l], slope);
-    if (p.weight) losses[l] *= to_acc(w.lane[l]), slope *= to_acc(w.lane[l]);
-    total += losses[l];
-    if (!p.dx) continue;
-    if (p.dloss_stride) factor = p.alpha * p.dloss[i * W + l];
-    dx.lane[l] = blend(factor, slope, p.beta, p.dx + i * W + l);
+// One element after the other, whatever their values.
+template <int WANTED, class KIND, class T, class A>
+DEVICE void loss_of_elements(const ElementwiseLossParams<T>& p, const KIND& kind, i64 first, int count, A factor,
+                             A& total) {
+  constexpr bool ANY = WANTED == ANYTHING;
+#pragma unroll 1
+  for (i64 i = first; i < first + count; ++i) {
+    A loss, slope;
+    kind.at(to_acc(p.x[i]), to_acc(p.target[i]), ANY ? p.losses || p.partials : WANTED & LOSS, loss, slope);
+    if (ANY && p.weight) loss *= to_acc(p.weight[i]), slope *= to_acc(p.weight[i]);
+    total += loss;
+    if (ANY && p.dloss_stride) factor = p.alpha * p.dloss[i];
+    if (ANY ? p.dx != nullptr : WANTED & SLOPE) p.dx[i] = blend(factor, slope, ANY ? p.beta : A(0), p.dx + i);
+    if (ANY && p.losses) p.losses[i] = loss;
   }
-  if (p.dx) store<W>(p.dx, i, dx);
+}
+
+// What ANYTHING may do with the losses and slopes of pack i.
+template <int W, class T, class A>
+DEVICE void store_pack(const ElementwiseLossParams<T>& p, i64 i, A factor, A (&losses)[W], A (&slopes)[W]) {
+  constexpr int LANES = W * sizeof(A) > 16 ? 16 / sizeof(A) : W;
+  if (p.dx) {
+    if (p.dloss_stride) {
+#pragma unroll
+      for (int l = 0; l < W; ++l) slopes[l] *= p.alpha * p.dloss[i * W + l];
+      factor = A(1);
+    }
+    store_gradient<W>(p.dx, i, slopes, factor, p.beta);
+  }
   if (!p.losses) return;
 #pragma unroll
   for (int q = 0; q < W / LANES; ++q) {
@@ -158,62 +119,73 @@ DEVICE void loss_of_pack(const ElementwiseLossParams<T>& p, i64 i, acc_t<T> fact
   }
 }
 
-template <class T, int VEC, class KIND>
-__global__ void __launch_bounds__(256, 4) elementwise_loss(const ElementwiseLossParams<T> p) {
+// Pack i; false, and nothing is done, where a kind's short way does not hold for all of its numbers.
+template <int WANTED, int W, class KIND, class T, class A>
+DEVICE bool loss_of_pack(const ElementwiseLossParams<T>& p, const KIND& kind, i64 i, const pack<T, W>& xs,
+                         const pack<T, W>& ts, A factor, A& total) {
+  constexpr bool ANY = WANTED == ANYTHING;
+  A losses[W], slopes[W];
+  if constexpr (KIND::SHORT) {
+    A most = 0;
+#pragma unroll
+    for (int l = 0; l < W; ++l) most = Larger()(most, KIND::unusual(to_acc(xs.lane[l]), to_acc(ts.lane[l])));
+    if (!(most <= KIND::usual_limit)) return false;
+  }
+#pragma unroll
+  for (int l = 0; l < W; ++l) {
+    const A x = to_acc(xs.lane[l]), t = to_acc(ts.lane[l]);
+    const bool wanted = ANY ? p.losses || p.partials : WANTED & LOSS;
+    if constexpr (KIND::SHORT)
+      kind.usual_at(x, t, wanted, losses[l], slopes[l]);
+    else
+      kind.at(x, t, wanted, losses[l], slopes[l]);
+  }
+  if (ANY && p.weight) {
+    const pack<T, W> w = load<W>(p.weight, i);
+#pragma unroll
+    for (int l = 0; l < W; ++l) losses[l] *= to_acc(w.lane[l]), slopes[l] *= to_acc(w.lane[l]);
+  }
+#pragma unroll
+  for (int l = 0; l < W; ++l) total += losses[l];
+  if constexpr (ANY)
+    store_pack(p, i, factor, losses, slopes);
+  else if constexpr (WANTED & SLOPE)
+    store_gradient<W>(p.dx, i, slopes, factor, A(0));
+  return true;
+}
+
+// Packs of each array that a thread asks for before it uses the first. Sums take long enough for two to pay; double has
+// not the registers.
+template <class T, int WANTED> constexpr int AT_ONCE = WANTED & LOSS && sizeof(T) < 8 ? 2 : 1;
+
+template <class T, int VEC, template <class> class KIND, int WANTED>
+__global__ void __launch_bounds__(256) elementwise_loss(const ElementwiseLossParams<T> p) {
   typedef acc_t<T> A;
-  const i64 packs = p.size / VEC, stride = (i64)gridDim.x * 256;
-  A total = 0, factor = p.dx && !p.dloss_stride ? gradient_factor(p.alpha, p.dloss, 0, p.divisor) : A(0);
+  constexpr bool ANY = WANTED == ANYTHING;
+  const KIND<T> kind(p.parameter);
+  const bool sloping = ANY ? p.dx && !p.dloss_stride : WANTED & SLOPE;
+  A total = 0, factor = sloping ? gradient_factor(p.alpha, p.dloss, 0, p.divisor) : A(0);
+  // Packs, then the elements that fill none.
+  const i64 packs = p.size / VEC, items = packs + p.size % VEC, stride = (i64)gridDim.x * 256;
 #pragma unroll 1
-  for (i64 i = global_thread(); i < packs; i += stride) loss_of_pack<VEC, KIND>(p, i, factor, total);
-  for (i64 i = packs * VEC + global_thread(); i < p.size; i += stride) loss_of_pack<1, KIND>(p, i, factor, total);
-  if (!p.partials) return;
+  for (i64 first = global_thread(); first < items; first += AT_ONCE<T, WANTED> * stride) {
+    pack<T, VEC> x[AT_ONCE<T, WANTED>], t[AT_ONCE<T, WANTED>];
+#pragma unroll
+    for (int k = 0; k < AT_ONCE<T, WANTED>; ++k) {
+      const i64 i = first + k * stride;
+      if (i < packs) x[k] = load<VEC>(p.x, i), t[k] = load<VEC>(p.target, i);
+    }
+#pragma unroll
+    for (int k = 0; k < AT_ONCE<T, WANTED>; ++k) {
+      const i64 i = first + k * stride;
+      if (i < packs && loss_of_pack<WANTED>(p, kind, i, x[k], t[k], factor, total)) continue;
+      if (i >= items) break;
+      const bool whole = i < packs;
+      loss_of_elements<WANTED>(p, kind, whole ? i * VEC : i + packs * (VEC - 1), whole ? VEC : 1, factor, total);
+    }
+  }
+  if (ANY ? !p.partials : !(WANTED & LOSS)) return;
   total = block_reduce<256>(total, Sum(), A(0));
   // A single block leaves nothing to fold.
   if (threadIdx.x == 0) p.partials[blockIdx.x] = gridDim.x == 1 ? total / p.divisor : total;
-}
-
-template <class T> struct CosineParams {
-  acc_t<T>* losses;  // one per row; null when not wanted
-  T* dx;             // null when not wanted
-  const T* x;
-  const T* target;
-  const acc_t<T>* dloss;
-  acc_t<T> alpha, beta, divisor;
-  i64 rows, length, dloss_stride;
-};
-
-// Power of two that brings a row whose largest magnitude is `top` to where squares neither overflow nor vanish.
-DEVICE float safe_scale(float top) { return top > 0x1p40f ? 0x1p-90f : top < 0x1p-40f ? 0x1p90f : 1.0f; }
-DEVICE double safe_scale(double top) { return top > 0x1p350 ? 0x1p-700 : top < 0x1p-350 ? 0x1p700 : 1.0; }
-
-template <class T, int LANES>
-__global__ void __launch_bounds__(entropy_block<LANES>) cosine_rows(const CosineParams<T> p) {
-  typedef acc_t<T> A;
-  const i64 row = (i64)blockIdx.x * (entropy_block<LANES> / LANES) + threadIdx.x / LANES;
-  const int lane = threadIdx.x % LANES;
-  const bool here = row < p.rows;
-  const i64 length = here ? p.length : 0, start = row * p.length;
-  const T *x = p.x + start, *target = p.target + start;
-  A top[2] = {A(0), A(0)};
-  for (i64 k = lane; k < length; k += LANES)
-    top[0] = Larger()(top[0], A(fabs(to_acc(x[k])))), top[1] = Larger()(top[1], A(fabs(to_acc(target[k]))));
-  group_reduce<LANES>(top, Larger(), A(0));
-  const A by = safe_scale(top[0]), target_by = safe_scale(top[1]);
-  A sums[3] = {A(0), A(0), A(0)};
-  for (i64 k = lane; k < length; k += LANES) {
-    const A u = by * to_acc(x[k]), v = target_by * to_acc(target[k]);
-    sums[0] += u * v, sums[1] += u * u, sums[2] += v * v;
-  }
-  group_reduce<LANES>(sums, Sum(), A(0));
-  if (!here) return;
-  const bool zero = sums[1] == A(0) || sums[2] == A(0);
-  const A norm = sqrt(sums[1]), target_norm = sqrt(sums[2]);
-  const A cosine = zero ? A(0) : sums[0] / norm / target_norm;
-  if (p.losses && lane == 0) p.losses[row] = A(1) - cosine;
-  if (!p.dx) return;
-  const A factor = gradient_factor(p.alpha, p.dloss, row * p.dloss_stride, p.divisor);
-  for (i64 k = lane; k < length; k += LANES) {
-    const A u = by * to_acc(x[k]) / norm, v = target_by * to_acc(target[k]) / target_norm;
-    p.dx[start + k] = blend(factor, zero ? A(0) : (cosine * u - v) / norm * by, p.beta, p.dx + start + k);
-  }
 }

@@ -37,6 +37,18 @@ template <class A> DEVICE A gradient_factor(A alpha, const A* dloss, i64 at, A d
   return (dloss ? alpha * dloss[at] : alpha) / divisor;
 }
 
+// Elements W i onwards of dx become factor * slope + beta * dx.
+template <int W, class T, class A> DEVICE void store_gradient(T* dx, i64 i, A (&slopes)[W], A factor, A beta) {
+#pragma unroll
+  for (int l = 0; l < W; ++l) slopes[l] *= factor;
+  if (beta != A(0)) {
+    const pack<T, W> old = load<W>(dx, i);
+#pragma unroll
+    for (int l = 0; l < W; ++l) slopes[l] += beta * to_acc(old.lane[l]);
+  }
+  store<W>(dx, i, rounded<T>(slopes));
+}
+
 // A label of the device's memory, which nobody has checked. Neither an ignored nor a bad one counts.
 struct Label {
   i64 index;
@@ -60,6 +72,8 @@ template <class T> struct SumLossesParams {
 template <class T> __global__ void __launch_bounds__(512) sum_losses(const SumLossesParams<T> p) {
   typedef acc_t<T> A;
   A total = 0;
+  // Eight loads at once: what one block folds is a matter of latency.
+#pragma unroll 8
   for (i64 i = global_thread(); i < p.count; i += (i64)gridDim.x * 512) total += p.in[i];
   total = block_reduce<512>(total, Sum(), A(0));
   if (threadIdx.x == 0) p.out[blockIdx.x] = total / (p.divisor_at ? *p.divisor_at : p.divisor);

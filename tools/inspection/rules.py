@@ -24,6 +24,7 @@ _STOPS = {
     56: "ptxas stops at 56 registers, with which nine blocks of 128 threads fit",
     48: "ptxas stops at 48 registers, with which five blocks of 256 threads fit",
     64: "ptxas stops at 64 registers, with which four blocks of 256 threads fit",
+    72: "ptxas stops at 72 registers, with which seven blocks of 128 threads fit",
     80: "ptxas stops at 80 registers, with which three blocks of 256 threads fit",
 }
 #: (kernel, architecture) -> bytes that its spills may move, and why.
@@ -43,6 +44,10 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("fc_gradient<float, HardSwish<float>, 4>", 100): (20, _STOPS[80]),
     ("fc_gradient<float, Log<float>, 4>", 100): (20, _STOPS[80]),
     ("softmax_forward_long<double, 1, 1024>", 100): (232, _STOPS[32]),
+    ("cosine_rows<float16, 8, 4, 128>", 120): (12, _STOPS[72]),
+    ("elementwise_loss<double, 1, SmoothL1, 0>", 100): (48, _STOPS[32]),
+    ("elementwise_loss<double, 2, SmoothL1, 3>", 100): (16, _STOPS[40]),
+    ("elementwise_loss<bfloat16, 8, SmoothL1, 1>", 80): (16, _STOPS[40]),
     ("cross_entropy_in_registers<float, 4, 2, 32, true>", 90): (8, _STOPS[56]),
     ("cross_entropy_in_registers<float, 4, 8, 512, false>", 100): (20, _STOPS[64]),
     ("cross_entropy_in_registers<double, 1, 2, 32, true>", 80): (16, _STOPS[40]),
@@ -68,6 +73,7 @@ PACKED = {
     "add_packed": "ld st",
     "add_strided": "ld st",
     "cast_packed": "either",
+    "cosine_rows": "ld st",
     "cross_entropy_by_block": "ld st",
     "cross_entropy_in_registers": "ld st",
     "elementwise_loss": "ld st",
@@ -80,6 +86,7 @@ PACKED = {
     "maxout_backward_units": "st",
     "maxout_forward_strided": "ld st",
     "maxout_forward_units": "ld st",
+    "nll_gradient_packed": "st",
     "norm_partials": "ld",
     "prelu_backward_columns": "ld st",
     "prelu_backward_data": "ld st",
@@ -97,13 +104,28 @@ PACKED = {
     "softmax_forward_row": "ld st",
 }
 
+#: Those of them that have nothing to store but a sum.
+LOADS_ONLY = re.compile(r"elementwise_loss<.*, 1>")
+
 #: Approximate instructions that a dtype's kernels may use, in families that say so in their headers. float32 takes the
 #: bare reciprocal as a first guess and corrects it (elementary.cuh); the 16-bit types have the policy Quick (math.cuh).
-_QUICK = ("ex2.approx.f32", "lg2.approx.f32", "rcp.approx.f32", "rcp.approx.ftz.f32", "rsqrt.approx.f32")
+_QUICK = (
+    "ex2.approx.f32",
+    "ex2.approx.ftz.f32",
+    "lg2.approx.f32",
+    "lg2.approx.ftz.f32",
+    "rcp.approx.f32",
+    "rcp.approx.ftz.f32",
+    "rsqrt.approx.f32",
+)
 APPROXIMATE = {"float32": ("rcp.approx.ftz.f32",), "float16": _QUICK, "bfloat16": _QUICK}
 APPROXIMATING = ("activation", "fc", "fc_hopper", "glu", "loss", "softmax")
-#: Families whose float32 sums are of exponentials, each good to 4 u with an instruction (exp_of_term, elementary.cuh).
-OF_EXPONENTIALS = ("loss", "softmax")
+#: What float32 kernels take beside that, in families whose bounds count in units of whole terms: exponentials good to a
+#: few u with an instruction (exp_of_term, elementary.cuh; loss_kinds.cuh), logarithms of what is below 1 / 2.
+FOR_TERMS = {
+    "loss": ("ex2.approx.f32", "ex2.approx.ftz.f32", "lg2.approx.f32"),
+    "softmax": ("ex2.approx.f32",),
+}
 
 #: An access to global memory, or to what the compiler cannot tell: direction, elements of a vector, bits of each.
 _ACCESS = re.compile(r"\b(ld|st)(?!\.(?:param|shared|local|const))(?:\.\w+)*?(?:\.v(\d))?\.[a-z](\d+)\s")
@@ -149,13 +171,15 @@ def _ptx(row: Resources, text: str) -> Iterator[str]:
     if atomics and row.entry not in ATOMICS:
         yield f"atomics in the PTX: {_listed(atomics)}"
     allowed = APPROXIMATE.get(row.dtype, ()) if row.family in APPROXIMATING else ()
-    if row.family in OF_EXPONENTIALS and row.dtype == "float32":
-        allowed = (*allowed, "ex2.approx.f32")
+    if row.dtype == "float32":
+        allowed = (*allowed, *FOR_TERMS.get(row.family, ()))
     rough = [name for name in used if re.search(r"\.(approx|ftz)\b", name) and name not in allowed]
     if rough:
         yield f"approximate instructions in the PTX: {_listed(rough)}"
     wide = {kind for kind, many, bits in _ACCESS.findall(text) if int(many or 1) * int(bits) >= 128}
     wanted = PACKED.get(row.entry, "") if vector_length(row.kernel) != 1 else ""
+    if LOADS_ONLY.fullmatch(row.kernel):
+        wanted = wanted.removesuffix(" st")
     if wanted == "either" and not wide:
         yield "moves nothing 16 bytes at once"
     for kind in ("ld", "st"):

@@ -45,6 +45,11 @@ def _corners() -> tuple[str, ...]:
         "loss_forward_backward kind=cross_entropy shape=2x5001 labels=int64 place=offset into=out",
         "loss_forward_backward kind=cross_entropy shape=6x33 spread=500.0 labels=int64 only=float32,float64",
         "loss_backward kind=cosine shape=5x64 reduction=none dloss=1 into=in_place",
+        "loss_forward kind=bce_with_logits shape=8x32 weight=1",
+        "loss_forward kind=nll labels=int32 shape=9x32 ignored=0.3 weight=1 reduction=none",
+        "loss_forward_backward kind=nll labels=int32 shape=9x32 ignored=0.3 weight=1 reduction=sum into=in_place",
+        "loss_forward_backward kind=nll labels=int64 shape=3x2048 into=in_place",
+        "loss_forward_backward kind=bce_with_logits shape=40x33 spread=60.0 into=out",  # exponentials vanish
     ]
     for kind in LOSS_KINDS:
         labels = "labels=int64 " if kind in ("cross_entropy", "nll") else ""
@@ -63,6 +68,8 @@ def _corners() -> tuple[str, ...]:
         lines += [
             f"{op} kind=cross_entropy labels=int64 shape={shape} reduction=sum" for shape in ("2x17001", "1x117003")
         ]
+        # Rows of cosine in a warp, in the registers of a block, and read more than once by packs and one by one.
+        lines += [f"{op} kind=cosine shape={shape}" for shape in ("5x33", "5x64", "3x2000", "2x16392", "2x2049")]
     lines += [f"loss_forward kind={kind} shape=8x33 delta=0.5" for kind in ("huber", "smooth_l1")]
     return tuple(lines)
 

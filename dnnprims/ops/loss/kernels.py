@@ -38,6 +38,7 @@ _STRUCTS = {
     "cross_entropy_plain": _ENTROPY_STRUCT,
     "nll_losses": _ENTROPY_STRUCT,
     "nll_gradient": _ENTROPY_STRUCT,
+    "nll_gradient_packed": _ENTROPY_STRUCT,
     "sum_losses": Struct("SumLossesParams", ("out", "in", "divisor_at"), (("divisor", "A"), ("count", "i64"))),
     "label_weights": Struct(
         "LabelWeightsParams",
@@ -58,6 +59,10 @@ KIND_NAMES = {
     "kl_div": "KlDiv",
     "hinge": "Hinge",
 }
+
+#: What a pass over the elements is compiled for -> its number in the CUDA text, `Wanted`. The first takes everything
+#: else, too: losses unreduced, weights, a dloss for each, beta.
+WANTED = {"anything": 0, "loss": 1, "slope": 2, "loss_and_slope": 3}
 
 
 #: Threads of a block that has a row for itself, where two such rows fit into the shared memory and where not. Dense
@@ -80,12 +85,38 @@ def row_shapes(dtype: DType, dense: bool) -> dict[str, tuple[tuple[int, int, int
     return shapes
 
 
+#: Threads that share a row of nll, each of which has several packs of it.
+NLL_LANES = (8, 128)
+
+#: Rows of cosine of fewer elements have a warp each where they are read one by one, the others a block.
+LONG_ROW = 2048
+
+
+def cosine_shapes(dtype: DType) -> dict[str, tuple[tuple[int, int, int], ...]]:
+    """Group -> (elements of a pack, packs of a thread, threads of a row), in registers in the order of their size.
+
+    0 packs: the row is read at each pass.
+    """
+    lanes = dtype.lanes
+    held = [(lanes, 1, 8), (lanes, 2, 8), (lanes, 4, 8), (lanes, 4, 32), (lanes, 4, 128)]
+    if dtype.itemsize < 8:  # double would spill
+        held.append((lanes, 4, 256))
+    return {"cosine_in_registers": tuple(held), "cosine_in_memory": ((lanes, 0, 512), (1, 0, 32), (1, 0, 512))}
+
+
 def _instances(dtype: DType) -> dict[str, list[str]]:
     t, widths = dtype.cuda, (1, dtype.lanes)
-    groups = {kind: [f"elementwise_loss<{t}, {vec}, {name}>" for vec in widths] for kind, name in KIND_NAMES.items()}
-    groups["kl_div"] += [f"elementwise_loss<{t}, {vec}, KlDivLogTarget>" for vec in widths]
-    groups["cosine"] = [f"cosine_rows<{t}, {lanes}>" for lanes in (32, 1024)]
-    groups["nll"] = [f"nll_losses<{t}>", f"nll_gradient<{t}>"]
+    groups = {}
+    for kind, name in (*KIND_NAMES.items(), ("kl_div_log_target", "KlDivLogTarget")):
+        for wanted, number in WANTED.items():
+            # What is compiled for a purpose is so for packs alone.
+            groups[f"{kind}_{wanted}"] = [
+                f"elementwise_loss<{t}, {vec}, {name}, {number}>" for vec in widths[number > 0 :]
+            ]
+    for group, shapes in cosine_shapes(dtype).items():
+        groups[group] = [f"cosine_rows<{t}, {vec}, {packs}, {lanes}>" for vec, packs, lanes in shapes]
+    packed = [f"nll_gradient_packed<{t}, {dtype.lanes}, {lanes}>" for lanes in NLL_LANES]
+    groups["nll"] = [f"nll_losses<{t}>", f"nll_gradient<{t}>", *packed]
     groups["sums"] = [f"sum_losses<{t}>", f"label_weights<{t}>"]
     for name, flag in (("one_hot", "false"), ("dense", "true")):
         for group, shapes in row_shapes(dtype, name == "dense").items():
