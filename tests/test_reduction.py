@@ -151,15 +151,25 @@ def test_slower_ways_agree(emulator_handle: Any, monkeypatch: pytest.MonkeyPatch
             assert outcome.passed, f"{outcome.problem}: {outcome.complaint}"
 
 
+@pytest.mark.parametrize(
+    ("shape", "variant"),
+    [
+        ((2 * 8192 + 5,), "split_row_per_block"),
+        ((130 * 8192 + 5,), "split_row_per_block"),  # so many partial results that a block adds them up
+        ((2500, 16), "split_columns"),  # in packs
+        ((2501, 15), "split_columns"),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_split_of_every_operation(emulator_handle: Any, operation: str) -> None:
+def test_split_of_every_operation(emulator_handle: Any, operation: str, shape: tuple[int, ...], variant: str) -> None:
     """Few outputs of many elements: partial results in scratch memory, then their fold."""
-    x = np.random.default_rng(0).integers(-3, 4, 2 * 8192 + 5).astype(np.float32)
+    x = np.random.default_rng(0).integers(-3, 4, shape).astype(np.float32)
     x = np.where(x == 0, 1, np.sign(x)).astype(np.float32) if operation == "product" else x
-    assert supports(reduce_tensor, TensorDescriptor.from_array(x), operation).variant == "split_row_per_block"
+    assert supports(reduce_tensor, TensorDescriptor.from_array(x), operation, axis=0).variant == variant
     with dnnprims.create_handle("numpy") as numpy_handle:
-        expected = reduce_tensor(numpy_handle, x, operation)
-    assert reduce_tensor(emulator_handle, x, operation).tobytes() == expected.tobytes()
+        expected = reduce_tensor(numpy_handle, x, operation, axis=0)
+    assert reduce_tensor(emulator_handle, x, operation, axis=0).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,10 @@ CORNERS = (
     *(f"reduce_tensor operation={name} shape=1 into=out" for name in _OPERATIONS),
     *(f"reduce_tensor operation={name} shape=9x70 axis=1 into=out" for name in _OPERATIONS),  # a warp a row
     *(f"reduce_tensor operation={name} shape=70x9 axis=0 data=halves into=out" for name in _OPERATIONS),  # columns
+    *(f"reduce_tensor operation={name} shape=70x16 axis=0 data=halves into=out" for name in _OPERATIONS),  # in packs
+    "reduce_tensor operation=sum shape=3x50x16 axis=1 into=out",
+    "reduce_tensor operation=argmin shape=3x50x16 axis=1 data=integers into=out",
+    "reduce_tensor operation=norm1 shape=5000x16 axis=0 data=lopsided into=out",  # in packs, shared by several blocks
     *(f"reduce_tensor operation={name} shape=33x64 axis=1 data=lopsided" for name in ("sum", "mean", "norm1")),
     *(f"reduce_tensor operation={name} shape=64x33 axis=0 data=lopsided" for name in ("sum", "mean", "max")),
     "reduce_tensor operation=product shape=9x12 axis=1 data=powers",
