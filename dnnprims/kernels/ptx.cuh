@@ -43,6 +43,8 @@ DEVICE float reciprocal_normal(float v) { return 1.0f / v; }
 DEVICE void copy_async(void* to, const void* from) { *(uint4*)to = *(const uint4*)from; }
 DEVICE void commit_copies() {}
 template <int PENDING> DEVICE void await_copies() {}
+DEVICE uint4 load_retained(const uint4* p) { return *p; }
+DEVICE uint4 load_released(const uint4* p) { return *p; }
 
 #else
 
@@ -147,10 +149,31 @@ DEVICE void copy_async(void* to, const void* from) {
 }
 DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING> DEVICE void await_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
+// Loads that tell the L2 whether what they read will be wanted again.
+DEVICE uint4 load_by_policy(const uint4* p, u64 policy) {
+  uint4 v;
+  asm volatile("ld.global.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p), "l"(policy)
+               : "memory");
+  return v;
+}
+DEVICE uint4 load_retained(const uint4* p) {
+  u64 policy;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return load_by_policy(p, policy);
+}
+DEVICE uint4 load_released(const uint4* p) {
+  u64 policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return load_by_policy(p, policy);
+}
 #else
 DEVICE void copy_async(void* to, const void* from) { *(uint4*)to = *(const uint4*)from; }
 DEVICE void commit_copies() {}
 template <int PENDING> DEVICE void await_copies() {}
+DEVICE uint4 load_retained(const uint4* p) { return *p; }
+DEVICE uint4 load_released(const uint4* p) { return *p; }
 #endif
 
 #endif

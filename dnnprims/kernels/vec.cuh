@@ -35,6 +35,21 @@ template <int VEC, class T> DEVICE void store(T* p, i64 i, pack<T, VEC> v) {
   reinterpret_cast<typename pack<T, VEC>::whole*>(p)[i] = v.bits;
 }
 
+// The same of what is soon to be read again, so that the L2 should let go of other things first, and for the last time.
+template <int VEC, class T> DEVICE pack<T, VEC> load_again(const T* p, i64 i) {
+  if constexpr (sizeof(T) * VEC != 16) return load<VEC>(p, i);
+  else return pack<T, VEC>{load_retained(reinterpret_cast<const uint4*>(p) + i)};
+}
+template <int VEC, class T> DEVICE pack<T, VEC> load_last(const T* p, i64 i) {
+  if constexpr (sizeof(T) * VEC != 16) return load<VEC>(p, i);
+  else return pack<T, VEC>{load_released(reinterpret_cast<const uint4*>(p) + i)};
+}
+
+// The elements of a pack as accumulators.
+template <class T, int VEC, class A> DEVICE void unpack(A (&v)[VEC], const pack<T, VEC>& in) {
+#pragma unroll
+  for (int k = 0; k < VEC; ++k) v[k] = to_acc(in.lane[k]);
+}
 // VEC accumulators, rounded; two 16-bit numbers take one instruction.
 template <class T, int VEC, class A> DEVICE pack<T, VEC> rounded(const A (&v)[VEC]) {
   pack<T, VEC> r;
@@ -57,9 +72,13 @@ template <class T, class A> DEVICE T blend(A alpha, A result, A beta, const T* o
 
 // Elements VEC * i onwards of y become alpha * result + beta * y.
 template <int VEC, class T, class A> DEVICE void store_blended(T* y, i64 i, const A (&result)[VEC], A alpha, A beta) {
-  pack<T, VEC> v;
-  if (beta != A(0)) v = load<VEC>(y, i);
+  A v[VEC];
 #pragma unroll
-  for (int k = 0; k < VEC; ++k) v.lane[k] = blend(alpha, result[k], beta, &v.lane[k]);
-  store(y, i, v);
+  for (int k = 0; k < VEC; ++k) v[k] = alpha * result[k];
+  if (beta != A(0)) {
+    const pack<T, VEC> old = load<VEC>(y, i);
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) v[k] += beta * to_acc(old.lane[k]);
+  }
+  store(y, i, rounded<T>(v));
 }
