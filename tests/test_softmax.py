@@ -133,7 +133,13 @@ def test_slower_ways_agree(
 
 
 @pytest.mark.parametrize(
-    ("variant", "word"), [("row_partly_in_shared", "long"), ("strided_axis", "strided"), ("plain", "plain")]
+    ("variant", "word"),
+    [
+        ("row_partly_in_shared", "long"),
+        ("tile_in_shared", "tile"),
+        ("strided_axis", "strided"),
+        ("plain", "plain"),
+    ],
 )
 def test_each_way_has_a_kernel_of_its_own(monkeypatch: pytest.MonkeyPatch, variant: str, word: str) -> None:
     """What a plan calls itself is what it launches."""
@@ -191,6 +197,11 @@ def test_gradient_by_central_differences(algorithm: str) -> None:
         ((8, 2**21), -1, "row_partly_in_shared"),
         ((8, 10, 1), 1, "row_in_registers"),
         ((8, 10, 3), 1, "strided_axis"),
+        ((8, 1024, 3), 1, "strided_axis"),
+        ((8, 10, 64), 1, "strided_axis"),
+        ((8, 64, 64), 1, "tile_in_shared"),
+        ((8, 1024, 1024), 1, "tile_in_shared"),
+        ((8, 2**20, 64), 1, "strided_axis"),
         ((2**16, 2**16), 1, "row_partly_in_shared"),
         ((2**33, 1), 1, "row_in_registers"),
     ],

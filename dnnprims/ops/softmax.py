@@ -49,22 +49,22 @@ _STRUCTS = {
 _KERNELS = {
     (way, kind): Kernel("softmax", f"softmax_{way}_{kind}", struct)
     for way, struct in _STRUCTS.items()
-    for kind in ("row", "long", "strided", "plain")
+    for kind in ("row", "long", "tile", "strided", "plain")
 }
 
-#: Rows in registers: (threads of a row, elements of a thread), the first that holds the row is taken. Threads work
-#: best with 8 to 32 elements in flight; the backward pass holds two rows, so half as many each where there is a choice.
-#: A double takes the room of two.
-_ROW_SHAPES = {
-    "forward": ((8, 4), (16, 8), (32, 8), (32, 32), (256, 16), (512, 16), (1024, 16)),
-    "backward": ((8, 4), (16, 8), (32, 8), (32, 16), (256, 16), (512, 16), (1024, 16)),
-}
+#: Rows in registers: (threads of a row, elements of a thread), the first that holds the row is taken. A double takes
+#: the room of two.
+_ROW_SHAPES = ((8, 4), (8, 16), (16, 16), (32, 16), (32, 32), (128, 16), (256, 16), (512, 16), (1024, 16))
 #: Rows that a block keeps in shared memory between their two uses.
 _KEPT_ROWS = {"forward": 1, "backward": 2}
 #: Rows of up to this many threads share blocks of this many.
 _SHARED_BLOCK = 128
 #: Threads of a block that has a row for itself: two such blocks share a multiprocessor where their rows fit.
 _LONG_BLOCKS = (512, 1024)
+#: Threads of a tile of neighbouring rows along another axis; packs across it at best; how many tiles a multiprocessor
+#: is to have room for, rather than that; packs that a thread should have.
+_TILE_BLOCKS, _TILE_LANES, _TILES = {"forward": 256, "backward": 512}, 8, 2
+_TILE_LEAST = 4
 _STRIDED_BLOCK = 256
 #: Elements that a thread of the strided kernel should have before the axis is split further.
 _STRIDED_LEAST = 8
@@ -93,7 +93,7 @@ def softmax_forward(
     axis : int, tuple of int, "instance" or "channel"
         The axis, or neighbouring axes taken as one. ``"instance"`` is all but axis 0, ``"channel"`` is axis 1.
     algorithm : {"accurate", "fast", "log"}
-        ``accurate`` subtracts the row's maximum first; ``fast`` does not and needs the sum of exponentials to stay
+        ``accurate`` subtracts the row's maximum first; ``fast`` need not, and wants the sum of exponentials to stay
         within the accumulator's range (x within about -87 and 88, float64: 708); ``log`` gives log(y).
     out : array, optional
         Destination, of x's shape and dtype, contiguous. May be x itself.
@@ -281,10 +281,11 @@ def _choose(
     """Pick the kernel, and its launch."""
     outer, cols, inner = view
     vec = dtype.lanes if alignment is None and cols % dtype.lanes == 0 else 1
-    shape = next((s for s in _row_shapes(way, dtype, vec) if s[0] * s[1] * vec >= cols), None)
+    shape = next((s for s in _row_shapes(dtype, vec) if s[0] * s[1] * vec >= cols), None)
     adjacent = None if inner == 1 else f"the axis has step {inner}"
     room = profile.row_bytes
     needed = _KEPT_ROWS[way] * cols * dtype.itemsize
+    tile, no_tile = _tile(profile, way, view, dtype, alignment)
     variant, refused = choose(
         (
             ("row_in_registers", adjacent or (None if shape else f"a row has {cols} elements")),
@@ -293,11 +294,12 @@ def _choose(
                 adjacent or (None if needed <= room else f"{needed} bytes of shared memory, {room} there"),
             ),
             ("row_partly_in_shared", adjacent),
+            ("tile_in_shared", no_tile),
             ("strided_axis", None),
             ("plain", None),
         )
     )
-    lanes = _strided_lanes(cols, inner)
+    lanes, shared = _strided_lanes(cols, inner), 0
     rows, kept = outer * inner, 0
     kind, template, grid, block = "plain", (), blocks_for(rows, 256), 256  # type: str, tuple[int, ...], Any, int
     if variant == "row_in_registers":
@@ -306,21 +308,49 @@ def _choose(
         template, grid = (vec, packs, width), blocks_for(rows, block // width)
     elif variant in ("row_in_shared", "row_partly_in_shared"):
         kept = min(needed, room) // (_KEPT_ROWS[way] * vec * dtype.itemsize)
-        block = _LONG_BLOCKS[needed > room // 2]
+        block, shared = _LONG_BLOCKS[needed > room // 2], _KEPT_ROWS[way] * kept * vec * dtype.itemsize
         kind, template, grid = "long", (vec, block), (rows, 1, 1)
+    elif variant == "tile_in_shared":
+        lanes, vec, block = tile, dtype.lanes, _TILE_BLOCKS[way]
+        shared = _tile_bytes(way, cols, lanes, dtype)
+        kind, template, grid = "tile", (vec, block), (outer * -(-inner // (lanes * vec)), 1, 1)
     elif variant == "strided_axis":
         kind, grid, block = "strided", blocks_for(rows, lanes), _STRIDED_BLOCK
     scalars = (float(alpha), float(beta), rows, cols, inner, ALGORITHMS.index(algorithm), lanes, kept)
     arguments, group = (dtype.cuda, *map(str, template)), _group(way, kind, vec)
-    shared = _KEPT_ROWS[way] * kept * vec * dtype.itemsize
     step = KernelStep(_KERNELS[way, kind], dtype, arguments, group, grid, block, pointers, scalars, shared)
     return str(variant), step, refused
 
 
-def _row_shapes(way: str, dtype: DType, vec: int) -> list[tuple[int, int]]:
+def _tile(
+    profile: Profile, way: str, view: tuple[int, int, int], dtype: DType, alignment: str | None
+) -> tuple[int, str | None]:
+    """Packs across a tile of neighbouring rows, or why there is none."""
+    _, cols, inner = view
+    if alignment or inner % dtype.lanes:
+        return 2, alignment or f"{inner} neighbouring rows are not of 16 bytes each"
+    across = 1 << (inner // dtype.lanes - 1).bit_length()  # packs, rounded up
+    sizes = [lanes for lanes in (_TILE_LANES, 4, 2, 1) if lanes <= across]
+    most = profile.shared_bytes
+    lanes = next((one for one in sizes if _TILES * _tile_bytes(way, cols, one, dtype) <= most), sizes[-1])
+    while lanes < min(across, 32) and lanes * cols < _TILE_LEAST * _TILE_BLOCKS[way]:
+        lanes *= 2
+    needed = _tile_bytes(way, cols, lanes, dtype)
+    if needed > most:
+        return lanes, f"{needed} bytes of shared memory, {most} there"
+    few = f"a tile has {lanes * cols} packs, and its block more threads"
+    return lanes, None if lanes * cols >= _TILE_BLOCKS[way] else few
+
+
+def _tile_bytes(way: str, cols: int, lanes: int, dtype: DType) -> int:
+    """Shared memory of a tile and of the reductions over it."""
+    return 16 * lanes * cols * _KEPT_ROWS[way] + _TILE_BLOCKS[way] // 32 * lanes * dtype.lanes * dtype.acc.itemsize
+
+
+def _row_shapes(dtype: DType, vec: int) -> list[tuple[int, int]]:
     """(threads of a row, packs of a thread), shortest row first."""
     share = 2 if dtype.itemsize == 8 else 1
-    return [(width, max(1, elements // (share * vec))) for width, elements in _ROW_SHAPES[way]]
+    return [(width, max(1, elements // (share * vec))) for width, elements in _ROW_SHAPES]
 
 
 def _strided_lanes(cols: int, inner: int) -> int:
@@ -333,6 +363,8 @@ def _strided_lanes(cols: int, inner: int) -> int:
 def _group(way: str, kind: str, vec: int) -> str:
     if kind in ("strided", "plain"):
         return f"{way}_any"
+    if kind == "tile":
+        return f"{way}_tile"
     if kind == "long":
         return f"{way}_long_{'scalars' if vec == 1 else 'vectors'}"
     return f"{way}_{'scalars' if vec == 1 else 'vectors'}"
@@ -342,12 +374,13 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for way in _STRUCTS:
         for vec in (1, dtype.lanes):
-            shapes = dict.fromkeys(_row_shapes(way, dtype, vec))
+            shapes = dict.fromkeys(_row_shapes(dtype, vec))
             rows = [f"softmax_{way}_row<{dtype.cuda}, {vec}, {packs}, {width}>" for width, packs in shapes]
             groups[_group(way, "row", vec)] = rows
             groups[_group(way, "long", vec)] = [
                 f"softmax_{way}_long<{dtype.cuda}, {vec}, {block}>" for block in _LONG_BLOCKS
             ]
+        groups[_group(way, "tile", 1)] = [f"softmax_{way}_tile<{dtype.cuda}, {dtype.lanes}, {_TILE_BLOCKS[way]}>"]
         groups[_group(way, "plain", 1)] = [f"softmax_{way}_{kind}<{dtype.cuda}>" for kind in ("strided", "plain")]
     return groups
 

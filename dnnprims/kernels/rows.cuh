@@ -1,0 +1,109 @@
+// What softmax and cross-entropy share: exponentials below the maximum of a row, and reductions over its threads.
+#pragma once
+#include "math.cuh"
+#include "reduce.cuh"
+#include "vec.cuh"
+
+// The larger of two; a NaN is dropped here, because it comes back in the sum of exponentials.
+struct Larger {
+  DEVICE float operator()(float a, float b) const { return fmaxf(a, b); }
+  DEVICE double operator()(double a, double b) const { return fmax(a, b); }
+};
+template <int VEC, class A> DEVICE A largest(const A (&v)[VEC]) {
+  A top = v[0];
+#pragma unroll
+  for (int l = 1; l < VEC; ++l) top = Larger()(top, v[l]);
+  return top;
+}
+// What to subtract: where nothing but -inf is, anything finite, so that exp(-inf) is 0 and not NaN.
+template <class A> DEVICE A base_of(A top) { return top == -limits<A>::infinity() ? A(0) : top; }
+
+// of(d) = unit * exp(d) for d <= 0, within 4 u, for 16-bit types within 2^-20; of(0) is unit. There the bare instruction
+// does, which knows normal numbers alone: with this unit that is all that a float holds, its subnormal numbers too.
+template <class T> struct Power {
+  typedef acc_t<T> A;
+  static constexpr A unit = 1, inverse_unit = 1;
+  static DEVICE A of(A d) { return math<T>::exp_term(d); }
+};
+struct QuickPower {
+  static constexpr float unit = 16777216.0f, inverse_unit = 1.0f / 16777216.0f;
+  static DEVICE float of(float d) { return exp2_normal(fmaf(d, series<float>::log2e(), 24.0f)); }
+};
+template <> struct Power<float16> : QuickPower {};
+template <> struct Power<bfloat16> : QuickPower {};
+
+// A maximum and the sum of the powers below it, over the elements met so far.
+template <class T> struct Running {
+  typedef acc_t<T> A;
+  A top = -limits<A>::infinity(), sum = A(0);
+  template <int N> DEVICE void add(const A (&v)[N]) {
+    const A peak = largest(v);
+    if (peak > top) {
+      sum *= Power<T>::of(top - peak) * Power<T>::inverse_unit;
+      top = peak;
+    }
+    const A shift = base_of(top);
+    A more = Power<T>::of(v[0] - shift);
+#pragma unroll
+    for (int i = 1; i < N; ++i) more += Power<T>::of(v[i] - shift);
+    sum += more;
+  }
+  // The sum as it counts below another maximum.
+  DEVICE A below(A other) const { return sum * (Power<T>::of(top - base_of(other)) * Power<T>::inverse_unit); }
+};
+
+// Packs lane, lane + LANES, ... of a row that has `packs`, as they are stored; -inf beyond it.
+template <int LANES, class T, int VEC, int PACKS>
+DEVICE void load_packs(pack<T, VEC> (&in)[PACKS], const T* row, int lane, int packs) {
+#pragma unroll
+  for (int q = 0; q < PACKS; ++q) {
+#pragma unroll
+    for (int l = 0; l < VEC; ++l) in[q].lane[l] = from_acc<T>(-limits<acc_t<T>>::infinity());
+    if (q * LANES < packs - lane) in[q] = load<VEC>(row + lane * VEC, q * LANES);
+  }
+}
+// Their elements, and the largest of them.
+template <class T, int VEC, int PACKS, class A>
+DEVICE A unpack_packs(A (&v)[PACKS][VEC], const pack<T, VEC> (&in)[PACKS]) {
+  A top = -limits<A>::infinity();
+#pragma unroll
+  for (int q = 0; q < PACKS; ++q) {
+    unpack(v[q], in[q]);
+    top = Larger()(top, largest(v[q]));
+  }
+  return top;
+}
+
+// Blocks that keep rows in shared memory: so many of the shorter ones, of 512 threads, have registers together.
+template <class T, int BLOCK> constexpr int long_rows_at_once = sizeof(T) > 4 || BLOCK > 512 ? 1 : 3;
+
+// N reductions at once over LANES neighbouring threads (a power of two up to 32, or the whole block), with one barrier.
+// There is no trailing barrier: between two calls of an instantiation there is to be a barrier, such as that of another.
+template <int LANES, int N, class A, class Op> DEVICE void group_reduce(A (&v)[N], Op op, A identity) {
+  constexpr int WIDTH = LANES < 32 ? LANES : 32;
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+#pragma unroll
+    for (int offset = WIDTH / 2; offset > 0; offset >>= 1) v[n] = op(v[n], __shfl_xor_sync(0xffffffffu, v[n], offset));
+  }
+  if constexpr (LANES > 32) {
+    constexpr int WARPS = LANES / 32;
+    __shared__ A partial[N][WARPS];
+    if ((threadIdx.x & 31) == 0) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) partial[n][threadIdx.x >> 5] = v[n];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      v[n] = partial[n][threadIdx.x & (WARPS - 1)];
+#pragma unroll
+      for (int offset = WARPS / 2; offset > 0; offset >>= 1) v[n] = op(v[n], __shfl_xor_sync(0xffffffffu, v[n], offset));
+    }
+  }
+}
+template <int LANES, class A, class Op> DEVICE A group_reduce(A v, Op op, A identity) {
+  A all[1] = {v};
+  group_reduce<LANES>(all, op, identity);
+  return all[0];
+}

@@ -1,0 +1,85 @@
+// Softmax of rows that are longer than registers hold: a block per row, of which shared memory keeps the first p.kept packs
+// between their uses.
+#pragma once
+#include "parts.cuh"
+#include "softmax.cuh"
+
+template <class T, int VEC, int BLOCK>
+__global__ void __launch_bounds__(BLOCK, long_rows_at_once<T, BLOCK>)
+    softmax_forward_long(const SoftmaxForwardParams<T> p) {
+  typedef acc_t<T> A;
+  DYNAMIC_SHARED(T, kept);
+  const bool log = p.algorithm == LOG;
+  const T* x = p.x + (i64)blockIdx.x * p.cols;
+  T* y = p.y + (i64)blockIdx.x * p.cols;
+  const i64 packs = p.cols / VEC;
+  Running<T> mine;
+  A v[VEC];
+  fetch_parts<BLOCK>(p.kept, [&](int k) { fetch<VEC>(kept, x, k); });
+  use_parts<BLOCK>(p.kept, [&](int k) {
+    unpack(v, load<VEC>(kept, k));
+    mine.top = Larger()(mine.top, largest(v));
+  });
+#pragma unroll 4
+  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) {
+    unpack(v, load_again<VEC>(x, k));
+    mine.add(v);
+  }
+  const A top = group_reduce<BLOCK>(mine.top, Larger(), -limits<A>::infinity());
+  mine.sum = mine.below(top);
+#pragma unroll 4
+  for (int k = threadIdx.x; k < p.kept; k += BLOCK) {
+    unpack(v, load<VEC>(kept, k));
+    mine.sum += powers_below<T>(v, top, log);
+    if constexpr (keeps_powers<T>) store<VEC>(kept, k, rounded<T>(v));
+  }
+  const A norm = normalizer<T>(top, group_reduce<BLOCK>(mine.sum, Sum(), A(0)), p.algorithm);
+  // First what the caches saw last.
+#pragma unroll 4
+  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) {
+    unpack(v, load_last<VEC>(x, k));
+    powers_below<T>(v, top, log);
+    normalize(v, norm, log);
+    store_blended<VEC>(y, k, v, p.alpha, p.beta);
+  }
+#pragma unroll 4
+  for (int k = threadIdx.x; k < p.kept; k += BLOCK) {
+    unpack(v, load<VEC>(kept, k));
+    if constexpr (!keeps_powers<T>) powers_below<T>(v, top, log);
+    normalize(v, norm, log);
+    store_blended<VEC>(y, k, v, p.alpha, p.beta);
+  }
+}
+
+template <class T, int VEC, int BLOCK>
+__global__ void __launch_bounds__(BLOCK) softmax_backward_long(const SoftmaxBackwardParams<T> p) {
+  typedef acc_t<T> A;
+  DYNAMIC_SHARED(T, kept);
+  const bool log = p.algorithm == LOG;
+  const i64 first = (i64)blockIdx.x * p.cols, packs = p.cols / VEC;
+  const T *dy = p.dy + first, *y = p.y + first;
+  T* kept_y = kept + (i64)p.kept * VEC;
+  A sum = A(0), v[VEC];
+  const auto add = [&](const pack<T, VEC>& dy, const pack<T, VEC>& y) {
+#pragma unroll
+    for (int i = 0; i < VEC; ++i) sum += backward_term(to_acc(dy.lane[i]), to_acc(y.lane[i]), log);
+  };
+  fetch_parts<BLOCK>(p.kept, [&](int k) {
+    fetch<VEC>(kept, dy, k);
+    fetch<VEC>(kept_y, y, k);
+  });
+  use_parts<BLOCK>(p.kept, [&](int k) { add(load<VEC>(kept, k), load<VEC>(kept_y, k)); });
+#pragma unroll 4
+  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) add(load_again<VEC>(dy, k), load_again<VEC>(y, k));
+  sum = group_reduce<BLOCK>(sum, Sum(), A(0));
+  const auto put = [&](i64 k, const pack<T, VEC>& dy, const pack<T, VEC>& y) {
+#pragma unroll
+    for (int i = 0; i < VEC; ++i) v[i] = backward_result<T>(to_acc(dy.lane[i]), to_acc(y.lane[i]), sum, log);
+    store_blended<VEC>(p.dx + first, k, v, p.alpha, p.beta);
+  };
+  // First what the caches saw last.
+#pragma unroll 4
+  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) put(k, load_last<VEC>(dy, k), load_last<VEC>(y, k));
+#pragma unroll 4
+  for (int k = threadIdx.x; k < p.kept; k += BLOCK) put(k, load<VEC>(kept, k), load<VEC>(kept_y, k));
+}
