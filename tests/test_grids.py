@@ -66,6 +66,16 @@ LARGE = (
     "loss_backward kind=mse shape=3001",
 )
 
+#: Kernels whose blocks take one piece of work after the other: where a block is left out, the others do its work.
+SHARING = {
+    "cross_entropy_aligned",
+    "cross_entropy_aligned_long",
+    "softmax_backward_long",
+    "softmax_backward_tile",
+    "softmax_forward_long",
+    "softmax_forward_tile",
+}
+
 
 def busy(launches: Launches, problem: Problem) -> Iterator[tuple[str, bool]]:
     """Kernel of each launch of a case that has several blocks, and whether the last changes anything."""
@@ -85,4 +95,5 @@ def test_every_block_has_work(emulator_handle: Any, monkeypatch: pytest.MonkeyPa
         for expression, works in busy(launches, problem):
             seen[expression.partition("<")[0]].append(works)
     assert len(seen) >= 1
-    assert {name: works for name, works in seen.items() if works.count(True) * 2 < len(works)} == {}
+    idle = {name: works for name, works in seen.items() if works.count(True) * 2 < len(works)}
+    assert {name: works for name, works in idle.items() if name not in SHARING} == {}

@@ -81,6 +81,7 @@ NARROW_FIELDS = {
     "algorithm": "one of three",
     "lanes": "at most the threads of a block",
     "kept": "packs in the shared memory of a block",
+    "divisor_parts": "at most 32",
 }
 
 #: Where an index, or part of one, is narrower than 64 bits in the kernels' text, and why it may be.
@@ -93,6 +94,11 @@ NARROW_TEXT = {
     "(int)(e % POOL)": "less than a pool",
     "(int)(index % PACKS)": "less than a pool",
     "(int)blockDim.x": "threads of a block",
+    "for (int k = threadIdx.x; k < part.packs": "packs in the shared memory of a block",
+    "for (int k = threadIdx.x; k < kept": "packs in the shared memory of a block",
+    "(int)cols": "packs in the shared memory of a block",
+    "(int)(p.classes / VEC)": "a row that lies in registers",
+    "(int)hot.at": "a row that lies in registers",
     "(int)packs": "no more than the shared memory of a block holds",
     "(int)(cols / VEC)": "a row that lies in registers",
     "(int)r.readable()": "a row that lies in registers",

@@ -15,7 +15,7 @@ from dnnprims.conformance import FAMILIES, bounds
 from dnnprims.conformance.cases import Problem
 from dnnprims.conformance.runner import run_case
 from dnnprims.descriptors import LOSS_KINDS, REDUCTIONS
-from dnnprims.ops.loss import loss_backward, loss_forward, loss_forward_backward, steps
+from dnnprims.ops.loss import entropy, loss_backward, loss_forward, loss_forward_backward
 from dnnprims.reference import loss as reference
 
 INF, NAN = float("inf"), float("nan")
@@ -106,9 +106,10 @@ def test_cross_entropy_by_hand(handle: Any) -> None:
     assert np.array_equal(gradient[:, :2], [[-0.5, 0.5], [1.5, -1.5], [0.0, 0.0]])
 
 
-def test_small_losses_keep_their_digits(handle: Any) -> None:
+@pytest.mark.parametrize("beside", [0, 2, 8198])
+def test_small_losses_keep_their_digits(handle: Any, beside: int) -> None:
     """With all but e^-30 of the probability at the label the loss is e^-30, and so is the gradient, not 0."""
-    x = handle.asarray(np.array([[30.0, 0.0]], np.float32))
+    x = handle.asarray(np.array([[30.0, 0.0, *[-200.0] * beside]], np.float32))
     value, gradient = loss_forward_backward(handle, "cross_entropy", x, handle.asarray(np.array([0])))
     want = np.exp(-30.0)
     for got in (handle.to_numpy(value), -handle.to_numpy(gradient)[0, 0], handle.to_numpy(gradient)[0, 1]):
@@ -354,7 +355,7 @@ def test_scalar_label(handle: Any) -> None:
 # -- odd numbers and sizes -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("walk", ["in registers", "in cache", "plain"])
+@pytest.mark.parametrize("walk", ["in registers", "of whole packs", "long, of whole packs", "in cache", "plain"])
 def test_odd_logits(handle: Any, walk: str) -> None:
     """NaN, +inf and nothing but -inf make a row NaN; -inf beside others is a probability of 0; rows stay apart."""
     rows = np.array(
@@ -363,6 +364,8 @@ def test_odd_logits(handle: Any, walk: str) -> None:
     y = np.zeros(6, np.int64)
     if walk == "in cache":
         rows = np.concatenate([rows, np.full((6, 600), -INF, np.float32)], axis=1)
+    if "whole packs" in walk:
+        rows = np.concatenate([rows, np.full((6, 8197 if "long" in walk else 61), -INF, np.float32)], axis=1)
     x = offset(handle, rows) if walk == "in cache" else handle.asarray(rows)
     if walk == "plain":
         x, y = handle.asarray(np.ascontiguousarray(rows.T)[None]), y[None]
@@ -577,13 +580,23 @@ def test_descriptor_refuses_what_the_kind_has_not(options: dict[str, Any]) -> No
 def test_variants_are_named() -> None:
     """The plan says how a row is walked, and why not otherwise."""
     labels = TensorDescriptor((64,), "int64")
-    for classes, alignment, variant in ((10, 4, "registers"), (1000, 16, "registers"), (16000, 16, "registers")):
+    for classes, alignment, variant in (
+        (10, 4, "row_in_registers"),
+        (10, 16, "row_in_registers"),
+        (1000, 16, "aligned_row_in_registers"),
+        (8192, 16, "aligned_row_in_registers"),
+        (8196, 16, "aligned_row_in_shared"),
+        (4093, 16, "row_in_registers"),
+        (9001, 16, "row_in_shared"),
+        (60000, 16, "aligned_row_partly_in_shared"),
+        (60001, 16, "row_partly_in_shared"),
+        (50257, 16, "row_in_shared"),
+        (1000, 4, "row_in_shared"),
+    ):
         x = TensorDescriptor((64, classes), "float32", alignment=alignment)
-        assert supports(loss_forward, "cross_entropy", x, labels).variant == f"row_in_{variant}"
-    for x in (TensorDescriptor((64, 50257), "float32"), TensorDescriptor((64, 1000), "float32", alignment=4)):
-        assert supports(loss_forward, "cross_entropy", x, labels).variant == "row_in_shared"
-    x = TensorDescriptor((64, 60000), "float32")
-    assert supports(loss_forward, "cross_entropy", x, labels).variant == "row_partly_in_shared"
+        assert supports(loss_forward, "cross_entropy", x, labels).variant == variant
+    smooth = LossDescriptor("cross_entropy", label_smoothing=0.1)
+    assert supports(loss_forward, smooth, TensorDescriptor((64, 1000), "float32"), labels).variant == "row_in_registers"
     x = TensorDescriptor((64, 10, 2), "float32")
     assert supports(loss_forward, "cross_entropy", x, TensorDescriptor((64, 2), "int64")).variant == "plain"
 
@@ -595,7 +608,7 @@ def test_rows_in_shared_memory_keep_the_bounds(
     emulator_handle: Any, monkeypatch: pytest.MonkeyPatch, dtype: str, settings: str, shared_bytes: int
 ) -> None:
     """Rows that start amid a pack or not, with room for all of them or for a part."""
-    monkeypatch.setattr(steps, "row_shapes", lambda dtype, dense: {})
+    monkeypatch.setattr(entropy, "row_shapes", lambda dtype, dense: {})
     monkeypatch.setattr(emulator_handle, "profile", replace(emulator_handle.profile, shared_bytes=shared_bytes))
     for shape, into in (("5x1031", "new"), ("3x1032", "in_place"), ("2x9", "out")):
         text = f"loss_forward_backward kind=cross_entropy shape={shape} reduction=sum into={into} {settings}"

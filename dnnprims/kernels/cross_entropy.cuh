@@ -5,7 +5,8 @@
 #include "parts.cuh"
 
 template <class T> struct CrossEntropyParams {
-  acc_t<T>* losses;  // one per row; null when not wanted
+  acc_t<T>* losses;    // one per row; null when not wanted
+  acc_t<T>* partials;  // sums of the losses of blocks, instead; cross_entropy_aligned* alone
   T* dx;             // null when not wanted
   int* flag;
   const T* x;
@@ -17,8 +18,12 @@ template <class T> struct CrossEntropyParams {
   acc_t<T> keep, spread;  // label smoothing: share that the target keeps, share that each class gets
   i64 rows, classes, inner, dloss_stride, ignore_index;
   int label_bytes;  // 0: probabilities
-  int kept;         // packs of a row that cross_entropy_by_block keeps in shared memory
+  int kept;         // packs of a row that a block keeps in shared memory
+  int divisor_parts;
 };
+template <class T> DEVICE acc_t<T> divisor_of(const CrossEntropyParams<T>& p) {
+  return p.dx ? divisor_of(p.divisor_at, p.divisor_parts, p.divisor) : acc_t<T>(1);
+}
 
 // One row as its threads see it: where it lies, what it is compared with, what its gradient is multiplied by.
 template <class T> struct EntropyRow {
@@ -28,14 +33,13 @@ template <class T> struct EntropyRow {
   Label label;
   A hot, factor;
 
-  DEVICE EntropyRow(const CrossEntropyParams<T>& p, i64 row)
+  DEVICE EntropyRow(const CrossEntropyParams<T>& p, i64 row, A divisor)
       : p(p), row(row), start(0), label{-1, row < p.rows, false}, hot(1), factor(0) {
     if (row >= p.rows) return;
     start = p.inner == 1 ? row * p.classes : row / p.inner * p.classes * p.inner + row % p.inner;
     if (p.label_bytes) label = read_label(p.target, row, p.label_bytes, p.classes, p.ignore_index);
     if (label.counted && p.label_bytes && p.weight) hot = to_acc(p.weight[label.index]);
-    if (p.dx && label.counted)
-      factor = gradient_factor(p.alpha, p.dloss, row * p.dloss_stride, p.divisor_at ? *p.divisor_at : p.divisor);
+    if (p.dx && label.counted) factor = gradient_factor(p.alpha, p.dloss, row * p.dloss_stride, divisor);
   }
   DEVICE bool here() const { return row < p.rows; }
   // Classes whose values matter.
@@ -143,14 +147,6 @@ template <class T, int VEC, int LANES> struct MemoryRow {
   }
 };
 
-template <int VEC, class A> DEVICE A largest(const A (&v)[VEC]) {
-  A top = v[0];
-#pragma unroll
-  for (int l = 1; l < VEC; ++l) top = Larger()(top, v[l]);
-  return top;
-}
-// What to subtract: where nothing but -inf is, anything finite, so that exp(-inf) is 0 and not NaN.
-template <class A> DEVICE A base_of(A top) { return top == -limits<A>::infinity() ? A(0) : top; }
 // sums[0]: exp(x - top) below the maximum; sums[1]: number of maxima, each of which would add exactly 1.
 template <class T, class A> DEVICE A add_exponential(A d, A* sums) {
   const A power = math<T>::exp_term(d);
@@ -235,6 +231,7 @@ DEVICE void cross_entropy_row(const EntropyRow<T>& r, int lane, Elements& elemen
         v[l] = sums[3] * inverse * v[l] - r.coefficient(first + l);
       }
     }
+    if (first >= p.classes || first + VEC <= 0) return;
     const bool apart = DENSE || (u64)(r.label.index - first) >= (u64)VEC;
     if (apart && whole<VEC>(first, p.classes)) return store_blended<VEC>(p.dx + r.start + first, 0, v, scale, p.beta);
     // The pack of the label and those at the ends of the row, one element after the other.
@@ -256,7 +253,7 @@ DEVICE void cross_entropy_row(const EntropyRow<T>& r, int lane, Elements& elemen
 template <int LANES> constexpr int entropy_block = LANES > 128 ? LANES : 128;
 template <class T, int VEC, int PACKS, int LANES, bool DENSE>
 __global__ void __launch_bounds__(entropy_block<LANES>) cross_entropy_in_registers(const CrossEntropyParams<T> p) {
-  const EntropyRow<T> r(p, (i64)blockIdx.x * (entropy_block<LANES> / LANES) + threadIdx.x / LANES);
+  const EntropyRow<T> r(p, (i64)blockIdx.x * (entropy_block<LANES> / LANES) + threadIdx.x / LANES, divisor_of(p));
   const int lane = threadIdx.x % LANES;
   RegisterRow<T, VEC, PACKS, LANES> elements(r, lane);
   cross_entropy_row<VEC, LANES, DENSE>(r, lane, elements);
@@ -268,14 +265,14 @@ template <class T, int VEC, int BLOCK, bool DENSE>
 __global__ void __launch_bounds__(BLOCK, rows_at_once<T, BLOCK, DENSE>)
     cross_entropy_by_block(const CrossEntropyParams<T> p) {
   DYNAMIC_SHARED(T, room);
-  const EntropyRow<T> r(p, blockIdx.x);
+  const EntropyRow<T> r(p, blockIdx.x, divisor_of(p));
   MemoryRow<T, VEC, BLOCK> elements(r, threadIdx.x, room);
   cross_entropy_row<VEC, BLOCK, DENSE>(r, threadIdx.x, elements);
 }
 // Any layout: a thread a row; neighbouring threads read neighbouring elements where inner is large.
 template <class T, bool DENSE>
 __global__ void __launch_bounds__(128) cross_entropy_plain(const CrossEntropyParams<T> p) {
-  const EntropyRow<T> r(p, global_thread());
+  const EntropyRow<T> r(p, global_thread(), divisor_of(p));
   MemoryRow<T, 1, 1> elements(r, 0, nullptr);
   cross_entropy_row<1, 1, DENSE>(r, 0, elements);
 }

@@ -20,7 +20,8 @@
 // Plan:
 //   elementwise_loss            packs of 16 bytes, a few a thread, a sum a block; inputs are read and dx is written once.
 //                               Compiled for the reduced loss, for the gradient, for both, and once for every option.
-//   cross_entropy_in_registers  a row in the registers of 8 or 32 threads or of a block: one read, one write. Rows that
+//   cross_entropy_aligned*      rows of whole packs against labels: cross_entropy_rows.cuh.
+//   cross_entropy_in_registers  any other row in the registers of 8 or 32 threads or of a block: one read, one write. Those that
 //                               do not start on 16 bytes are read by whole packs too, but for their first and last one.
 //   cross_entropy_by_block      a block a row: maximum and sum in one read (Milakov and Gimelshein, "Online normalizer
 //                               calculation for softmax", 2018), which leaves the row in shared memory for the gradient
@@ -30,8 +31,8 @@
 //                               later ones from the caches. Again with scales where a square overflows or vanishes.
 //   nll_losses, nll_gradient    a thread a row; a thread a pack, of which one a row writes the loss, too.
 //   sum_losses                  folds the losses of the rows or the sums of the blocks; twice where there are many.
-//   label_weights               the divisor of the mean over labels that count: reads the labels alone and comes first,
-//                               so that the logits are still read once.
+//   label_weights               the divisor of the mean over labels that count, in up to 32 parts: reads the labels alone
+//                               and comes first, so that the logits are still read once.
 // Numerics: sums in A in a fixed order, no atomics: the same bits each time. lse - x_k is (max - x_k) + log1p(sum of
 // the others), so that a loss near 0 keeps its digits, and p - 1 at the label is formed without cancellation. A NaN, a +inf
 // or nothing but -inf in a row makes the row NaN. A label out of range is never used as an index: its loss is NaN, its
@@ -39,17 +40,11 @@
 // Cost, bytes an element: elementwise 2 sizeof(T) forward, 3 with gradient, and 5 to 10 flops (bce, bce_with_logits and
 //   kl_div 20 to 30, about 150 in double); cross_entropy sizeof(T) forward, 2 with gradient, 3 where it is read twice, a
 //   logarithm a row and one exponential an element in registers, else two; cosine 2 and 3 sizeof(T), 10 flops.
-// Limits: in registers up to 16,384 classes (8,192 in double; 1,024 to 4,096 with dense coefficients), then a row of T
-//   wholly in shared memory up to 226 KiB.
+// Limits: in registers up to 8,192 classes of whole packs, and of other rows up to 4,096 (2,048 in double, 8,192 in 16-bit
+//   types; 1,024 to 4,096 with dense coefficients), then a row of T wholly in shared memory up to 226 KiB.
 // Measured on an NVIDIA H200, 2026-11-28, tools/bench.py --shapes key loss: forward and gradient in one pass, share of a
 //   copy (4.295 TB/s), float32 / float16 / bfloat16:
-//     cross_entropy   262,144 x 128   0.28 / 0.09 / 0.09      65,536 x 1024    0.75 / 0.41 / 0.46
-//                     32,768 x 4096   0.19 / 0.48 / 0.55      8,192 x 32,768   0.71 / 0.59 / 0.57
-//                     4,096 x 50,304  0.78 / 0.62 / 0.60
-//   The comparison of each element with the ends of its row and with its label, in 64 bits and twice, was most of the time
-//   before (0.45, 0.40, 0.39 and 0.38, 0.24, 0.24 of float32 and bfloat16 at 1024, 32,768 and 50,304): now it is one for
-//   each pack. Supposed where it falls short: 128 classes leave lanes of a warp idle; 4,096 of float32 take a block of 512
-//   threads with 78 registers, one to a multiprocessor; the 16-bit types have twice as many elements a byte.
+//   cross_entropy at the head of cross_entropy_rows.cuh.
 //   The elementwise kinds, 65,536 x 4096 of float32 and 131,072 x 4096, forward, backward and both; in parentheses the
 //   least before there was a kernel for each purpose and a short way through exponential and logarithm:
 //     mse, l1, huber   1.03 1.01 0.98 / 1.03 1.01 0.98 / 1.03 1.01 0.97  (0.90 0.74 0.73)
@@ -62,6 +57,7 @@
 //   28, instead of some 150. kl_div has 26 and bce 25, a logarithm of subnormal numbers among them. That both are slower
 //   than the gradient alone is due to 16 packs a thread (steps.py) and to the fold.
 #include "cosine.cuh"
+#include "cross_entropy_rows.cuh"
 #include "loss_kinds.cuh"
 #include "nll.cuh"
 

@@ -1,35 +1,6 @@
 // What the kernels of all losses share: the reductions over the threads of a row and the fold of many losses into one.
 #pragma once
-#include "reduce.cuh"
-#include "vec.cuh"
-
-// The larger of two; a NaN is dropped, because it comes back in the sum that follows.
-struct Larger {
-  DEVICE float operator()(float a, float b) const { return fmaxf(a, b); }
-  DEVICE double operator()(double a, double b) const { return fmax(a, b); }
-};
-
-// N reductions at once over LANES neighbouring threads (a power of two up to 32, or the whole block), with one barrier.
-// There is no trailing barrier: a kernel may call each instantiation once.
-template <int LANES, int N, class A, class Op> DEVICE void group_reduce(A (&v)[N], Op op, A identity) {
-  constexpr int WIDTH = LANES < 32 ? LANES : 32;
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-#pragma unroll
-    for (int offset = WIDTH / 2; offset > 0; offset >>= 1) v[n] = op(v[n], __shfl_xor_sync(0xffffffffu, v[n], offset));
-  }
-  if constexpr (LANES > 32) {
-    __shared__ A partial[N][LANES / 32];
-    const int lane = threadIdx.x & 31;
-    if (lane == 0) {
-#pragma unroll
-      for (int n = 0; n < N; ++n) partial[n][threadIdx.x >> 5] = v[n];
-    }
-    __syncthreads();
-#pragma unroll
-    for (int n = 0; n < N; ++n) v[n] = warp_reduce(lane < LANES / 32 ? partial[n][lane] : identity, op);
-  }
-}
+#include "rows.cuh"
 
 // What the gradient of a reduced loss is multiplied by. A divisor of 0 (no sample, or no label that counts) gives 0.
 template <class A> DEVICE A gradient_factor(A alpha, const A* dloss, i64 at, A divisor) {
@@ -61,6 +32,17 @@ DEVICE Label read_label(const void* target, i64 at, int bytes, i64 classes, i64 
 }
 constexpr int BAD_LABEL = 1;  // code in the handle's flag
 
+// A divisor that the labels decide comes in parts, no more than a warp has threads. To be called by whole warps.
+constexpr int MOST_DIVISOR_PARTS = 32;
+template <class A> DEVICE A divisor_of(const A* at, int parts, A divisor) {
+  if (!at) return divisor;
+  const int lane = threadIdx.x & 31;
+  return warp_reduce(lane < parts ? at[lane] : A(0), Sum());
+}
+
+// Threads of a block that folds, and numbers that each has in flight.
+constexpr int FOLD_BLOCK = 1024, FOLD_AHEAD = 8, LABELS_AHEAD = 4;
+
 // out[block] = the block's share of the sum of in[0 .. count) / divisor.
 template <class T> struct SumLossesParams {
   acc_t<T>* out;
@@ -68,15 +50,22 @@ template <class T> struct SumLossesParams {
   const acc_t<T>* divisor_at;  // null: divisor
   acc_t<T> divisor;
   i64 count;
+  int divisor_parts;
 };
-template <class T> __global__ void __launch_bounds__(512) sum_losses(const SumLossesParams<T> p) {
+template <class T> __global__ void __launch_bounds__(FOLD_BLOCK) sum_losses(const SumLossesParams<T> p) {
   typedef acc_t<T> A;
+  const i64 stride = (i64)gridDim.x * FOLD_BLOCK;
   A total = 0;
-  // Eight loads at once: what one block folds is a matter of latency.
-#pragma unroll 8
-  for (i64 i = global_thread(); i < p.count; i += (i64)gridDim.x * 512) total += p.in[i];
-  total = block_reduce<512>(total, Sum(), A(0));
-  if (threadIdx.x == 0) p.out[blockIdx.x] = total / (p.divisor_at ? *p.divisor_at : p.divisor);
+  for (i64 i = global_thread(); i < p.count; i += FOLD_AHEAD * stride) {
+    A v[FOLD_AHEAD];
+#pragma unroll
+    for (int n = 0; n < FOLD_AHEAD; ++n) v[n] = i + n * stride < p.count ? p.in[i + n * stride] : A(0);
+#pragma unroll
+    for (int n = 0; n < FOLD_AHEAD; ++n) total += v[n];
+  }
+  const A divisor = divisor_of(p.divisor_at, p.divisor_parts, p.divisor);
+  total = block_reduce<FOLD_BLOCK>(total, Sum(), A(0));
+  if (threadIdx.x == 0) p.out[blockIdx.x] = total / divisor;
 }
 
 // out[block] = the block's share of the sum of the weights (1 without) of the labels that count.
@@ -87,13 +76,21 @@ template <class T> struct LabelWeightsParams {
   i64 rows, classes, ignore_index;
   int label_bytes;
 };
-template <class T> __global__ void __launch_bounds__(512) label_weights(const LabelWeightsParams<T> p) {
+template <class T> __global__ void __launch_bounds__(FOLD_BLOCK) label_weights(const LabelWeightsParams<T> p) {
   typedef acc_t<T> A;
+  const i64 stride = (i64)gridDim.x * FOLD_BLOCK;
   A total = 0;
-  for (i64 i = global_thread(); i < p.rows; i += (i64)gridDim.x * 512) {
-    const Label label = read_label(p.target, i, p.label_bytes, p.classes, p.ignore_index);
-    if (label.counted) total += p.weight ? to_acc(p.weight[label.index]) : A(1);
+  for (i64 i = global_thread(); i < p.rows; i += LABELS_AHEAD * stride) {
+    Label label[LABELS_AHEAD];
+#pragma unroll
+    for (int n = 0; n < LABELS_AHEAD; ++n) {
+      const i64 at = i + n * stride;
+      label[n] = at < p.rows ? read_label(p.target, at, p.label_bytes, p.classes, p.ignore_index) : Label{0, false, false};
+    }
+#pragma unroll
+    for (int n = 0; n < LABELS_AHEAD; ++n)
+      if (label[n].counted) total += p.weight ? to_acc(p.weight[label[n].index]) : A(1);
   }
-  total = block_reduce<512>(total, Sum(), A(0));
+  total = block_reduce<FOLD_BLOCK>(total, Sum(), A(0));
   if (threadIdx.x == 0) p.out[blockIdx.x] = total;
 }

@@ -12,7 +12,7 @@ template <class T> DEVICE acc_t<T> nll_loss(const EntropyRow<T>& r) {
 
 // The losses alone: a thread a row.
 template <class T> __global__ void __launch_bounds__(128) nll_losses(const CrossEntropyParams<T> p) {
-  const EntropyRow<T> r(p, global_thread());
+  const EntropyRow<T> r(p, global_thread(), divisor_of(p));
   if (!r.here()) return;
   if (r.label.bad) *p.flag = BAD_LABEL;
   p.losses[r.row] = nll_loss(r);
@@ -36,16 +36,18 @@ template <int VEC, class T> DEVICE void nll_elements(const EntropyRow<T>& r, i64
 // Any layout: a thread an element.
 template <class T> __global__ void __launch_bounds__(256) nll_gradient(const CrossEntropyParams<T> p) {
   const i64 i = global_thread();
+  const acc_t<T> divisor = divisor_of(p);
   if (i >= p.rows * p.classes) return;
   // Divisions of 64 bits cost more than the store; few tensors need them.
   const i64 above = quotient(i, p.inner), outer = quotient(above, p.classes);
-  nll_elements<1>(EntropyRow<T>(p, outer * p.inner + (i - above * p.inner)), above - outer * p.classes, i);
+  nll_elements<1>(EntropyRow<T>(p, outer * p.inner + (i - above * p.inner), divisor), above - outer * p.classes, i);
 }
 // Rows of whole packs: LANES threads a row.
 template <class T, int VEC, int LANES>
 __global__ void __launch_bounds__(256) nll_gradient_packed(const CrossEntropyParams<T> p) {
   const i64 row = (i64)blockIdx.x * (256 / LANES) + threadIdx.x / LANES, packs = p.classes / VEC;
+  const acc_t<T> divisor = divisor_of(p);
   if (row >= p.rows) return;
-  const EntropyRow<T> r(p, row);
+  const EntropyRow<T> r(p, row, divisor);
   for (i64 k = threadIdx.x % LANES; k < packs; k += LANES) nll_elements<VEC>(r, k * VEC, row * packs + k);
 }

@@ -75,7 +75,13 @@ DEVICE A unpack_packs(A (&v)[PACKS][VEC], const pack<T, VEC> (&in)[PACKS]) {
 }
 
 // Blocks that keep rows in shared memory: so many of the shorter ones, of 512 threads, have registers together.
-template <class T, int BLOCK> constexpr int long_rows_at_once = sizeof(T) > 4 || BLOCK > 512 ? 1 : 3;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int LONG_ROW_THREADS = 1024;  // no more have place there
+#else
+constexpr int LONG_ROW_THREADS = 1536;
+#endif
+template <class T, int BLOCK>
+constexpr int long_rows_at_once = sizeof(T) > 4 || BLOCK > 512 ? 1 : LONG_ROW_THREADS / BLOCK;
 
 // N reductions at once over LANES neighbouring threads (a power of two up to 32, or the whole block), with one barrier.
 // There is no trailing barrier: between two calls of an instantiation there is to be a barrier, such as that of another.

@@ -26,6 +26,8 @@ _STOPS = {
     64: "ptxas stops at 64 registers, with which four blocks of 256 threads fit",
     72: "ptxas stops at 72 registers, with which seven blocks of 128 threads fit",
     80: "ptxas stops at 80 registers, with which three blocks of 256 threads fit",
+    96: "ptxas stops at 96 registers, with which five blocks of 128 threads fit",
+    128: "ptxas stops at 128 registers, with which four blocks of 128 threads fit",
 }
 #: (kernel, architecture) -> bytes that its spills may move, and why.
 SPILLS: dict[tuple[str, int], tuple[int, str]] = {
@@ -39,6 +41,9 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("reduce_plain<double, ArgMinOf<double>>", 100): (24, _STOPS[48]),
     ("softmax_forward_row<float, 1, 16, 1024>", 80): (16, _STOPS[32]),
     ("softmax_forward_row<float, 1, 16, 1024>", 90): (16, _STOPS[32]),
+    ("softmax_backward_long<float, 4, 512>", 90): (16, "ptxas stops at 40 registers, with which three blocks fit"),
+    ("softmax_backward_row<float, 1, 32, 32>", 120): (8, _STOPS[96]),
+    ("softmax_backward_row<float16, 1, 32, 32>", 120): (8, _STOPS[96]),
     ("softmax_backward_strided<double>", 100): (80, _STOPS[48]),
     ("fc_gradient<float, FromOutput<Celu<float>>, 4>", 100): (20, _STOPS[80]),
     ("fc_gradient<float, HardSwish<float>, 4>", 100): (20, _STOPS[80]),
@@ -48,12 +53,20 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("elementwise_loss<double, 1, SmoothL1, 0>", 100): (48, _STOPS[32]),
     ("elementwise_loss<double, 2, SmoothL1, 3>", 100): (16, _STOPS[40]),
     ("elementwise_loss<bfloat16, 8, SmoothL1, 1>", 80): (16, _STOPS[40]),
+    ("cross_entropy_aligned<float16, 8, 2, 8, 8>", 100): (64, _STOPS[64]),
+    ("cross_entropy_aligned<float16, 8, 2, 16, 8>", 100): (64, _STOPS[64]),
+    ("cross_entropy_aligned<float16, 8, 2, 32, 8>", 100): (64, _STOPS[64]),
+    ("cross_entropy_aligned<bfloat16, 8, 2, 8, 8>", 100): (64, _STOPS[64]),
+    ("cross_entropy_aligned<bfloat16, 8, 2, 16, 8>", 100): (64, _STOPS[64]),
+    ("cross_entropy_aligned<bfloat16, 8, 2, 32, 8>", 100): (64, _STOPS[64]),
+    ("cross_entropy_aligned<float, 4, 4, 8, 6>", 120): (40, _STOPS[80]),
+    ("cross_entropy_aligned<float, 4, 4, 16, 6>", 120): (40, _STOPS[80]),
+    ("cross_entropy_aligned<float, 4, 4, 32, 6>", 120): (40, _STOPS[80]),
+    ("cross_entropy_aligned<float, 4, 8, 32, 4>", 120): (204, _STOPS[128]),
     ("cross_entropy_in_registers<float, 4, 2, 32, true>", 90): (8, _STOPS[56]),
-    ("cross_entropy_in_registers<float, 4, 8, 512, false>", 100): (20, _STOPS[64]),
     ("cross_entropy_in_registers<double, 1, 2, 32, true>", 80): (16, _STOPS[40]),
     ("cross_entropy_in_registers<double, 1, 2, 8, true>", 80): (16, _STOPS[40]),
     ("cross_entropy_in_registers<float16, 8, 4, 128, false>", 120): (12, _STOPS[80]),
-    ("cross_entropy_in_registers<bfloat16, 8, 4, 512, false>", 75): (28, _STOPS[80]),
     ("maxout_forward_strided<float, int, 4>", 120): (24, _STOPS[48]),
     ("maxout_forward_strided<float, u8, 4>", 120): (24, _STOPS[48]),
 }
@@ -74,6 +87,8 @@ PACKED = {
     "add_strided": "ld st",
     "cast_packed": "either",
     "cosine_rows": "ld st",
+    "cross_entropy_aligned": "ld st",
+    "cross_entropy_aligned_long": "ld st",
     "cross_entropy_by_block": "ld st",
     "cross_entropy_in_registers": "ld st",
     "elementwise_loss": "ld st",
@@ -100,8 +115,10 @@ PACKED = {
     "sgd_update": "ld st",
     "softmax_backward_long": "ld st",
     "softmax_backward_row": "ld st",
+    "softmax_backward_tile": "st",
     "softmax_forward_long": "ld st",
     "softmax_forward_row": "ld st",
+    "softmax_forward_tile": "st",
 }
 
 #: Those of them that have nothing to store but a sum.

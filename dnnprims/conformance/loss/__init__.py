@@ -63,6 +63,12 @@ def _corners() -> tuple[str, ...]:
         op, scale = ("loss_forward", "") if kind == "nll" else ("loss_forward_backward", " scale=0.5")
         lines.append(f"{op} {words} reduction=mean_elements{scale} into=out")
         lines.append(f"loss_backward {words} weight=1 reduction=sum alpha=0.5 beta=1.0 into=out")
+    # Rows of whole packs, in registers and in the shared memory of a block.
+    for shape in ("37x128", "5x1000", "3x4096", "2x9000", "1x120000"):
+        words = f"kind=cross_entropy labels=int64 shape={shape} ignored=0.3"
+        lines.append(f"loss_forward {words} reduction=none weight=1")
+        lines.append(f"loss_backward {words} reduction=mean_elements alpha=0.5 beta=1.0 into=out")
+        lines.append(f"loss_forward_backward {words} reduction=mean_elements weight=1 into=in_place")
     # Rows in the shared memory of a block, and rows that are longer than it.
     for op in ("loss_forward", "loss_backward", "loss_forward_backward"):
         lines += [

@@ -8,7 +8,7 @@ from ...runtime.launch import Family, Kernel, Struct
 _GRADIENT = (("alpha", "A"), ("beta", "A"), ("divisor", "A"))
 _ENTROPY_STRUCT = Struct(
     "CrossEntropyParams",
-    ("losses", "dx", "flag", "x", "target", "weight", "dloss", "divisor_at"),
+    ("losses", "partials", "dx", "flag", "x", "target", "weight", "dloss", "divisor_at"),
     (
         *_GRADIENT,
         ("keep", "A"),
@@ -20,6 +20,7 @@ _ENTROPY_STRUCT = Struct(
         ("ignore_index", "i64"),
         ("label_bytes", "i32"),
         ("kept", "i32"),
+        ("divisor_parts", "i32"),
     ),
 )
 _STRUCTS = {
@@ -33,13 +34,17 @@ _STRUCTS = {
         ("losses", "dx", "x", "target", "dloss"),
         (*_GRADIENT, ("rows", "i64"), ("length", "i64"), ("dloss_stride", "i64")),
     ),
+    "cross_entropy_aligned": _ENTROPY_STRUCT,
+    "cross_entropy_aligned_long": _ENTROPY_STRUCT,
     "cross_entropy_in_registers": _ENTROPY_STRUCT,
     "cross_entropy_by_block": _ENTROPY_STRUCT,
     "cross_entropy_plain": _ENTROPY_STRUCT,
     "nll_losses": _ENTROPY_STRUCT,
     "nll_gradient": _ENTROPY_STRUCT,
     "nll_gradient_packed": _ENTROPY_STRUCT,
-    "sum_losses": Struct("SumLossesParams", ("out", "in", "divisor_at"), (("divisor", "A"), ("count", "i64"))),
+    "sum_losses": Struct(
+        "SumLossesParams", ("out", "in", "divisor_at"), (("divisor", "A"), ("count", "i64"), ("divisor_parts", "i32"))
+    ),
     "label_weights": Struct(
         "LabelWeightsParams",
         ("out", "target", "weight"),
@@ -70,6 +75,36 @@ WANTED = {"anything": 0, "loss": 1, "slope": 2, "loss_and_slope": 3}
 LONG_BLOCKS = {"one_hot": (512, 1024), "dense": (512, 512)}
 
 
+def aligned_long_blocks(dtype: DType) -> tuple[int, int, int]:
+    """The same of rows of whole packs, where three fit, two or one; doubles have no registers for 1,024 threads."""
+    return (256, 512, 512) if dtype.itemsize == 8 else (256, 512, 1024)
+
+
+#: Rows of whole packs in registers: (threads of a row, elements of a thread); a double takes the room of two.
+_ALIGNED_SHAPES = ((8, 16), (16, 16), (32, 16), (32, 32), (128, 16), (128, 32), (256, 32))
+#: Threads of a block, of which rows of fewer threads share one.
+ALIGNED_BLOCK = 128
+#: 32-bit words of a row that a thread holds, its next row among them, and threads of a multiprocessor that have
+#: registers for it all.
+_RESIDENT = ((24, 1024), (32, 768), (48, 640), (64, 512), (0, 256))
+
+
+def aligned_shapes(dtype: DType) -> list[tuple[int, int, int]]:
+    """(packs of a thread, threads of a row, resident blocks) of rows of whole packs, shortest row first."""
+    wide, shapes = dtype.itemsize == 8, []
+    for lanes, elements in _ALIGNED_SHAPES:
+        packs = elements // (dtype.lanes * (1 + wide))
+        words = packs * (dtype.lanes * dtype.acc.itemsize // 4 + 4)
+        threads = next(threads for most, threads in _RESIDENT if words <= most or most == 0) // (1 + wide)
+        shapes.append((packs, lanes, max(1, threads // max(lanes, ALIGNED_BLOCK))))
+    return shapes
+
+
+def aligned_group(lanes: int) -> str:
+    """What is compiled with rows of so many threads."""
+    return f"one_hot_aligned_{'warp' if lanes <= 32 else 'block'}"
+
+
 def row_shapes(dtype: DType, dense: bool) -> dict[str, tuple[tuple[int, int, int], ...]]:
     """Group -> (elements of a pack, packs of a thread, threads of a row), in the order in which they are tried.
 
@@ -80,7 +115,7 @@ def row_shapes(dtype: DType, dense: bool) -> dict[str, tuple[tuple[int, int, int
     if dense:
         shapes = {"narrow": ((1, 2, 8), (1, 2, 32)), "wide": ((lanes, 2, 32), (lanes, 4, 128))}
     else:
-        warp, block = ((lanes, 2, 32), (lanes, most, 32)), ((lanes, 4, 128), (lanes, most, 512))
+        warp, block = ((lanes, 2, 32), (lanes, most, 32)), ((lanes, 4, 128), (lanes, 4, 256))
         shapes = {"narrow": ((1, 2, 8), (1, 2, 32)), "warp": warp, "block": block}
     return shapes
 
@@ -118,6 +153,13 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
     packed = [f"nll_gradient_packed<{t}, {dtype.lanes}, {lanes}>" for lanes in NLL_LANES]
     groups["nll"] = [f"nll_losses<{t}>", f"nll_gradient<{t}>", *packed]
     groups["sums"] = [f"sum_losses<{t}>", f"label_weights<{t}>"]
+    for packs, lanes, resident in aligned_shapes(dtype):
+        line = f"cross_entropy_aligned<{t}, {dtype.lanes}, {packs}, {lanes}, {resident}>"
+        groups.setdefault(aligned_group(lanes), []).append(line)
+    groups["one_hot_aligned_long"] = [
+        f"cross_entropy_aligned_long<{t}, {dtype.lanes}, {block}>"
+        for block in dict.fromkeys(aligned_long_blocks(dtype))
+    ]
     for name, flag in (("one_hot", "false"), ("dense", "true")):
         for group, shapes in row_shapes(dtype, name == "dense").items():
             groups[f"{name}_{group}"] = [

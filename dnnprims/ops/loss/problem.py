@@ -14,6 +14,10 @@ from .kernels import KERNELS
 #: Scratch: losses of rows, or sums of blocks; sums of those; sums of the weights of labels; their total.
 LOSSES, FOLDED, WEIGHTS, DIVISOR = (Scratch(i) for i in range(4))
 
+#: A divisor that the labels decide comes in no more parts than a warp has threads, which add them up. So few blocks
+#: read up to so many labels fast enough; a part has so many labels at least.
+MOST_DIVISOR_PARTS, MOST_ROWS_IN_PARTS, LEAST_ROWS_OF_A_PART = 32, 1 << 21, 1024
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -123,6 +127,14 @@ class Pass:
     def divisor_at(self) -> Pointer:
         """Where the divisor is that the host does not know."""
         return DIVISOR if self.problem.counts_labels else NULL
+
+    @cached_property
+    def divisor_parts(self) -> int:
+        """In how many parts that divisor comes."""
+        rows = prod(self.problem.losses)
+        if not self.problem.counts_labels or rows > MOST_ROWS_IN_PARTS:
+            return 1
+        return min(MOST_DIVISOR_PARTS, -(-rows // LEAST_ROWS_OF_A_PART))
 
     def step(
         self,

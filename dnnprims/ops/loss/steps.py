@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from math import prod
 
-from ...runtime.launch import FLAG, NULL, KernelStep, Live, Pointer, blocks_for, choose
-from .kernels import KIND_NAMES, LONG_BLOCKS, LONG_ROW, NLL_LANES, WANTED, cosine_shapes, row_shapes
-from .problem import DIVISOR, FOLDED, LOSSES, WEIGHTS, Pass
+from ...runtime.launch import NULL, KernelStep, Pointer, blocks_for, choose
+from .entropy import ALIGNED, plan_cross_entropy, plan_nll
+from .kernels import KIND_NAMES, LONG_ROW, WANTED, cosine_shapes
+from .problem import DIVISOR, FOLDED, LOSSES, MOST_DIVISOR_PARTS, MOST_ROWS_IN_PARTS, WEIGHTS, Pass
 
 #: Numbers that one block sums alone, numbers a block where several share the work, and the most that do.
 _ALONE, _SHARE, _MOST_BLOCKS = 32768, 8192, 512
+#: Threads of a block that folds.
+_FOLD_BLOCK = 1024
 #: Packs a thread of `elementwise_loss`: of a gradient alone; of a sum, until there are so many blocks a multiprocessor,
 #: and then. NVIDIA H200, 2026-11-28, 2^28 float32 and 2^29 bfloat16, share of a copy:
 #:     gradient, 1, 2, 4, 8 packs          mse 1.04 1.04 1.03 1.02    bce_with_logits in bfloat16 1.01 1.04 1.04 1.03
@@ -35,12 +38,15 @@ def plan_pass(call: Pass) -> Planned:
     if call.problem.form == "cosine":
         steps, variant, refused = _cosine(call)
     else:
-        steps, variant, refused = _nll(call) if call.problem.loss.kind == "nll" else _cross_entropy(call)
-        steps = _label_weights(call, rows) + steps
+        steps, variant, refused = plan_nll(call) if call.problem.loss.kind == "nll" else plan_cross_entropy(call)
+        # Rows of whole packs leave the sum of each block's losses.
+        rows = steps[0].grid[0] if variant in ALIGNED else rows
+        steps = _label_weights(call) + steps
     if call.reduces:
         steps += _sum(call, call.loss, rows, LOSSES)
     folds = unit * _blocks(rows)
-    scratch = (unit * rows if call.reduces else 0, folds, folds, unit)
+    weights = unit * _most_blocks_of_labels(call)
+    scratch = (unit * rows if call.reduces else 0, folds, weights, unit * MOST_DIVISOR_PARTS)
     return steps, scratch if call.reduces or call.problem.counts_labels else (), variant, refused
 
 
@@ -53,24 +59,31 @@ def _sum(call: Pass, out: Pointer, count: int, source: Pointer) -> Steps:
     """Fold losses and divide."""
     blocks, divisor = _blocks(count), call.problem.divisor
     if blocks == 1:
-        pointers = (out, source, call.divisor_at)
-        return (call.step("sum_losses", "sums", (1, 1, 1), 512, pointers, (divisor, count)),)
-    shared = call.step("sum_losses", "sums", (blocks, 1, 1), 512, (FOLDED, source, NULL), (1.0, count))
-    last = call.step("sum_losses", "sums", (1, 1, 1), 512, (out, FOLDED, call.divisor_at), (divisor, blocks))
-    return shared, last
+        return (_fold(call, 1, (out, source, call.divisor_at), divisor, count),)
+    shared = _fold(call, blocks, (FOLDED, source, NULL), 1.0, count)
+    return shared, _fold(call, 1, (out, FOLDED, call.divisor_at), divisor, blocks)
 
 
-def _label_weights(call: Pass, rows: int) -> Steps:
-    """The divisor that depends on the labels."""
+def _fold(call: Pass, blocks: int, pointers: tuple[Pointer, ...], divisor: float, count: int) -> KernelStep:
+    scalars = (divisor, count, call.divisor_parts)
+    return call.step("sum_losses", "sums", (blocks, 1, 1), _FOLD_BLOCK, pointers, scalars)
+
+
+def _label_weights(call: Pass) -> Steps:
+    """The divisor that depends on the labels, in parts."""
     if not call.problem.counts_labels:
         return ()
-    blocks, problem = _blocks(rows), call.problem
-    pointers = (DIVISOR if blocks == 1 else WEIGHTS, 1, call.weight_at)
-    scalars = (rows, problem.classes, problem.loss.ignore_index, problem.target.dtype.itemsize)
-    shared = call.step("label_weights", "sums", (blocks, 1, 1), 512, pointers, scalars)
-    if blocks == 1:
-        return (shared,)
-    return shared, call.step("sum_losses", "sums", (1, 1, 1), 512, (DIVISOR, WEIGHTS, NULL), (1.0, blocks))
+    problem, blocks = call.problem, _most_blocks_of_labels(call)
+    pointers = (WEIGHTS if blocks > 1 and call.divisor_parts == 1 else DIVISOR, 1, call.weight_at)
+    scalars = (prod(problem.losses), problem.classes, problem.loss.ignore_index, problem.target.dtype.itemsize)
+    shared = call.step("label_weights", "sums", (blocks, 1, 1), _FOLD_BLOCK, pointers, scalars)
+    return (shared,) if pointers[0] == DIVISOR else (shared, _fold(call, 1, (DIVISOR, WEIGHTS, NULL), 1.0, blocks))
+
+
+def _most_blocks_of_labels(call: Pass) -> int:
+    """Blocks that read labels: as many as a divisor has parts, more where there are many labels."""
+    rows = prod(call.problem.losses)
+    return call.divisor_parts if rows <= MOST_ROWS_IN_PARTS else _blocks(rows)
 
 
 def _wanted(call: Pass) -> str:
@@ -143,73 +156,3 @@ def _cosine(call: Pass) -> tuple[Steps, str, tuple[tuple[str, str], ...]]:
     block = max(threads, 128)
     grid, template = blocks_for(rows, block // threads), (str(vec), str(packs), str(threads))
     return (call.step("cosine_rows", group, grid, block, pointers, scalars, template),), str(variant), refused
-
-
-def _entropy_arguments(call: Pass, kept: int = 0) -> tuple[tuple[Pointer, ...], tuple[float | int | Live, ...]]:
-    problem, loss = call.problem, call.problem.loss
-    pointers = (call.losses_at, call.dx, FLAG, 0, 1, call.weight_at, call.dloss, call.divisor_at)
-    smoothing = (1.0 - loss.label_smoothing, loss.label_smoothing / problem.classes)
-    extents = (prod(problem.losses), problem.classes, problem.inner, call.dloss_stride, loss.ignore_index)
-    label_bytes = problem.target.dtype.itemsize if problem.labels else 0
-    return pointers, (call.alpha, call.beta, problem.divisor, *smoothing, *extents, label_bytes, kept)
-
-
-def _nll(call: Pass) -> tuple[Steps, str, tuple[tuple[str, str], ...]]:
-    problem, lanes, (pointers, scalars) = call.problem, call.dtype.lanes, _entropy_arguments(call)
-    if call.dx == NULL:
-        grid = blocks_for(prod(problem.losses), 128)
-        return (call.step("nll_losses", "nll", grid, 128, pointers, scalars),), "label_of_row", ()
-    stepped = f"the step between classes is {problem.inner}" if problem.inner != 1 else None
-    ends = f"{problem.classes} classes are no multiple of {lanes}" if problem.classes % lanes else None
-    variant, refused = choose([("packed", call.alignment or stepped or ends), ("plain", None)])
-    if variant == "plain":
-        grid = blocks_for(problem.x.size, 256)
-        return (call.step("nll_gradient", "nll", grid, 256, pointers, scalars),), "plain", refused
-    few, many = NLL_LANES
-    threads = many if problem.classes >= 2 * lanes * many else few
-    grid, template = blocks_for(prod(problem.losses), 256 // threads), (str(lanes), str(threads))
-    return (call.step("nll_gradient_packed", "nll", grid, 256, pointers, scalars, template),), "packed", refused
-
-
-def _cross_entropy(call: Pass) -> tuple[Steps, str, tuple[tuple[str, str], ...]]:
-    problem, rows, classes = call.problem, prod(call.problem.losses), call.problem.classes
-    dense = not problem.labels or problem.loss.label_smoothing != 0.0
-    name, flag = ("dense", "true") if dense else ("one_hot", "false")
-    fits = [
-        (group, vec, packs, lanes)
-        for group, shapes in row_shapes(call.dtype, dense).items()
-        for vec, packs, lanes in shapes
-        # A row that starts amid a pack needs a part of another.
-        if vec * packs * lanes - (vec - 1 if classes % vec else 0) >= classes and (vec == 1 or call.alignment is None)
-    ]
-    stepped = f"the step between classes is {problem.inner}" if problem.inner != 1 else None
-    long = None if fits else call.alignment or f"{classes} classes do not fit into the registers of a block"
-    vec = call.dtype.lanes if call.alignment is None else 1
-    unit, room = vec * call.dtype.itemsize, call.profile.row_bytes
-    # A row that starts amid a pack takes a part of one more.
-    needed = (-(-classes // vec) + (vec > 1)) * unit
-    variant, refused = choose(
-        [
-            ("row_in_registers", stepped or long),
-            (
-                "row_in_shared",
-                stepped or (None if needed <= room else f"{needed} bytes of shared memory, {room} there"),
-            ),
-            ("row_partly_in_shared", stepped),
-            ("plain", None),
-        ]
-    )
-    kept = min(needed, room) // unit if variant in ("row_in_shared", "row_partly_in_shared") else 0
-    pointers, scalars = _entropy_arguments(call, kept)
-    if variant == "plain":
-        step = call.step("cross_entropy_plain", f"{name}_plain", blocks_for(rows, 128), 128, pointers, scalars, (flag,))
-    elif kept:
-        block = LONG_BLOCKS[name][needed > room // 2]
-        entry, group, arguments = "cross_entropy_by_block", f"{name}_by_block", (str(vec), str(block), flag)
-        step = call.step(entry, group, (rows, 1, 1), block, pointers, scalars, arguments, kept * unit)
-    else:
-        group, vec, packs, lanes = fits[0]
-        block, template = max(lanes, 128), (str(vec), str(packs), str(lanes), flag)
-        grid = blocks_for(rows, block // lanes)
-        step = call.step("cross_entropy_in_registers", f"{name}_{group}", grid, block, pointers, scalars, template)
-    return (step,), str(variant), refused
