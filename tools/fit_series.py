@@ -1,7 +1,8 @@
 """Write ``dnnprims/kernels/series.cuh``: the polynomials and constants behind the elementary functions.
 
 Each polynomial interpolates its function at Chebyshev nodes in 50-digit arithmetic; its degree is the least
-whose relative error over the interval is below the target. Needs mpmath. Usage: ``python tools/fit_series.py``.
+whose relative error over the interval is below the target. Some of those for 16-bit storage have a given degree and the
+least error there is, weighted with what they are multiplied by. Needs mpmath. Usage: ``python tools/fit_series.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ TARGET = pathlib.Path(__file__).parents[1] / "dnnprims" / "kernels" / "series.cu
 
 HEAD = """\
 // Polynomials and constants of the elementary functions, for float and double. Written by tools/fit_series.py:
-// each polynomial interpolates its function at Chebyshev nodes; its comment gives interval and relative error.
+// each polynomial interpolates its function at Chebyshev nodes, or, for 16 bits, has the least weighted error there is;
+// its comment gives interval and error.
 #pragma once
 #include "dtypes.cuh"
 
@@ -32,8 +34,8 @@ template <class A, class... C> DEVICE A polynomial(A x, A c, A next, C... rest) 
   return fma_(x, polynomial(x, next, rest...), c);
 }
 
-// For storage of 16 bits there is a shorter set, under the tag Quick.
-struct Quick;
+// For storage of 16 bits there is a shorter set, under the tag Sixteen.
+struct Sixteen;
 template <class A> struct series;
 """
 
@@ -48,6 +50,19 @@ class Series:
     low: mp.mpf
     high: mp.mpf
     slack: int = 0  # bits that the rest of the algorithm does not need
+
+
+@dataclass(frozen=True)
+class Minimax:
+    """A function to fit on [low, high] with a polynomial of a degree, so that error times weight is least."""
+
+    name: str
+    comment: str
+    value: Callable[[mp.mpf], mp.mpf]
+    weight: Callable[[mp.mpf], mp.mpf]
+    low: mp.mpf
+    high: mp.mpf
+    degree: int
 
 
 def chebyshev(f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, degree: int) -> list[mp.mpf]:
@@ -66,6 +81,35 @@ def chebyshev(f: Callable[[mp.mpf], mp.mpf], low: mp.mpf, high: mp.mpf, degree: 
         following = [2 * (shift * c + scale * s) for c, s in zip(current, shifted, strict=True)]
         previous, current = current[:n], [x - p for x, p in zip(following, previous, strict=False)]
     return total
+
+
+def minimax(curve: Minimax) -> tuple[list[mp.mpf], float]:
+    """Coefficients whose largest weighted error is least, by Remez' exchange, and its binary logarithm."""
+    n, low, high = curve.degree + 2, curve.low, curve.high
+    grid = [low + (high - low) * (1 - mp.cos(mp.pi * (i + mp.mpf("0.5")) / 400)) / 2 for i in range(400)]
+    values, weights = [curve.value(x) for x in grid], [curve.weight(x) for x in grid]
+    chosen = [399 * i // (n - 1) for i in range(n)]
+    for _ in range(12):
+        rows = [[*(grid[k] ** j for j in range(n - 1)), (-1) ** i / weights[k]] for i, k in enumerate(chosen)]
+        solved = mp.lu_solve(mp.matrix(rows), mp.matrix([values[k] for k in chosen]))
+        coefficients = [solved[j] for j in range(n - 1)]
+        errors = [(mp.polyval(coefficients[::-1], x) - v) * w for x, v, w in zip(grid, values, weights, strict=True)]
+        chosen = alternating(errors, n)
+    return coefficients, float(mp.log(max(map(abs, errors)), 2))
+
+
+def alternating(errors: list[mp.mpf], count: int) -> list[int]:
+    """Where the errors are extreme, one place for each run of a sign, the largest `count` in a row."""
+    runs: list[list[int]] = [[0]]
+    for i in range(1, len(errors)):
+        if (errors[i] > 0) == (errors[runs[-1][-1]] > 0):
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    peaks = [max(run, key=lambda i: abs(errors[i])) for run in runs]
+    while len(peaks) > count:
+        peaks = peaks[1:] if abs(errors[peaks[0]]) < abs(errors[peaks[-1]]) else peaks[:-1]
+    return peaks
 
 
 def error_bits(series: Series, coefficients: list[mp.mpf]) -> float:
@@ -140,8 +184,25 @@ def common_series() -> list[Series]:
 
 
 def log1p_tail(s: mp.mpf) -> mp.mpf:
-    e = s + mp.mpf("0.5")
+    return log1p_second(s + mp.mpf("0.5"))
+
+
+def log1p_second(e: mp.mpf) -> mp.mpf:
     return (mp.log1p(e) / e - 1) / e
+
+
+def expm1_second(x: mp.mpf) -> mp.mpf:
+    return (mp.expm1(x) / x - 1) / x
+
+
+def tanh_second(w: mp.mpf) -> mp.mpf:
+    x = mp.sqrt(w)
+    return (mp.tanh(x) / x - 1) / w
+
+
+def half_erfcx(s: mp.mpf) -> mp.mpf:
+    a = 3 * s / (1 - s)
+    return (a + 3) * erfcx(a / mp.sqrt(2)) / 2
 
 
 def log_tail(f: mp.mpf) -> mp.mpf:
@@ -197,6 +258,10 @@ class Writer:
     def series(self, series: Series) -> None:
         coefficients, error = fit(series, self.bits - series.slack)
         self.polynomial(series.name, series, error, coefficients)
+
+    def minimax(self, curve: Minimax) -> None:
+        coefficients, error = minimax(curve)
+        self.polynomial(curve.name, Series("", curve.comment, curve.value, curve.low, curve.high), error, coefficients)
 
     def slope(self, name: str) -> None:
         f, start, below, above = SLOPES[name]
@@ -254,15 +319,36 @@ def full(cuda: str, scalar: type[np.floating], bits: int, trim: int, largest: in
     return writer.text()
 
 
-def quick() -> str:
+TINY = mp.mpf("1e-9")
+#: Weights make the error one of the whole function, relative to it.
+SIXTEEN = (
+    Minimax("log1p_tail", "(log1p(e) / e - 1) / e", log1p_second, lambda e: e * e / mp.log1p(e), TINY, mp.mpf(1), 5),
+    Minimax(
+        "expm1_tail", "((e^x - 1) / x - 1) / x", expm1_second, lambda x: x * x / abs(mp.expm1(x)),
+        mp.mpf("-0.36"), mp.mpf("0.36") + TINY, 3,
+    ),
+    Minimax(
+        "tanh_tail", "(tanh(x) / x - 1) / w of w = x^2", tanh_second, lambda w: w * mp.sqrt(w) / mp.tanh(mp.sqrt(w)),
+        TINY, mp.mpf("0.36"), 2,
+    ),
+    Minimax(
+        "half_erfcx", "(a + 3) erfcx(a / sqrt 2) / 2 of s = a / (a + 3)", half_erfcx, lambda s: 1 / half_erfcx(s),
+        mp.mpf(0), mp.mpf(20) / 23, 7,
+    ),
+    Minimax(
+        "log_tail", "(log1p(f) - f + f^2 / 2) / f^3", log_tail, lambda f: abs(f**3 / mp.log1p(f)),
+        mp.mpf("-0.3336"), mp.mpf("0.3338"), 4,
+    ),
+)  # fmt: skip
+
+
+def sixteen() -> str:
     """Series in float for results of 11 bits."""
-    writer = Writer("Quick", "float", np.float32, 20)
-    for series in common_series():
-        if series.name != "log_tail":
-            writer.series(series)
+    writer = Writer("Sixteen", "float", np.float32, 20)
+    writer.series(next(series for series in common_series() if series.name == "exp_tail"))
     writer.leading(TANHSHRINK)
-    writer.bits = 22  # its error weighs most where the derivative of gelu changes sign
-    writer.erfcx(15)
+    for curve in SIXTEEN:
+        writer.minimax(curve)
     return writer.text()
 
 
@@ -270,7 +356,7 @@ def main() -> None:
     """Fit and write."""
     single = full("float", np.float32, bits=28, trim=24, largest=15)
     double = full("double", np.float64, bits=57, trim=51, largest=39)
-    TARGET.write_text("\n".join([HEAD, quick(), single, double]))
+    TARGET.write_text("\n".join([HEAD, sixteen(), single, double]))
     print(f"wrote {TARGET}")
 
 

@@ -6,20 +6,20 @@
 // f and f' are functors of activation.cuh (F; FromOutput<F> reads y), which hold the maths and its sources.
 // Pointers: y, x, dx, dy, saved of T. In activation_*_strided each has its own steps over the common extents.
 // Maths: f and f' of each mode are listed with activation_forward of the Python interface.
-// Plan: one pass. A thread takes one 16-byte vector (VEC elements; more per thread was slower). The last block, and every
-//   block where a pointer is unaligned, takes VEC single elements a thread instead (share.cuh), so that each functor is
-//   compiled once for any size and alignment. The strided kernels take an element a thread, in the order of the
-//   destination's memory.
+// Plan: one pass. A thread takes two 16-byte vectors (VEC elements each), both loaded before either is worked on. The
+//   last block, and every block where a pointer is unaligned, takes single elements instead (share.cuh), so that each
+//   functor is compiled once for any size and alignment. The strided kernels take an element a thread, in the order of
+//   the destination's memory.
 // Numerics: in acc_t<T>, rounded once. No thread sees another's element: the same bits each time. With beta 0 the old
 //   destination is never read.
 //   Bounds (ulp): float32 and float64 forward 2, derivative 4; 16-bit types forward 0.51, derivative 1, over the whole
 //   finite range. Any destination may be the very memory of an input: an element is read before it is written, by the
 //   same thread.
-// Cost: forward 2 sizeof(T) bytes an element, backward 3; a handful of instructions for lines, up to about 120 for the
-//   derivative of a gate in float (math.cuh).
+// Cost: forward 2 sizeof(T) bytes an element, backward 3; a handful of instructions for lines, up to 70 for the derivative
+//   of a gate in float (usual.cuh), half of that in 16 bits.
 // Limits: 8 axes after merging in the strided kernels; 2^31 blocks, which is more than fits any memory.
-// Measured on an NVIDIA H200, 2026-11-23, tools/bench.py, before packs and single elements shared one
-//   kernel; TB/s and share of a copy (4.298 TB/s), forward / backward:
+// Measured on an NVIDIA H200, 2026-11-23, tools/bench.py, before the short ways of usual.cuh and two
+//   packs a thread; TB/s and share of a copy (4.298 TB/s), forward / backward:
 //                134,217,728 float32            268,435,456 bfloat16
 //     relu       4.24 0.99 / 4.33 1.01          4.24 0.99 / 4.34 1.01
 //     sigmoid    3.16 0.73 / 4.33 1.01          4.07 0.95 / 4.33 1.01
@@ -67,26 +67,36 @@ template <class T> struct ActivationBackwardStridedParams {
 };
 
 template <class T, class F, int VEC>
-__global__ void __launch_bounds__(256) activation_forward(const ActivationForwardParams<T> p) {
+__global__ void __launch_bounds__(SHARE_BLOCK) activation_forward(const ActivationForwardParams<T> p) {
   const F f{p.c0, p.c1};
   const Share<VEC> share(p.size, p.packs != 0);
-  const pack<T, VEC> x = share.load(p.x);
-  acc_t<T> y[VEC];
+  pack<T, VEC> packs[SHARE_PACKS];
+  share.load(p.x, packs);
 #pragma unroll
-  for (int k = 0; k < VEC; ++k) y[k] = f.forward(to_acc(x.lane[k]));
-  share.store_blended(p.y, y, p.alpha, p.beta);
+  for (int j = 0; j < SHARE_PACKS; ++j) {
+    if (!share.holds(j)) break;
+    acc_t<T> x[VEC], y[VEC];
+    unpack(x, packs[j]);
+    forward_all(f, x, y);
+    share.store_blended(p.y, j, y, p.alpha, p.beta);
+  }
 }
 
 template <class T, class F, int VEC>
-__global__ void __launch_bounds__(256) activation_backward(const ActivationBackwardParams<T> p) {
+__global__ void __launch_bounds__(SHARE_BLOCK) activation_backward(const ActivationBackwardParams<T> p) {
   const F f{p.c0, p.c1};
   const Share<VEC> share(p.size, p.packs != 0);
-  pack<T, VEC> dy, saved;
-  share.load(p.dy, p.saved, dy, saved);
-  acc_t<T> dx[VEC];
+  pack<T, VEC> gradients[SHARE_PACKS], packs[SHARE_PACKS];
+  share.load(p.dy, p.saved, gradients, packs);
 #pragma unroll
-  for (int k = 0; k < VEC; ++k) dx[k] = f.backward(to_acc(dy.lane[k]), to_acc(saved.lane[k]));
-  share.store_blended(p.dx, dx, p.alpha, p.beta);
+  for (int j = 0; j < SHARE_PACKS; ++j) {
+    if (!share.holds(j)) break;
+    acc_t<T> dy[VEC], saved[VEC], dx[VEC];
+    unpack(dy, gradients[j]);
+    unpack(saved, packs[j]);
+    backward_all(f, dy, saved, dx);
+    share.store_blended(p.dx, j, dx, p.alpha, p.beta);
+  }
 }
 
 template <class T, class F>

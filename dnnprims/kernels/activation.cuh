@@ -16,13 +16,34 @@ template <class A> DEVICE A masked(A dy, bool passes, bool stops, A v) { return 
 template <class T> DEVICE acc_t<T> stored(acc_t<T> v) { return to_acc(from_acc<T>(v)); }
 
 template <class F> struct FromOutput : F {
+  static constexpr bool SHORT_BACKWARD = false;
   template <class A> DEVICE A backward(A dy, A y) const { return F::backward_from_output(dy, y); }
 };
 
-#define ACTIVATION_MEMBERS    \
-  typedef acc_t<T> A;         \
-  typedef math<T> M;          \
+#define ACTIVATION_TYPES \
+  typedef acc_t<T> A;    \
+  typedef math<T> M;     \
   A c0, c1;
+#define ACTIVATION_MEMBERS                                             \
+  static constexpr bool SHORT_FORWARD = false, SHORT_BACKWARD = false; \
+  ACTIVATION_TYPES
+
+// Members of the activations that have a short way in float: usual(x) tells where it holds, usual_forward(x) and
+// usual_backward(dy, x) are that way, and forward and backward take it there. A kernel that has several numbers at hand
+// asks for all of them at once.
+#define ACTIVATION_MEMBERS_WITH_SHORT_WAY                                           \
+  static constexpr bool SHORT_FORWARD = math<T>::SHORT, SHORT_BACKWARD = SHORT_FORWARD; \
+  ACTIVATION_TYPES                                                                  \
+  DEVICE A forward(A x) const {                                                     \
+    if constexpr (SHORT_FORWARD)                                                    \
+      if (usual(x)) return usual_forward(x);                                        \
+    return any_forward(x);                                                          \
+  }                                                                                 \
+  DEVICE A backward(A dy, A x) const {                                              \
+    if constexpr (SHORT_BACKWARD)                                                   \
+      if (usual(x)) return usual_backward(dy, x);                                   \
+    return any_backward(dy, x);                                                     \
+  }
 
 // ---- pieces of straight lines ---------------------------------------------------------------------------------------
 
@@ -111,13 +132,14 @@ template <class T> struct Abs {
 template <class T> struct HardSwish {
   ACTIVATION_MEMBERS
   DEVICE A forward(A x) const {
-    if (x <= A(-3)) return A(0);
-    if (x >= A(3)) return x;
+    if constexpr (sizeof(T) == 2) return x <= A(-3) ? A(0) : x >= A(3) ? x : x * ((x + A(3)) * (A(1) / A(6)));
     const pair<A> n = times(x, two_sum(x, A(3)));
-    return quotient(n, pair<A>{A(6), A(0)}, A(1) / A(6));
+    const A within = quotient(n, pair<A>{A(6), A(0)}, A(1) / A(6));
+    return x <= A(-3) ? A(0) : x >= A(3) ? x : within;
   }
   DEVICE A backward(A dy, A x) const {
-    return x <= A(-3) ? A(0) : x >= A(3) ? dy : dy * (fma_(A(2), x, A(3)) / A(6));
+    const A n = fma_(A(2), x, A(3)), q = n * (A(1) / A(6)), within = fma_(fma_(A(-6), q, n), A(1) / A(6), q);
+    return x <= A(-3) ? A(0) : x >= A(3) ? dy : dy * within;
   }
 };
 template <class T> struct SquaredRelu {
@@ -133,22 +155,33 @@ template <class T> struct Square {
 template <class T> struct Sqrt {
   ACTIVATION_MEMBERS
   DEVICE A forward(A x) const { return sqrt(x); }
-  DEVICE A backward(A dy, A x) const { return backward_from_output(dy, sqrt(x)); }
+  // The root of a float is 0, infinite, NaN or far from subnormal: 1 ulp of it is the bare reciprocal's.
+  DEVICE A backward(A dy, A x) const { return dy * (A(0.5) * rough_reciprocal(sqrt(x))); }
   DEVICE A backward_from_output(A dy, A y) const { return dy * (A(0.5) / y); }
 };
 
 // ---- exponentials ---------------------------------------------------------------------------------------------------
 
 template <class T> struct Exp {
-  ACTIVATION_MEMBERS
-  DEVICE A forward(A x) const { return M::exp(x); }
-  DEVICE A backward(A dy, A x) const { return dy * M::exp(x); }
+  ACTIVATION_MEMBERS_WITH_SHORT_WAY
+  DEVICE bool usual(A x) const { return magnitude(x) < A(87); }
+  DEVICE A usual_forward(A x) const { return Usual::exp(x); }
+  DEVICE A usual_backward(A dy, A x) const { return dy * Usual::exp(x); }
+  DEVICE A any_forward(A x) const { return M::exp(x); }
+  DEVICE A any_backward(A dy, A x) const { return dy * M::exp(x); }
   DEVICE A backward_from_output(A dy, A y) const { return dy * y; }
 };
 template <class T> struct Log {
-  ACTIVATION_MEMBERS
-  DEVICE A forward(A x) const { return M::log(x); }
-  DEVICE A backward(A dy, A x) const { return dy * (x < A(0) ? limits<A>::nan() : A(1) / x); }
+  static constexpr bool SHORT_FORWARD = sizeof(acc_t<T>) == sizeof(float), SHORT_BACKWARD = false;
+  ACTIVATION_TYPES
+  DEVICE bool usual(A x) const { return magnitude(x) > A(1.2e-38) && magnitude(x) < limits<A>::infinity(); }
+  DEVICE A usual_forward(A x) const { return x < A(0) ? limits<A>::nan() : M::log_normal(x); }
+  DEVICE A forward(A x) const {
+    if constexpr (SHORT_FORWARD)
+      if (usual(x)) return usual_forward(x);
+    return M::log(x);
+  }
+  DEVICE A backward(A dy, A x) const { return dy * (x < A(0) ? limits<A>::nan() : M::inverse(x)); }
 };
 // c0 = alpha. From y where alpha >= 0.
 template <class T> struct Elu {
@@ -159,12 +192,23 @@ template <class T> struct Elu {
 };
 // c0 = alpha
 template <class T> struct Celu {
-  ACTIVATION_MEMBERS
-  DEVICE A forward(A x) const {
+  ACTIVATION_MEMBERS_WITH_SHORT_WAY
+  DEVICE bool usual(A x) const { return magnitude(x) < A(80) * c0 && c0 > A(1e-6) && c0 < A(1e6); }
+  DEVICE A usual_forward(A x) const {
+    const pair<A> t = Usual::divided(x, c0);
+    const A below = Usual::scaled_expm1(c0, t.hi, t.lo);
+    return x > A(0) ? x : below;
+  }
+  DEVICE A usual_backward(A dy, A x) const {
+    const pair<A> t = Usual::divided(x, c0);
+    const A below = dy * Usual::power(t.hi, t.lo).value();
+    return x > A(0) ? dy : below;
+  }
+  DEVICE A any_forward(A x) const {
     const pair<A> t = M::divided(x, c0);
     return x > A(0) ? x : M::scaled_expm1(c0, t.hi, t.lo);
   }
-  DEVICE A backward(A dy, A x) const {
+  DEVICE A any_backward(A dy, A x) const {
     const pair<A> t = M::divided(x, c0);
     return x > A(0) ? dy : dy * M::scaled_exp(A(1), t.hi, t.lo);
   }
@@ -185,17 +229,23 @@ template <class T> struct Selu {
   }
 };
 template <class T> struct Sigmoid {
-  ACTIVATION_MEMBERS
-  DEVICE A forward(A x) const { return M::sigmoid(x); }
-  DEVICE A backward(A dy, A x) const { return dy * M::sigmoid_slope(x); }
+  ACTIVATION_MEMBERS_WITH_SHORT_WAY
+  DEVICE bool usual(A x) const { return magnitude(x) < A(80); }
+  DEVICE A usual_forward(A x) const { return Usual::sigmoid(x); }
+  DEVICE A usual_backward(A dy, A x) const { return dy * Usual::sigmoid_slope(x); }
+  DEVICE A any_forward(A x) const { return M::sigmoid(x); }
+  DEVICE A any_backward(A dy, A x) const { return dy * M::sigmoid_slope(x); }
   DEVICE A backward_from_output(A dy, A y) const { return dy * (y * (A(1) - y)); }
 };
 template <class T> struct LogSigmoid {
-  ACTIVATION_MEMBERS
-  DEVICE A forward(A x) const {
+  ACTIVATION_MEMBERS_WITH_SHORT_WAY
+  DEVICE bool usual(A x) const { return magnitude(x) < A(80); }
+  DEVICE A usual_forward(A x) const { return Usual::log_sigmoid(x); }
+  DEVICE A usual_backward(A dy, A x) const { return dy * Usual::sigmoid(-x); }
+  DEVICE A any_forward(A x) const {
     return M::log_sigmoid(x);
   }
-  DEVICE A backward(A dy, A x) const { return dy * M::sigmoid(-x); }
+  DEVICE A any_backward(A dy, A x) const { return dy * M::sigmoid(-x); }
   DEVICE A backward_from_output(A dy, A y) const { return dy * -M::expm1(y); }
 };
 template <class T> struct Tanh {
@@ -208,7 +258,7 @@ template <class T> struct Tanhshrink {
   ACTIVATION_MEMBERS
   DEVICE A forward(A x) const { return M::tanhshrink(x); }
   DEVICE A backward(A dy, A x) const {
-    const A t = M::tanh(x);
+    const A t = M::tanh_closely(x);
     return dy * (t * t);
   }
 };
@@ -223,39 +273,110 @@ template <class T> struct Softsign {
 };
 // c0 = beta, c1 = threshold, which the exact beta * x is compared with.
 template <class T> struct Softplus {
-  ACTIVATION_MEMBERS
-  DEVICE A forward(A x) const {
+  ACTIVATION_MEMBERS_WITH_SHORT_WAY
+  DEVICE bool usual(A x) const { return magnitude(c0 * x) < A(80) && c0 > A(1e-6) && c0 < A(1e6); }
+  DEVICE A usual_forward(A x) const { return usual_softplus(x); }
+  DEVICE A usual_backward(A dy, A x) const { return usual_slope(dy, x); }
+  DEVICE A any_forward(A x) const {
     const pair<A> t = M::product(c0, x);
-    if (above(t)) return x;
-    return M::plus_softplus_tail(x > A(0) ? x : A(0), t, c0);
+    const A y = M::plus_softplus_tail(x > A(0) ? x : A(0), t, c0);
+    return above(t) ? x : y;
   }
-  DEVICE A backward(A dy, A x) const {
+  DEVICE A any_backward(A dy, A x) const {
     const pair<A> t = M::product(c0, x);
     return above(t) ? dy : dy * M::sigmoid(t);
   }
   DEVICE bool above(pair<A> t) const { return t.hi > c1 || (t.hi == c1 && t.lo > A(0)); }
+  DEVICE A usual_softplus(A x) const {
+    const pair<A> t = Usual::product(c0, x);
+    const A y = (x > A(0) ? x : A(0)) + Usual::ratio(Usual::softplus_tail(t), c0);
+    return above(t) ? x : y;
+  }
+  DEVICE A usual_slope(A dy, A x) const {
+    const pair<A> t = Usual::product(c0, x);
+    return above(t) ? dy : dy * Usual::sigmoid(t);
+  }
 };
 
 // ---- gates ----------------------------------------------------------------------------------------------------------
 
 template <class T> struct Gelu {
-  ACTIVATION_MEMBERS
-  DEVICE A forward(A x) const { return gates<T>::gelu(x); }
-  DEVICE A backward(A dy, A x) const { return dy * gates<T>::gelu_slope(x); }
+  ACTIVATION_MEMBERS_WITH_SHORT_WAY
+  DEVICE bool usual(A x) const { return magnitude(x) < A(7); }
+  DEVICE A usual_forward(A x) const { return Usual::gelu(x); }
+  DEVICE A usual_backward(A dy, A x) const { return dy * UsualSlopes::gelu(x); }
+  DEVICE A any_forward(A x) const { return gates<T>::gelu(x); }
+  DEVICE A any_backward(A dy, A x) const { return dy * gates<T>::gelu_slope(x); }
 };
 template <class T> struct GeluTanh {
-  ACTIVATION_MEMBERS
-  DEVICE A forward(A x) const { return gates<T>::gelu_tanh(x); }
-  DEVICE A backward(A dy, A x) const { return dy * gates<T>::gelu_tanh_slope(x); }
+  ACTIVATION_MEMBERS_WITH_SHORT_WAY
+  DEVICE bool usual(A x) const { return magnitude(x) < A(7); }
+  DEVICE A usual_forward(A x) const { return Usual::gated(x, Usual::gelu_tanh_argument(x)); }
+  DEVICE A usual_backward(A dy, A x) const { return dy * UsualSlopes::gelu_tanh(x); }
+  DEVICE A any_forward(A x) const { return gates<T>::gelu_tanh(x); }
+  DEVICE A any_backward(A dy, A x) const { return dy * gates<T>::gelu_tanh_slope(x); }
 };
 // c0 = beta
 template <class T> struct Swish {
-  ACTIVATION_MEMBERS
-  DEVICE A forward(A x) const { return gates<T>::swish(x, c0); }
-  DEVICE A backward(A dy, A x) const { return dy * gates<T>::swish_slope(x, c0); }
+  ACTIVATION_MEMBERS_WITH_SHORT_WAY
+  DEVICE bool usual(A x) const { return magnitude(c0 * x) < A(40); }
+  DEVICE A usual_forward(A x) const { return Usual::gated(x, Usual::product(c0, x)); }
+  DEVICE A usual_backward(A dy, A x) const { return dy * UsualSlopes::swish(Usual::product(c0, x)); }
+  DEVICE A any_forward(A x) const { return gates<T>::swish(x, c0); }
+  DEVICE A any_backward(A dy, A x) const { return dy * gates<T>::swish_slope(x, c0); }
 };
 template <class T> struct Mish {
-  ACTIVATION_MEMBERS
-  DEVICE A forward(A x) const { return gates<T>::mish(x); }
-  DEVICE A backward(A dy, A x) const { return dy * gates<T>::mish_slope(x); }
+  ACTIVATION_MEMBERS_WITH_SHORT_WAY
+  DEVICE bool usual(A x) const { return magnitude(x) < A(20); }
+  DEVICE A usual_forward(A x) const { return Usual::mish(x); }
+  DEVICE A usual_backward(A dy, A x) const { return dy * UsualSlopes::mish(x); }
+  DEVICE A any_forward(A x) const { return gates<T>::mish(x); }
+  DEVICE A any_backward(A dy, A x) const { return dy * gates<T>::mish_slope(x); }
 };
+
+// ---- several numbers at once ----------------------------------------------------------------------------------------
+
+// result[k] = f(a[k], b[k]), one after the other. Each number comes to the front and its result goes to the back, so that
+// registers are enough.
+template <int VEC, class A, class F> DEVICE void in_turn(const A (&a)[VEC], const A (&b)[VEC], A (&result)[VEC], F f) {
+  A first[VEC], second[VEC];
+#pragma unroll
+  for (int k = 0; k < VEC; ++k) first[k] = a[k], second[k] = b[k], result[k] = A(0);
+#pragma unroll 1
+  for (int i = 0; i < VEC; ++i) {
+    const A found = f(first[0], second[0]);
+#pragma unroll
+    for (int k = 0; k + 1 < VEC; ++k) first[k] = first[k + 1], second[k] = second[k + 1], result[k] = result[k + 1];
+    result[VEC - 1] = found;
+  }
+}
+
+// The short way where all numbers are usual. Else the long one, number after number in a loop that is not unrolled: its
+// text is long and its case rare.
+template <class F, class A, int VEC> DEVICE void forward_all(const F& f, const A (&x)[VEC], A (&y)[VEC]) {
+  if constexpr (F::SHORT_FORWARD) {
+    bool usual = true;
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) usual &= f.usual(x[k]);
+    if (!usual) return in_turn<VEC>(x, x, y, [&](A v, A) { return f.forward(v); });
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) y[k] = f.usual_forward(x[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) y[k] = f.forward(x[k]);
+  }
+}
+template <class F, class A, int VEC>
+DEVICE void backward_all(const F& f, const A (&dy)[VEC], const A (&saved)[VEC], A (&dx)[VEC]) {
+  if constexpr (F::SHORT_BACKWARD) {
+    bool usual = true;
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) usual &= f.usual(saved[k]);
+    if (!usual) return in_turn<VEC>(saved, dy, dx, [&](A v, A d) { return f.backward(d, v); });
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) dx[k] = f.usual_backward(dy[k], saved[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) dx[k] = f.backward(dy[k], saved[k]);
+  }
+}

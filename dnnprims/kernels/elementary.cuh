@@ -22,7 +22,8 @@ template <> struct ranges<double> {
 constexpr int SATURATED = 40;
 
 template <class A> DEVICE A clamped(A x, A low, A high) { return x < low ? low : x > high ? high : x; }
-template <class A> DEVICE A magnitude(A x) { return x < A(0) ? -x : x + A(0); }
+DEVICE float magnitude(float x) { return fabsf(x); }
+DEVICE double magnitude(double x) { return fabs(x); }
 DEVICE float with_sign(float v, float sign) { return copysignf(v, sign); }
 DEVICE double with_sign(double v, double sign) { return copysign(v, sign); }
 
@@ -159,19 +160,19 @@ DEVICE int split_exponent(double& x) {
   x = bits_to_double(double_to_bits(x) - ((u64)(i64)n << 52));
   return n;
 }
-// x = m 2^n with m in [2/3, 4/3): log x = n ln 2 + f - f^2 / 2 + f^3 tail(f), f = m - 1.
-template <class A> DEVICE A log_accurate(A x) {
+// x = m 2^n with m in [2/3, 4/3): log x = n ln 2 + f - f^2 / 2 + f^3 tail(f), f = m - 1. For a normal x and, with `below`
+// to be taken off n, for one that was multiplied by a power of two.
+template <class A, class Tail = series<A>> DEVICE A log_normal(A x, int below = 0) {
   typedef series<A> S;
+  A n = A(split_exponent(x) - below), f = x - A(1), square = f * f;
+  A tail = fma_(square * f, Tail::log_tail(f), n * S::ln2_lo());
+  return fma_(n, S::ln2_hi(), fma_(A(-0.5), square, tail) + f);
+}
+template <class A> DEVICE A log_accurate(A x) {
   if (!(x > A(0) && x < limits<A>::infinity()))
     return x < A(0) ? limits<A>::nan() : x == A(0) ? -limits<A>::infinity() : x;
-  int below = 0;
-  if (x < power_of_two<A>(ranges<A>::least)) {
-    x *= power_of_two<A>(64);
-    below = 64;
-  }
-  A n = A(split_exponent(x) - below), f = x - A(1), square = f * f;
-  A tail = fma_(square * f, S::log_tail(f), n * S::ln2_lo());
-  return fma_(n, S::ln2_hi(), fma_(A(-0.5), square, tail) + f);
+  if (x < power_of_two<A>(ranges<A>::least)) return log_normal(x * power_of_two<A>(64), 64);
+  return log_normal(x);
 }
 // log(1 + x): the rounding error of the sum comes back as its share of the slope.
 template <class A> DEVICE A log1p_accurate(A x) {

@@ -45,14 +45,19 @@ template <class T> struct FcActivationParams {
 };
 
 template <class T, class Act, int VEC>
-__global__ void __launch_bounds__(256) fc_activation_forward(const FcActivationParams<T> p) {
+__global__ void __launch_bounds__(SHARE_BLOCK) fc_activation_forward(const FcActivationParams<T> p) {
   const Act act{p.c0, p.c1};
   const Share<VEC> share(p.count, p.packs != 0);
-  const pack<T, VEC> z = share.load(p.z);
-  acc_t<T> y[VEC];
+  pack<T, VEC> packs[SHARE_PACKS];
+  share.load(p.z, packs);
 #pragma unroll
-  for (int j = 0; j < VEC; ++j) y[j] = act.forward(to_acc(z.lane[j]));
-  share.store_blended(p.y, y, p.alpha, p.beta);
+  for (int j = 0; j < SHARE_PACKS; ++j) {
+    if (!share.holds(j)) break;
+    acc_t<T> z[VEC], y[VEC];
+    unpack(z, packs[j]);
+    forward_all(act, z, y);
+    share.store_blended(p.y, j, y, p.alpha, p.beta);
+  }
 }
 
 template <class T> struct FcGradientParams {

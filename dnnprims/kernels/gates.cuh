@@ -6,7 +6,8 @@
 //   swish      x sigmoid(beta x);    f' as above with d = e (1 + e - |t|) / (1 + e)^2, t = beta x
 //   gelu_tanh  x sigmoid(t), t = 2 sqrt(2 / pi) (x + 0.044715 x^3); in d, x t'(x) stands for |t|
 //   mish       x u / (u + 2), u = e (e + 2), e = exp(x);  f' = e ((e + 2)(u + 2) + 4 x (1 + e)) / (u + 2)^2
-// f' changes sign near the minimum of f, where these forms cancel: Precise has a polynomial about that root there.
+// f' changes sign near the minimum of f, where these forms cancel: Precise has a polynomial about that root there, and so
+// have the short ways for usual floats (UsualSlopes in usual.cuh), which write d with e = exp(-t) of either sign.
 // (Hendrycks and Gimpel, "Gaussian error linear units", 2016; Ramachandran et al., "Searching for activation
 // functions", 2017; Misra, "Mish", 2019.)
 #pragma once
@@ -135,70 +136,63 @@ template <class A> struct PreciseGates {
   }
 };
 
-struct QuickGates {
+template <class T> struct QuickGates {
   typedef float A;
-  typedef series<Quick> S;
-  typedef Quick M;
+  typedef series<Sixteen> S;
+  typedef Quick<T> M;
+  static constexpr float UP = M::UP, DOWN = M::DOWN;
 
-  struct Normal {
-    A e, d, inverse, r;
-  };
-  static DEVICE Normal normal(A a) {
-    A d = a + A(4), inverse = reciprocal_normal(d), q = (a - A(4)) * inverse;
-    A e = exp2_approx(a * a * (A(-0.5) * series<float>::log2e()));
-    return {e, d, inverse, fmaf(q, S::half_erfcx_tail(q), S::half_erfcx_first_hi())};
-  }
+  // exp(-a^2 / 2) 2^64
+  static DEVICE A raised_density(A a) { return exp2_normal(fmaf(a * (A(-0.5) * series<float>::log2e()), a, UP)); }
   static DEVICE A gelu(A x) {
-    A a = magnitude(x);
-    a = a > ranges<float>::gelu ? ranges<float>::gelu : a;
-    Normal v = normal(a);
-    A tail = a * v.e * (v.r * v.inverse);
-    return x < A(0) ? -tail : x - tail;
+    const A a = min_or_nan(magnitude(x), A(20)), s = a * reciprocal_normal(a + A(3));
+    const A tail = raised_density(a) * (s * S::half_erfcx(s));
+    return fmaf(tail, -DOWN, max_or_nan(x, -A(0)));
   }
   static DEVICE A gelu_slope(A x) {
-    A a = magnitude(x);
-    a = a > ranges<float>::gelu ? ranges<float>::gelu : a;
-    Normal v = normal(a);
-    A d = v.e * (fmaf(-series<float>::normal_density_0() * a, v.d, v.r) * v.inverse);
+    const A a = min_or_nan(magnitude(x), A(20)), inverse = reciprocal_normal(a + A(2.5));
+    const A r = UsualSlopes::half_erfcx(fmaf(a, inverse, A(-0.209228f))) * inverse;
+    const A d = raised_density(a) * fmaf(-series<float>::normal_density_0(), a, r) * DOWN;
     return x < A(0) ? d : A(1) - d;
   }
-  static DEVICE A slope_from_tail(A t, A growth) {
-    A e = M::decay(t), one = A(1) + e, r = reciprocal_normal(one);
-    A d = e * (one - growth) * (r * r);
-    return t < A(0) ? d : A(1) - d;
+  // d of the top of this file, with e = exp(-|t|) 2^UP and |x t'(x)|.
+  static DEVICE A slope_from_tail(A x, A e, A growth) {
+    const A one = fmaf(e, DOWN, A(1)), r = reciprocal_normal(one);
+    const A d = e * (one - growth) * (r * r) * DOWN;
+    return x < A(0) ? d : A(1) - d;
   }
-  static DEVICE A swish(A x, A beta) { return M::gated(x, {beta * x, A(0)}); }
+  static DEVICE A swish(A x, A beta) { return M::shut(x, M::gate(x * (beta * series<float>::log2e()))); }
   static DEVICE A swish_slope(A x, A beta) {
-    A t = clamped(beta * x, A(-200), A(200));
-    return slope_from_tail(t, magnitude(t));
+    const A t = max_or_nan(min_or_nan(beta * x, A(200)), A(-200));
+    return slope_from_tail(t, M::raised_decay(t), magnitude(t));
   }
-  static DEVICE A gelu_tanh_argument(A x) {
-    x = clamped(x, A(-30), A(30));
-    return x * fmaf(series<float>::gelu_tanh_cubic_hi(), x * x, series<float>::gelu_tanh_linear_hi());
+  static DEVICE A gelu_tanh(A x) {
+    const A linear = series<float>::gelu_tanh_linear_hi() * series<float>::log2e();
+    const A cubic = series<float>::gelu_tanh_cubic_hi() * series<float>::log2e();
+    const A near = max_or_nan(x, A(-30));
+    return near * M::gate(near * fmaf(cubic, near * near, linear));
   }
-  static DEVICE A gelu_tanh(A x) { return M::gated(x, {gelu_tanh_argument(x), A(0)}); }
   static DEVICE A gelu_tanh_slope(A x) {
-    x = clamped(x, A(-30), A(30));
-    A square = x * x, linear = series<float>::gelu_tanh_linear_hi(), cubic = series<float>::gelu_tanh_cubic_hi();
-    A growth = magnitude(x) * fmaf(A(3) * cubic, square, linear);
-    return slope_from_tail(x * fmaf(cubic, square, linear), growth);
+    const A linear = series<float>::gelu_tanh_linear_hi(), cubic = series<float>::gelu_tanh_cubic_hi();
+    const A a = min_or_nan(magnitude(x), A(30)), square = a * a;
+    const A each = fmaf(-cubic * series<float>::log2e(), square, -linear * series<float>::log2e());
+    return slope_from_tail(x, exp2_normal(fmaf(a, each, UP)), a * fmaf(A(3) * cubic, square, linear));
   }
-  // e <= 1 in either form: for x > 0, divided through by e^2, u / (u + 2) = (1 + 2 e) / (1 + 2 e + 2 e^2).
+  // u = e (e + 2) 2^64
   static DEVICE A mish(A x) {
-    A e = M::decay(x), twice = e + e;
-    A n = x < A(0) ? fmaf(e, e, twice) : A(1) + twice;
-    A v = x * (n * reciprocal_normal(n + (x < A(0) ? A(2) : e * twice)));
-    return x < A(-120) ? -A(0) : v;
+    const A near = max_or_nan(x, A(-200)), e = exp2_normal(fmaf(min_or_nan(near, A(16)), series<float>::log2e(), UP));
+    const A u = e * fmaf(e, DOWN, A(2));
+    return near * (u * reciprocal_normal(fmaf(u, DOWN, A(2))) * DOWN);
   }
   static DEVICE A mish_slope(A x) {
-    x = clamped(x, A(-120), A(12));
+    x = max_or_nan(min_or_nan(x, A(12)), A(-120));
     A e = M::exp(x), two = e + A(2), d = fmaf(e, two, A(2)), r = reciprocal_normal(d);
     return e * (fmaf(A(4) * x, A(1) + e, two * d) * r) * r;
   }
 };
 
 template <class T> struct gates_policy {
-  typedef QuickGates type;
+  typedef QuickGates<T> type;
 };
 template <> struct gates_policy<float> {
   typedef PreciseGates<float> type;

@@ -1,21 +1,26 @@
 // Functions for activations and losses. Two policies, chosen by the storage type as math<T>:
 //   Precise<A>  float32 and float64 storage. Within 2 ulp over the whole finite range; what is representable,
-//               subnormals included, is neither flushed nor overflowed on the way.
-//   Quick       16-bit storage. float with the approximate instructions, about 2^-18, below a hundredth of the ulp.
-// Where memory is the limit an H200 has time for about 56 instructions a float and 28 a 16-bit number. The smooth
-// functions take 20 to 50 in Quick and 50 to 125 in Precise, counted in PTX: there accuracy is put before speed.
+//               subnormals included, is neither flushed nor overflowed on the way. Most floats take the short way of
+//               usual.cuh instead.
+//   Quick<T>    16-bit storage. float with the approximate instructions, about 2^-18, below a hundredth of the ulp.
+// Where memory is the limit an H200 has time for about 60 instructions a float and 30 a 16-bit number, of which a third
+// is lost to waiting. The smooth functions take 10 to 25 in Quick, conversions, load and store included.
 #pragma once
-#include "elementary.cuh"
+#include "usual.cuh"
 
 // ---- float32 and float64 --------------------------------------------------------------------------------------------
 
 template <class A> struct Precise {
   typedef series<A> S;
+  // Whether functors have a short way for usual arguments (usual.cuh).
+  static constexpr bool SHORT = sizeof(A) == sizeof(float);
   static DEVICE A exp(A x) { return exp_accurate(x); }
   static DEVICE A exp_term(A x) { return exp_of_term(x); }
   static DEVICE A expm1(A x) { return expm1_accurate(x); }
   static DEVICE A log(A x) { return log_accurate(x); }
   static DEVICE A log1p(A x) { return log1p_accurate(x); }
+  static DEVICE A log_normal(A x) { return ::log_normal(x); }
+  static DEVICE A inverse(A x) { return A(1) / x; }
   // factor * exp(x + more), subnormal where that is.
   static DEVICE A scaled_exp(A factor, A x, A more = A(0)) {
     exponential<A> e = exp_parts(clamped(x, ranges<A>::floor, -ranges<A>::floor), more);
@@ -23,6 +28,7 @@ template <class A> struct Precise {
   }
   // factor * (exp(x + more) - 1), for x <= 0 and for any x
   static DEVICE A scaled_expm1_below(A factor, A x, A more = A(0)) {
+    if constexpr (SHORT) return Usual::scaled_expm1(factor, max_or_nan(x, A(-80)), more);
     pair<A> t = expm1_parts(x, more);
     return fma_(factor, t.hi, factor * t.lo);
   }
@@ -94,14 +100,19 @@ template <class A> struct Precise {
   }
 
   // With t = exp(-2 |x|) - 1: tanh |x| = -t / (2 + t)
-  static DEVICE A tanh(A x) {
+  static DEVICE A tanh_closely(A x) {
     pair<A> t = expm1_parts(A(-2) * magnitude(x));
     A hi = A(2) + t.hi;
     return with_sign(quotient(pair<A>{-t.hi, -t.lo}, pair<A>{hi, (t.hi - (hi - A(2))) + t.lo}), x);
   }
+  static DEVICE A tanh(A x) {
+    if constexpr (SHORT) return Usual::tanh(x);
+    else return tanh_closely(x);
+  }
   static DEVICE A tanh_slope(A x) { return bell(A(4), A(2) * x); }
   // x - tanh x
   static DEVICE A tanhshrink(A x) {
+    if constexpr (SHORT) return Usual::tanhshrink(x);
     A a = magnitude(x);
     if (a < A(1)) {
       pair<A> square = two_product(x, x), cube = times(x, square);
@@ -128,64 +139,73 @@ template <class A> struct Precise {
 
 // ---- 16-bit storage -------------------------------------------------------------------------------------------------
 
-struct Quick {
+// bfloat16 has numbers below the normal ones of float: what may be one of them is kept 2^UP times as large on the way.
+template <class T> struct sixteen_bits {
+  static constexpr float UP = 64.0f, DOWN = 5.421010862427522e-20f;
+};
+template <> struct sixteen_bits<float16> {
+  static constexpr float UP = 0.0f, DOWN = 1.0f;
+};
+
+template <class T> struct Quick {
   typedef float A;
-  typedef series<Quick> S;
+  typedef series<Sixteen> S;
+  static constexpr bool SHORT = false;
   static DEVICE A exp(A x) { return exp2_approx(x * series<float>::log2e()); }
   static DEVICE A exp_term(A x) { return exp(x); }
   static DEVICE A log(A x) { return log_accurate(x); }
   static DEVICE A log1p(A x) { return log1p_accurate(x); }
-  static DEVICE A expm1(A x) { return x > A(SATURATED) ? exp(x) : expm1_below(x); }
-  static DEVICE A expm1_below(A x) {
-    int n;
-    x = x < A(-80) ? A(-80) : x;
-    A k = nearest_integer(x, series<float>::log2e(), n);
-    A r = fmaf(-k, series<float>::ln2_lo(), fmaf(-k, series<float>::ln2_hi(), x));
-    A s = power_of_two<float>(n);
-    return fmaf(fmaf(r * r, S::exp_tail(r), r), s, s - A(1));
-  }
+  static DEVICE A log_normal(A x) { return ::log_normal<A, S>(x); }
+  static DEVICE A inverse(A x) { return reciprocal_approx(x); }
+  static DEVICE A expm1(A x) { return scaled_expm1(A(1), x); }
   static DEVICE A scaled_exp(A factor, A x, A = A(0)) { return factor * exp(x); }
-  // exp(40) apart, for a factor below 1 and a result near the largest number
+  // factor (e^x - 1), which cancels near 0. e^(x / 2) twice, for a factor below 1 and a result near the largest number.
   static DEVICE A scaled_expm1(A factor, A x, A = A(0)) {
-    return x > A(SATURATED) ? factor * exp(x - A(SATURATED)) * A(2.3538526683701998e17) : factor * expm1_below(x);
+    const A root = exp2_normal(x * (A(0.5) * series<float>::log2e())), near = x * fmaf(x, S::expm1_tail(x), A(1));
+    return magnitude(x) < A(0.36) ? factor * near : fmaf(factor * root, root, -factor);
   }
-  static DEVICE A scaled_expm1_below(A factor, A x, A = A(0)) { return factor * expm1_below(x); }
-  static DEVICE pair<A> divided(A x, A d) { return {x / d, A(0)}; }
+  static DEVICE A scaled_expm1_below(A factor, A x, A = A(0)) { return scaled_expm1(factor, x); }
+  static DEVICE pair<A> divided(A x, A d) { return {x * reciprocal_approx(d), A(0)}; }
   static DEVICE pair<A> product(A a, A x) { return {a * x, A(0)}; }
 
-  static DEVICE A decay(A t) { return exp(-magnitude(t)); }
-  // With t < -120 the gate is 0 for any x, infinite ones too.
-  static DEVICE A gated(A x, pair<A> t) {
-    A e = decay(t.hi);
-    A v = x * ((t.hi < A(0) ? e : A(1)) * reciprocal_normal(A(1) + e));
-    return t.hi < A(-120) ? with_sign(A(0), x) : v;
-  }
+  static constexpr float UP = sixteen_bits<T>::UP, DOWN = sixteen_bits<T>::DOWN;
+
+  // exp(-|t|) 2^UP
+  static DEVICE A raised_decay(A t) { return exp2_normal(fmaf(magnitude(t), -series<float>::log2e(), UP)); }
+  static DEVICE A decay(A t) { return raised_decay(t) * DOWN; }
+  // 1 / (1 + 2^-t)
+  static DEVICE A gate(A t) { return reciprocal_normal(exp2_normal(-t - UP) + DOWN) * DOWN; }
+  static DEVICE A gated(A x, pair<A> t) { return shut(x, gate(t.hi * series<float>::log2e())); }
+  // x times a gate; with a gate of 0 that is 0 for any x, infinite ones too.
+  static DEVICE A shut(A x, A gate) { return gate == A(0) ? with_sign(A(0), x) : x * gate; }
   static DEVICE A sigmoid(pair<A> t) { return sigmoid(t.hi); }
   static DEVICE A sigmoid(A x) {
-    A e = decay(x);
-    return (x < A(0) ? e : A(1)) * reciprocal_normal(A(1) + e);
+    return reciprocal_normal(exp2_normal(fmaf(x, -series<float>::log2e(), -UP)) + DOWN) * DOWN;
   }
   static DEVICE A sigmoid_slope(A x) {
-    A e = decay(x), r = reciprocal_normal(A(1) + e);
+    const A e = decay(x), r = reciprocal_normal(A(1) + e);
     return e * r * r;
   }
   static DEVICE A softplus_tail(A x) {
-    A e = decay(x);
-    return fmaf(e * e, S::log1p_tail(e - A(0.5)), e);
+    const A e = decay(x);
+    return fmaf(e * e, S::log1p_tail(e), e);
   }
-  static DEVICE A plus_softplus_tail(A v, pair<A> t, A divisor) { return v + softplus_tail(t.hi) / divisor; }
+  static DEVICE A plus_softplus_tail(A v, pair<A> t, A divisor) {
+    return v + softplus_tail(t.hi) * reciprocal_approx(divisor);
+  }
   static DEVICE A log_sigmoid(A x) { return (x < A(0) ? x : A(0)) - softplus_tail(x); }
   static DEVICE A tanh(A x) {
-    A t = expm1_below(A(-2) * magnitude(x));
-    return with_sign(-t * reciprocal_normal(A(2) + t), x);
+    const A e = exp2_normal(x * (A(2) * series<float>::log2e())), w = x * x;
+    const A far = fmaf(A(-2), reciprocal_normal(e + A(1)), A(1)), near = x * fmaf(w, S::tanh_tail(w), A(1));
+    return magnitude(x) < A(0.6) ? near : far;
   }
   static DEVICE A tanh_slope(A x) { return A(4) * sigmoid_slope(A(2) * x); }
+  static DEVICE A tanh_closely(A x) { return tanh(x); }
   static DEVICE A tanhshrink(A x) {
-    A a = magnitude(x);
-    A w = x * x;
-    if (a < A(1)) return x * w * fmaf(w, S::tanhshrink_tail(w), S::tanhshrink_first_hi());
-    A e = decay(A(2) * a);
-    return with_sign((a - A(1)) + A(2) * e * reciprocal_normal(A(1) + e), x);
+    const A a = magnitude(x), w = x * x, e = decay(A(2) * a);
+    const A near = x * w * fmaf(w, S::tanhshrink_tail(w), S::tanhshrink_first_hi());
+    const A far = with_sign(fmaf(A(2) * e, reciprocal_normal(A(1) + e), a - A(1)), x);
+    return a < A(1) ? near : far;
   }
   static DEVICE A softsign(A x) {
     A a = magnitude(x);
@@ -198,7 +218,7 @@ struct Quick {
 };
 
 template <class T> struct math_policy {
-  typedef Quick type;
+  typedef Quick<T> type;
 };
 template <> struct math_policy<float> {
   typedef Precise<float> type;

@@ -22,6 +22,11 @@ DEVICE u32 bfloat16_bits_by_integers(float v) {
   return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
 }
 
+// The larger and the smaller of two, NaN where `a` is. Of two zeros `a` is taken, where the instruction takes the one that
+// is larger or smaller by its sign: no `b` here is +0 for the one, or -0 for the other.
+DEVICE float larger_by_select(float a, float b) { return a != a || a >= b ? a : b; }
+DEVICE float smaller_by_select(float a, float b) { return a != a || a <= b ? a : b; }
+
 #if defined(DNNPRIMS_EMULATOR)
 
 DEVICE float half_bits_to_float(u16 h) { return emulator::half_bits_to_float(h); }
@@ -31,7 +36,8 @@ DEVICE u32 floats_to_half_bits(float a, float b) { return float_to_half_bits(a) 
 DEVICE u32 floats_to_bfloat16_bits(float a, float b) {
   return float_to_bfloat16_bits(a) | (u32)float_to_bfloat16_bits(b) << 16;
 }
-DEVICE float max_or_nan(float a, float b) { return a != a || a > b ? a : b; }
+DEVICE float max_or_nan(float a, float b) { return larger_by_select(a, b); }
+DEVICE float min_or_nan(float a, float b) { return smaller_by_select(a, b); }
 // The approximate functions: the emulator has the exact ones, so their error is measured on a GPU alone.
 DEVICE float exp2_approx(float v) { return exp2f(v); }
 DEVICE float exp2_normal(float v) { return v < -126.0f ? 0.0f : exp2f(v); }
@@ -39,7 +45,8 @@ DEVICE float log2_approx(float v) { return log2f(v); }
 DEVICE float log2_normal(float v) { return log2f(v); }
 DEVICE float reciprocal_approx(float v) { return 1.0f / v; }
 DEVICE float rsqrt_approx(float v) { return 1.0f / sqrtf(v); }
-DEVICE float reciprocal_normal(float v) { return 1.0f / v; }
+DEVICE float flushed(float v) { return fabsf(v) < 1.17549435e-38f ? copysignf(0.0f, v) : v; }
+DEVICE float reciprocal_normal(float v) { return flushed(1.0f / flushed(v)); }
 DEVICE void copy_async(void* to, const void* from) { *(uint4*)to = *(const uint4*)from; }
 DEVICE void commit_copies() {}
 template <int PENDING> DEVICE void await_copies() {}
@@ -90,14 +97,22 @@ DEVICE u32 floats_to_bfloat16_bits(float a, float b) {
   return float_to_bfloat16_bits(a) | (u32)float_to_bfloat16_bits(b) << 16;
 }
 #endif
-// The larger of two, NaN where `a` is.
 DEVICE float max_or_nan(float a, float b) {
 #if __CUDA_ARCH__ >= 800
   float r;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
   return r;
 #else
-  return a != a || a > b ? a : b;
+  return larger_by_select(a, b);
+#endif
+}
+DEVICE float min_or_nan(float a, float b) {
+#if __CUDA_ARCH__ >= 800
+  float r;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+#else
+  return smaller_by_select(a, b);
 #endif
 }
 // Without .ftz these keep subnormals. Largest errors by the PTX manual: exp2 2 ulp, log2 absolute 2^-22 near 1 and

@@ -28,6 +28,8 @@ REDUCTION_BYTES = 1024
 
 #: Bytes between scratch regions: one line of the L2.
 SCRATCH_ALIGNMENT = 256
+#: Threads of a block of the kernels that work through ``share.cuh``, and packs of each thread.
+SHARE_BLOCK, SHARE_PACKS = 128, 2
 
 
 @dataclass(frozen=True, slots=True)

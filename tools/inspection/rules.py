@@ -125,7 +125,8 @@ PACKED = {
 LOADS_ONLY = re.compile(r"elementwise_loss<.*, 1>")
 
 #: Approximate instructions that a dtype's kernels may use, in families that say so in their headers. float32 takes the
-#: bare reciprocal as a first guess and corrects it (elementary.cuh); the 16-bit types have the policy Quick (math.cuh).
+#: bare reciprocal as a first guess and corrects it (elementary.cuh, usual.cuh), or in the derivative of the root; the
+#: 16-bit types have the policy Quick (math.cuh).
 _QUICK = (
     "ex2.approx.f32",
     "ex2.approx.ftz.f32",

@@ -8,11 +8,25 @@ from ... import checks
 from ...descriptors import ActivationDescriptor, TensorDescriptor, as_activation
 from ...dtypes import DType
 from ...reference import activation as reference
-from ...runtime.launch import Kernel, KernelStep, PlanSpec, Profile, Result, blocks_for, choose, unaligned
+from ...runtime.launch import (
+    SHARE_BLOCK,
+    SHARE_PACKS,
+    Kernel,
+    KernelStep,
+    PlanSpec,
+    Profile,
+    Result,
+    blocks_for,
+    choose,
+    unaligned,
+)
 from ...runtime.layout import MAX_AXES, merge_axes, pad_axes, sort_axes
 from .kernels import BACKWARD, BACKWARD_STRIDED, FORWARD, FORWARD_STRIDED, functor_name, group_name
 
 Activation = str | ActivationDescriptor | None
+
+#: Threads of a block of the strided kernels, an element each.
+STRIDED_BLOCK = 256
 
 
 def plan_activation_forward(
@@ -139,13 +153,14 @@ def _elementwise(
     first, second, *_ = *(value for _, value in mode.parameters), 0.0, 0.0
     scalars: tuple[float | int, ...] = (alpha, beta, first, second, out.size)
     template: tuple[str, ...] = (dtype.cuda, functor)
-    kernel, per_thread = kernels[0], dtype.lanes
+    kernel, per_thread = kernels[0], SHARE_PACKS * dtype.lanes
     if variant == "strided":
         kernel, per_thread = kernels[1], 1
         scalars += (*pad_axes(extents, 1), *(value for step in steps for value in pad_axes(step, 0)))
     else:
         template += (str(dtype.lanes),)
         scalars += (int(variant == "packed"),)
-    grid = blocks_for(out.size, 256 * per_thread)
-    step = KernelStep(kernel, dtype, template, group_name(op, mode.mode), grid, 256, pointers, scalars)
+    threads = SHARE_BLOCK if kernel is kernels[0] else STRIDED_BLOCK
+    grid = blocks_for(out.size, threads * per_thread)
+    step = KernelStep(kernel, dtype, template, group_name(op, mode.mode), grid, threads, pointers, scalars)
     return variant, refused, (step,) if out.size else ()

@@ -11,6 +11,8 @@ from ...errors import BadParamError
 from ...reference import fc as reference
 from ...runtime.launch import (
     NULL,
+    SHARE_BLOCK,
+    SHARE_PACKS,
     Family,
     Kernel,
     KernelStep,
@@ -134,7 +136,7 @@ def activation_step(
     """The pass from z to out; `unfit` is why it takes one element at a time."""
     return KernelStep(
         _FORWARD, dtype, (dtype.cuda, functor(mode, dtype), str(dtype.lanes)), f"forward of {mode.mode}",
-        blocks_for(count, 256 * dtype.lanes), 256, (3, z),
+        blocks_for(count, SHARE_BLOCK * SHARE_PACKS * dtype.lanes), SHARE_BLOCK, (3, z),
         (float(alpha), float(beta), *constants(mode), count, int(unfit is None)),
     )  # fmt: skip
 

@@ -1,0 +1,232 @@
+// float32 functions for usual arguments: where nothing on the way is subnormal or overflows, and x is no NaN. Which those
+// are is said by the functors of activation.cuh, which take the way of math.cuh for all others.
+//
+// There the rounding errors of a few steps keep to 2 ulp (derivatives 4) without the pairs of elementary.cuh. What makes
+// the difference:
+//   - exp(x) is kept as scale (1 + part): its only error is that of `part`, 2^-26 of the whole, and it enters a sum or a
+//     product with one fma;
+//   - a quotient is put right by its remainder, into which errors of numerator and denominator go as well where they
+//     would weigh more than half an ulp;
+//   - near its zero a derivative is a polynomial in the distance, which is as narrow as the rest allows.
+// The polynomials here are of least weighted error (Remez).
+// Instructions a float on sm_90, load and store included: sigmoid 25, exp 18, tanh 27, swish 30, gelu_tanh 39, mish 40,
+// tanhshrink 51, gelu 59; backward swish 42, gelu 60, gelu_tanh 67, mish 70. With pairs they were 65, 28, 43, 70, 90, 68, 78,
+// 66; and 91, 79, 128, 116.
+#pragma once
+#include "elementary.cuh"
+
+struct Usual {
+  typedef float A;
+  typedef series<float> S;
+
+  // exp(x + more) = scale (1 + part), |part| < 0.42; |x| < 87.
+  struct Power {
+    A part, scale;
+    // 1 + exp with one rounding of weight. That of scale + 1 is none below 2^24.
+    DEVICE A plus_one() const {
+      const A moderate = fmaf(scale, part, scale + A(1)), large = fmaf(scale, part, A(1)) + scale;
+      return scale < A(4096) ? moderate : large;
+    }
+    DEVICE A value() const { return fmaf(scale, part, scale); }
+  };
+  // x / ln 2 to the nearest integer n, as SHIFT + n; and 2^n of that.
+  static constexpr A SHIFT = 12582912.0f;
+  static DEVICE A shifted(A x) { return fmaf(x, S::log2e(), SHIFT); }
+  static DEVICE A scale_of(A shifted) { return bits_to_float((float_to_bits(shifted) << 23) + 0x3f800000u); }
+  static DEVICE Power power_of(A r, A t) {
+    // e^r = 1 + r + r^2 tail(r), 2^-26.8 of it, is enough here.
+    const A part = fmaf(r * r, series<Sixteen>::exp_tail(r), r);
+    return {part, scale_of(t)};
+  }
+  // The same with the longer polynomial, for where every ulp of the exponential counts.
+  static DEVICE Power power_closely(A x) {
+    const A t = shifted(x), k = t - SHIFT, r = fmaf(-k, S::ln2_lo(), fmaf(-k, S::ln2_hi(), x));
+    return {fmaf(r * r, S::exp_tail(r), r), scale_of(t)};
+  }
+  static DEVICE Power power(A x) {
+    const A t = shifted(x), k = t - SHIFT;
+    return power_of(fmaf(-k, S::ln2_lo(), fmaf(-k, S::ln2_hi(), x)), t);
+  }
+  static DEVICE Power power(A x, A more) {
+    const A t = shifted(x), k = t - SHIFT;
+    return power_of(fmaf(-k, S::ln2_hi(), x) + fmaf(-k, S::ln2_lo(), more), t);
+  }
+
+  // n / d with one rounding.
+  static DEVICE A ratio(A n, A d) {
+    const A inverse = reciprocal_normal(d), q = n * inverse;
+    return fmaf(fmaf(-q, d, n), inverse, q);
+  }
+
+  static DEVICE A exp(A x) {
+    const A t = shifted(x), k = t - SHIFT;
+    const A r = fmaf(-k, S::ln2_lo(), fmaf(-k, S::ln2_hi(), x));
+    const A m = fmaf(r, fmaf(r, series<Sixteen>::exp_tail(r), A(1)), A(1));
+    return bits_to_float(float_to_bits(m) + (float_to_bits(t) << 23));
+  }
+  static DEVICE A sigmoid(A x) { return reciprocal(power(-x).plus_one()); }
+  static DEVICE A sigmoid(pair<A> t) { return reciprocal(power(-t.hi, -t.lo).plus_one()); }
+  // e / (1 + e)^2, e = exp(-|x|)
+  static DEVICE A sigmoid_slope(A x) {
+    const A e = power(-magnitude(x)).value();
+    return ratio(e, fmaf(e, e, fmaf(A(2), e, A(1))));
+  }
+  // x / d for a d in about [2^-100, 2^100]
+  static DEVICE pair<A> divided(A x, A d) {
+    const A inverse = reciprocal(d), q = x * inverse;
+    return {q, fmaf(-q, d, x) * inverse};
+  }
+  static DEVICE pair<A> product(A a, A x) { return two_product(a, x); }
+  // x / (1 + exp(-t))
+  static DEVICE A gated(A x, pair<A> t) { return ratio(x, power(-t.hi, -t.lo).plus_one()); }
+  static DEVICE A gated(A x) { return ratio(x, power(-x).plus_one()); }
+
+  // log(1 + exp(-|t|))
+  static DEVICE A softplus_tail(pair<A> t) {
+    const A z = -magnitude(t.hi), more = t.hi < A(0) ? t.lo : -t.lo;
+    const A e = power(z, more).value();
+    return fmaf(e * e, S::log1p_tail(e - A(0.5)), e);
+  }
+  static DEVICE A log_sigmoid(A x) {
+    const A e = power(-magnitude(x)).value();
+    return (x < A(0) ? x : A(0)) - fmaf(e * e, S::log1p_tail(e - A(0.5)), e);
+  }
+  // factor (exp(x + more) - 1)
+  static DEVICE A scaled_expm1(A factor, A x, A more = A(0)) {
+    const Power e = power(x, more);
+    const A s = factor * e.scale;
+    return fmaf(s, e.part, s - factor);
+  }
+
+  // With t = exp(-2 |x|) - 1: tanh |x| = -t / (2 + t), for any x. The longer polynomial counts here, where t is small.
+  static DEVICE A tanh(A x) {
+    const Power e = power_closely(max_or_nan(A(-2) * magnitude(x), A(-40)));
+    return with_sign(ratio(fmaf(e.scale, e.part, e.scale - A(1)), fmaf(e.scale, e.part, e.scale + A(1))), x);
+  }
+
+  // x - tanh x: for |x| < 1 a polynomial times the cube, else |x| - 1 + 2 e / (1 + e) with e = exp(-2 |x|). For any x.
+  static DEVICE A tanhshrink(A x) {
+    const pair<A> square = two_product(x, x), cube = times(x, square);
+    const A w = square.hi, tail = S::tanhshrink_tail(w), first = S::tanhshrink_first_hi(), p = fmaf(w, tail, first);
+    const A p_lo = fmaf(w, tail, first - p) + S::tanhshrink_first_lo();
+    const A near = fmaf(cube.hi, p, fmaf(cube.hi, p_lo, cube.lo * p));
+    const A a = magnitude(x);
+    const Power e = power(max_or_nan(A(-2) * a, A(-80)));
+    const A twice = e.scale + e.scale, n = fmaf(twice, e.part, twice), n_lo = fmaf(twice, e.part, twice - n);
+    const A d = fmaf(e.scale, e.part, e.scale + A(1)), inverse = reciprocal_normal(d), q = n * inverse;
+    const A far = with_sign((a - A(1)) + fmaf(fmaf(-q, d, n) + n_lo, inverse, q), x);
+    return a < A(1) ? near : far;
+  }
+
+  // x u / (u + 2) with u = e (e + 2), e = exp(x); -40 < x < 40. The errors of u and of x u come back in the remainder.
+  static DEVICE A mish(A x) {
+    const Power power_of_x = power(x);
+    const A e = power_of_x.value(), e_lo = fmaf(power_of_x.scale, power_of_x.part, power_of_x.scale - e);
+    const A two = e + A(2), two_lo = ((A(2) - two) + e) + e_lo;
+    const A u = e * two, u_lo = fmaf(e_lo, two, e * two_lo);
+    const A d = u + A(2), d_lo = ((A(2) - d) + u) + u_lo;
+    const A n = x * u, n_lo = fmaf(x, u_lo, fmaf(x, u, -n));
+    const A inverse = reciprocal_normal(d), q = n * inverse;
+    return fmaf(fmaf(-q, d_lo, fmaf(-q, d, n)) + n_lo, inverse, q);
+  }
+
+  // t = x (k0 + k1 x^2) as a pair. k0 is near + rest with a `near` of 12 bits, which w - near leaves exact.
+  static constexpr float linear_near = 1.595703125f, linear_rest = 6.599660624e-05f;
+  static DEVICE pair<A> gelu_tanh_argument(A x) {
+    const A cubic = S::gelu_tanh_cubic_hi(), square = x * x, square_lo = fmaf(x, x, -square);
+    const A w = fmaf(cubic, square, S::gelu_tanh_linear_hi());
+    A w_lo = fmaf(cubic, square, linear_near - w) + fmaf(S::gelu_tanh_cubic_lo(), square, linear_rest);
+    w_lo = fmaf(cubic, square_lo, w_lo);
+    const A t = x * w;
+    return {t, fmaf(x, w_lo, fmaf(x, w, -t))};
+  }
+
+  // PreciseGates::gelu (gates.cuh) for |x| < 7, bit for bit: there its scaling is one product.
+  static DEVICE A gelu(A x) {
+    const A a = magnitude(x), half = A(-0.5) * a, square = half * a;
+    const A t = shifted(square), k = t - SHIFT;
+    const A r = fmaf(-k, S::ln2_hi(), square) + fmaf(-k, S::ln2_lo(), fmaf(half, a, -square));
+    const A e = fmaf(r * r, S::exp_tail(r), r);
+    const A inverse = rough_reciprocal(a + A(4)), rough = a * inverse;
+    const A rest = fmaf(-rough, a, fmaf(A(-4), rough, a)) * inverse, s = rough + rest, s_lo = rest - (s - rough);
+    const A q = fmaf(A(2), s, A(-1)), tail = S::half_erfcx_tail(q), first = S::half_erfcx_first_hi();
+    const A f = fmaf(q, tail, first);
+    const A f_lo = fmaf(q, tail, first - f) + fmaf(A(2) * s_lo, tail, S::half_erfcx_first_lo());
+    const pair<A> w = times(pair<A>{s, s_lo}, pair<A>{f, f_lo});
+    return max_or_nan(x, -A(0)) - (fmaf(w.hi, e, fmaf(w.lo, e, w.lo)) + w.hi) * scale_of(t);
+  }
+};
+
+// Derivatives of the gates for usual arguments. Near their zero each is a polynomial in the distance from it, times that.
+struct UsualSlopes {
+  typedef float A;
+  typedef series<float> S;
+  typedef Usual U;
+
+  // With e = exp(-t), (1 + e (1 + x t'(x))) / (1 + e)^2; `growth` is 1 + x t'.
+  static DEVICE A swish(pair<A> t) {
+    const A off = ((t.hi - S::swish_root_hi()) - S::swish_root_lo()) + t.lo;
+    const A e = U::power(-t.hi, -t.lo).value();
+    const A far = U::ratio(fmaf(e, (A(1) + t.hi) + t.lo, A(1)), fmaf(e, e, fmaf(A(2), e, A(1))));
+    // 2^-27.7
+    const A near = off * polynomial(off, 0.2178117f, 0.14664876f, 0.018874442f, -0.015218546f, -0.006572818f);
+    return magnitude(off) < A(0.16) ? near : far;
+  }
+  static DEVICE A gelu_tanh(A x) {
+    const A off = (x - S::gelu_tanh_root_hi()) - S::gelu_tanh_root_lo();
+    const pair<A> t = U::gelu_tanh_argument(x);
+    const U::Power power = U::power(-t.hi, -t.lo);
+    const A e = power.value(), e_lo = fmaf(power.scale, power.part, power.scale - e);
+    const A growth = fmaf(x, A(0.21406444881780075) * (x * x), fmaf(S::gelu_tanh_linear_hi(), x, A(1)));
+    const A p = e * growth, n = p + A(1), n_lo = (A(1) - (n - p)) + fmaf(e, growth, -p);
+    const A more = fmaf(A(2), e, A(1)), d = fmaf(e, e, more), inverse = reciprocal_normal(d), q = n * inverse;
+    // What n, d and e lost, in n.
+    A rest = fmaf(-q, fmaf(e, e, more - d), fmaf(-q, d, n)) + n_lo;
+    rest = fmaf(e_lo, fmaf(-q, more + A(1), growth), rest);
+    const A far = fmaf(rest, inverse, q);
+    // 2^-27.5
+    const A near = off * polynomial(off, 0.4304001f, 0.38751838f, -0.015782794f, -0.11393631f, -0.016619783f,
+                                    0.01941978f, 0.005198809f);
+    return magnitude(off) < A(0.25) ? near : far;
+  }
+  // e ((e + 2)(u + 2) + 4 x (1 + e)) / (u + 2)^2 with u = e (e + 2); |x| < 20.
+  static DEVICE A mish(A x) {
+    const A off = (x - S::mish_root_hi()) - S::mish_root_lo();
+    const U::Power power = U::power(x);
+    const A e = power.value(), two = e + A(2), two_lo = (A(2) - two) + e, d = fmaf(e, two, A(2));
+    const A d_lo = fmaf(e, two, A(2) - d) + e * two_lo;
+    const A rising = two * d, four = A(4) * x, falling = fmaf(four, e, four);
+    const A rising_lo = fmaf(two, d, -rising) + two_lo * d, falling_lo = fmaf(four, e, four - falling);
+    pair<A> n = two_sum(rising, falling);
+    n.hi += n.lo + (rising_lo + falling_lo);
+    const A inverse = reciprocal_normal(d), q = n.hi * inverse, g = e * inverse;
+    const A quotient = fmaf(fmaf(-q, d_lo, fmaf(-q, d, n.hi)), inverse, q);
+    const A far = quotient * fmaf(fmaf(-g, d_lo, fmaf(-g, d, e)), inverse, g);
+    // 2^-28.8
+    const A near = off * polynomial(off, 0.26694793f, 0.20473127f, 0.041907746f, -0.020272003f, -0.015819332f,
+                                    -0.003359689f, 0.0010770909f, 9.990338e-04f, 2.9623683e-04f, -1.0303718e-04f,
+                                    -4.5850637e-05f);
+    return off > A(-0.4) && off < A(1.05) ? near : far;
+  }
+  // (a + 5/2) R(a) of q = a / (a + 5/2) - 0.209228f for a < 7, 2^-27.3; R is that of gates.cuh.
+  static DEVICE A half_erfcx(A q) {
+    return fmaf(q,
+                polynomial(q, -1.13328588f, 0.355741739f, 0.283218861f, -0.07684955f, -0.141456708f, -0.0392973386f,
+                           0.0407910906f, 0.102339655f, -0.0613669418f),
+                A(1));
+  }
+  // Phi + x phi: d = exp(-a^2 / 2) (R - a / sqrt(2 pi)) for x < 0, 1 - d for x > 0.
+  static DEVICE A gelu(A x) {
+    const A off = (x - S::gelu_root_hi()) - S::gelu_root_lo(), a = magnitude(x), half = A(-0.5) * a, square = half * a;
+    const U::Power e = U::power(square, fmaf(half, a, -square));
+    const A inverse = reciprocal_normal(a + A(2.5)), rough = a * inverse;
+    const A s = fmaf(fmaf(-rough, a, fmaf(A(-2.5), rough, a)), inverse, rough);
+    const A r = half_erfcx(s - A(0.209228f)) * inverse;
+    const A n = fmaf(-S::normal_density_0(), a, r) * e.scale;
+    const A d = fmaf(n, e.part, n), far = x < A(0) ? d : A(1) - d;
+    // 2^-29.1
+    const A near = off * polynomial(off, 0.431494f, 0.38828498f, -0.018199751f, -0.11400779f, -0.014769582f,
+                                    0.019416437f, 0.00452173f, -0.0022157528f, -6.8014045e-04f, 1.4704197e-04f);
+    return off > A(-0.6) && off < A(0.56) ? near : far;
+  }
+};
