@@ -18,19 +18,15 @@
 // Cost: forward 2 sizeof(T) bytes an element, backward 3; a handful of instructions for lines, up to 70 for the derivative
 //   of a gate in float (usual.cuh), half of that in 16 bits.
 // Limits: 8 axes after merging in the strided kernels; 2^31 blocks, which is more than fits any memory.
-// Measured on an NVIDIA H200, 2026-11-23, tools/bench.py, before the short ways of usual.cuh and two
-//   packs a thread; TB/s and share of a copy (4.298 TB/s), forward / backward:
-//                134,217,728 float32            268,435,456 bfloat16
-//     relu       4.24 0.99 / 4.33 1.01          4.24 0.99 / 4.34 1.01
-//     sigmoid    3.16 0.73 / 4.33 1.01          4.07 0.95 / 4.33 1.01
-//     tanh       3.82 0.89 / 4.33 1.01          3.02 0.70 / 4.33 1.01
-//     gelu       3.14 0.73 / 3.98 0.93          2.99 0.70 / 3.75 0.87
-//     gelu_tanh  2.49 0.58 / 2.75 0.64          3.25 0.76 / 3.90 0.91
-//     swish      3.00 0.70 / 3.63 0.84          3.78 0.88 / 4.19 0.97
-//     mish       3.00 0.70 / 2.93 0.68          3.56 0.83 / 4.34 1.01
-//     softplus   2.64 0.61 / 3.91 0.91          2.67 0.62 / 4.36 1.01
-//   Supposed where it falls short: the arithmetic, not memory, is the limit. The forward pass moves 2 numbers for a
-//   function's instructions, the backward pass 3, and float32 pays for its 2 ulp (math.cuh).
+// Predicted: an H200 has time for about 60 instructions a float forward and 90 backward, half of that in 16 bits; up to two
+//   thirds of them memory should stay the limit.
+// Measured on an NVIDIA H200, 2026-11-28, events around calls of activation_forward and activation_backward, share of
+//   relu's rate in the same run (4.10 and 4.27 TB/s, the start of a call included), 134,217,728 float32, forward / backward:
+//     sigmoid 1.00 / 0.99, tanh 1.00 / 1.00, swish 1.00 / 1.00, gelu_tanh 1.01 / 0.99, mish 0.99 / 0.95, softplus 0.95 / 1.00,
+//     log_sigmoid 1.01 / 0.99, elu 1.00 / 0.99, celu 1.01 / 1.00, exp 1.01 / 1.00, hard_swish 1.00 / 0.99.
+//   268,435,456 float16, TB/s: tanh 4.12 / 4.23, gelu 4.13 / 4.26, gelu_tanh 4.09 / 4.25, softplus 4.14 / 4.26.
+//   Where it falls short arithmetic is the limit still: 70 instructions of mish backward, 46 of softplus forward (its
+//   division by beta), 59 of gelu forward, whose sums keep their pairs for 2 ulp.
 #include "activation.cuh"
 #include "share.cuh"
 #include "strided.cuh"
