@@ -10,7 +10,7 @@
 //   - near its zero a derivative is a polynomial in the distance, which is as narrow as the rest allows.
 // The polynomials here are of least weighted error (Remez).
 // Instructions a float on sm_90, load and store included: sigmoid 25, exp 18, tanh 27, swish 30, gelu_tanh 39, mish 40,
-// tanhshrink 51, gelu 59; backward swish 42, gelu 60, gelu_tanh 67, mish 70. With pairs they were 65, 28, 43, 70, 90, 68, 78,
+// tanhshrink 51, gelu 59; backward swish 42, gelu 62, gelu_tanh 67, mish 70. With pairs they were 65, 28, 43, 70, 90, 68, 78,
 // 66; and 91, 79, 128, 116.
 #pragma once
 #include "elementary.cuh"
@@ -219,7 +219,7 @@ struct UsualSlopes {
   static DEVICE A gelu(A x) {
     const A off = (x - S::gelu_root_hi()) - S::gelu_root_lo(), a = magnitude(x), half = A(-0.5) * a, square = half * a;
     const U::Power e = U::power(square, fmaf(half, a, -square));
-    const A inverse = reciprocal_normal(a + A(2.5)), rough = a * inverse;
+    const A inverse = reciprocal(a + A(2.5)), rough = a * inverse;
     const A s = fmaf(fmaf(-rough, a, fmaf(A(-2.5), rough, a)), inverse, rough);
     const A r = half_erfcx(s - A(0.209228f)) * inverse;
     const A n = fmaf(-S::normal_density_0(), a, r) * e.scale;
