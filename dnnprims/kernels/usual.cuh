@@ -10,7 +10,7 @@
 //   - near its zero a derivative is a polynomial in the distance, which is as narrow as the rest allows.
 // The polynomials here are of least weighted error (Remez).
 // Instructions a float on sm_90, load and store included: sigmoid 25, exp 18, tanh 27, swish 30, gelu_tanh 39, mish 40,
-// tanhshrink 51, gelu 59; backward swish 42, gelu 62, gelu_tanh 67, mish 70. With pairs they were 65, 28, 43, 70, 90, 68, 78,
+// tanhshrink 51, gelu 59; backward swish 47, gelu 62, gelu_tanh 67, mish 70. With pairs they were 65, 28, 43, 70, 90, 68, 78,
 // 66; and 91, 79, 128, 116.
 #pragma once
 #include "elementary.cuh"
@@ -167,10 +167,11 @@ struct UsualSlopes {
   static DEVICE A swish(pair<A> t) {
     const A off = ((t.hi - S::swish_root_hi()) - S::swish_root_lo()) + t.lo;
     const A e = U::power(-t.hi, -t.lo).value();
-    const A far = U::ratio(fmaf(e, (A(1) + t.hi) + t.lo, A(1)), fmaf(e, e, fmaf(A(2), e, A(1))));
-    // 2^-27.7
-    const A near = off * polynomial(off, 0.2178117f, 0.14664876f, 0.018874442f, -0.015218546f, -0.006572818f);
-    return magnitude(off) < A(0.16) ? near : far;
+    const A far = U::ratio(fmaf(e, A(1) + t.hi, fmaf(e, t.lo, A(1))), fmaf(e, e, fmaf(A(2), e, A(1))));
+    // 2^-28.3
+    const A near = off * polynomial(off, 0.2178117f, 0.1466488f, 0.018874874f, -0.01522229f, -0.0066080946f,
+                                    1.2309887e-04f, 8.1227644e-04f, 1.90776e-04f, -8.351768e-05f);
+    return off > A(-0.4) && off < A(0.75) ? near : far;
   }
   static DEVICE A gelu_tanh(A x) {
     const A off = (x - S::gelu_tanh_root_hi()) - S::gelu_tanh_root_lo();
