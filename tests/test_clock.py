@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +23,16 @@ def test_ways_and_turns() -> None:
     assert clock.way(Case(plain.problem, {}, {}, {}, nbytes=10**9, captured=True), on_gpu=True) == "graph"
     assert clock.way(Case(plain.problem, {}, {}, {}, nbytes=100, clock="wall"), on_gpu=True) == "wall"
     assert list(clock._turns(["a", "b", "c"], 3)) == list("abcbcacab")
+
+
+class _Sliced:
+    """An array whose slices are like it."""
+
+    def __init__(self, room: SimpleNamespace) -> None:
+        self.fill, self.max = room.fill, room.max
+
+    def __getitem__(self, _: slice) -> _Sliced:
+        return self
 
 
 def _fake_cupy(log: list[str]) -> ModuleType:
@@ -65,10 +75,10 @@ def _fake_cupy(log: list[str]) -> ModuleType:
 
     cuda = ModuleType("cuda")
     cuda.Stream, cuda.Event, cuda.MemoryPool, cuda.using_allocator = Stream, Event, Pool, Using  # type: ignore
-    cuda.alloc = lambda n: Stream()  # type: ignore[attr-defined]
     cuda.get_elapsed_time = lambda start, end: 100.0  # type: ignore[attr-defined]
     cuda.runtime = ModuleType("runtime")  # type: ignore[attr-defined]
-    cuda.runtime.memsetAsync = lambda *_: log.append("flush")
+    room = SimpleNamespace(fill=lambda _: log.append("write"), max=lambda out: log.append("read"))
+    cupy.empty, cupy.float32 = lambda *_: _Sliced(room), None  # type: ignore[attr-defined]
     cupy.cuda = cuda  # type: ignore[attr-defined]
     return cupy
 
@@ -82,7 +92,7 @@ def test_device_clock_flushes_marks_and_captures(monkeypatch: pytest.MonkeyPatch
         ours = watch.prepare(Contestant("ours", lambda: log.append("call")), "events")
         log.clear()
         assert watch.rounds({"ours": ours}, "events", 2) == {"ours": [100.0, 100.0]}
-        assert log == ["flush", "event", "call", "event"] * 2 + ["wait"]
+        assert log == ["write", "read", "event", "call", "event"] * 2 + ["wait"]
         log.clear()
         graph = watch.prepare(Contestant("ours", lambda: log.append("call")), "repeat")
         assert log[log.index("begin") : log.index("end") + 1] == ["begin", *["call"] * clock.REPEATS, "end"]
