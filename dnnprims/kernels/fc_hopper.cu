@@ -210,9 +210,9 @@ DEVICE void finish(Outlet& outlet, const TensorMap& y, const TensorMap& z, const
 #pragma unroll
     for (int i = 0; i < VALUES; ++i) v[i] += to_acc(bias.pairs[i / 4].lane[i & 1]);
     if (p.z) outlet.send<T>(z, v, column, row);
-#pragma unroll
-    for (int i = 0; i < VALUES; ++i) v[i] = act.forward(v[i]);
-    outlet.send<T>(y, v, column, row);
+    float result[VALUES];
+    forward_all(act, v, result);
+    outlet.send<T>(y, result, column, row);
   }
 }
 
