@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dnnprims.runtime import known_lists
+from dnnprims.runtime.device_arrays import DeviceArrays
 from dnnprims.runtime.known_lists import KnownLists
 
 
@@ -104,3 +107,16 @@ def test_addresses_that_a_caller_extends_are_not_the_known_ones(lists: KnownList
         collected += lists.look(things)[1]
         collected.append(1)
     assert lists.look(things)[1] == [16]
+
+
+def test_arrays_of_a_device_are_let_go_of_at_once() -> None:
+    """What they know leads nowhere back: they go with the last who has them, not with the collector."""
+    arrays = DeviceArrays(SimpleNamespace(ndarray=Thing), 0)
+    assert arrays.look([None, [None]])[1] == [0, 0]
+    gone = weakref.ref(arrays)
+    gc.disable()
+    try:
+        del arrays
+        assert gone() is None
+    finally:
+        gc.enable()

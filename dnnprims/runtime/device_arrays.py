@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
+from weakref import ref
 
 from ..descriptors import BoundTensor, TensorDescriptor
 from ..dtypes import DType
@@ -34,7 +35,9 @@ class DeviceArrays:
     def __init__(self, cupy: Any, device: int) -> None:
         self._cupy, self.device = cupy, device
         self.array_type = cupy.ndarray
-        self._lists = KnownLists(self.array_type, self.look)
+        # Weakly, or an executor that is let go of, with the GPU's memory that it has, would wait for the collector.
+        own = ref(self)
+        self._lists = KnownLists(self.array_type, lambda arrays: own().look(arrays))  # type: ignore[union-attr]
 
     def look(self, operands: Sequence[Any]) -> tuple[list[Any], list[int]]:
         """Return what a plan may depend on (shape, dtype, strides, alignment of each) and the addresses.
