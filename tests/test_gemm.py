@@ -483,7 +483,7 @@ def test_lt_follows_a_bias_that_moved(lt: Any) -> None:
 
 @pytest.mark.gpu
 def test_a_refusal_takes_the_fallback(cuda_handle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise blaslt.LtError("cublasLtMatmulAlgoGetHeuristic", 15)
 
     monkeypatch.setattr(blaslt, "MatmulPlan", refuse)

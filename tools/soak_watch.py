@@ -12,7 +12,7 @@ from unittest import mock
 
 import dnnprims as dp
 
-#: What an executor allocates with, and what it waits with.
+#: What an executor allocates with, results first, and what it waits with.
 ALLOCATIONS = ("empty", "buffer", "staging")
 WAITS = ("synchronize", "download")
 
@@ -72,7 +72,7 @@ class Watch:
     def __enter__(self) -> Watch:
         self.seen.clear()
         with ExitStack() as stack:
-            for name in (*ALLOCATIONS, *WAITS):
+            for name in (*ALLOCATIONS[self._on_cuda :], *WAITS):
                 stack.enter_context(mock.patch.object(self._executor, name, self._counted(self._executor, name)))
             if self._on_cuda:
                 self._enter_cuda(stack)
@@ -82,11 +82,11 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _counted(self, owner: Any, name: str) -> Callable[..., Any]:
+    def _counted(self, owner: Any, name: str, called: str = "") -> Callable[..., Any]:
         really = getattr(owner, name)
 
         def counted(*arguments: Any) -> Any:
-            self.seen[name] += 1
+            self.seen[called or name] += 1
             return really(*arguments)
 
         return counted
@@ -102,6 +102,8 @@ class Watch:
             def alloc_preprocess(self, **_: Any) -> None:
                 watch.seen["device memory"] += 1
 
+        # Plans make their results from CuPy's pool without the executor. Buffers come from there, too.
+        stack.enter_context(mock.patch.object(cupy.cuda, "alloc", self._counted(cupy.cuda, "alloc", "empty")))
         for name in RUNTIME:
             runtime = cupy.cuda.runtime
             stack.enter_context(mock.patch.object(runtime, name, self._counted(runtime, name)))
