@@ -50,7 +50,7 @@ def planned(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("mode", ["swish", "tanh", "gelu", "relu", "identity"])
+@pytest.mark.parametrize("mode", ["swish", "tanh", "gelu", "leaky_relu", "log_sigmoid"])
 def test_large_layers_are_one_launch(dtype: str, mode: str) -> None:
     """Whatever the activation; the grid is the GPU's multiprocessors."""
     spec = planned(mode=mode, dtype=dtype)
@@ -85,8 +85,8 @@ def test_pre_activation_is_a_second_result() -> None:
         ({"extents": (1024, 1024, 4096)}, "256 tiles"),
         ({"mode": "swish", "dtype": "float32", "profile": TF32}, "takes longer than the product"),
         ({"mode": "gelu_tanh"}, "library's epilogue is as fast"),
-        ({"mode": "relu", "extents": (4096, 4096, 4096)}, "library's epilogue is as fast"),
-        ({"mode": "relu", "extents": (8192, 784, 2048)}, "library's epilogue is as fast"),
+        ({"mode": "relu"}, "library's epilogue is as fast"),
+        ({"extents": (8192, 8192, 8192)}, "larger tiles"),
     ],
 )
 def test_reasons_against_it(changes: dict[str, Any], reason: str) -> None:
@@ -96,7 +96,7 @@ def test_reasons_against_it(changes: dict[str, Any], reason: str) -> None:
     assert reason in dict(spec.refused)["ping_pong"]
 
 
-@pytest.mark.parametrize("mode", ["tanh", "relu"])
+@pytest.mark.parametrize("mode", ["tanh", "leaky_relu"])
 def test_tf32_layers_are_one_launch(mode: str) -> None:
     """The copy engine rounds the factors; the result is float32."""
     (step,) = planned(mode=mode, dtype="float32", profile=TF32).steps

@@ -86,10 +86,10 @@ def fc_forward(
     Notes
     -----
     Keep x and w for the backward pass, and y or aux as `fc_backward_needs` tells. Bias and activation are fused into
-    the product for the identity, for relu, and for gelu_tanh of 16-bit types (alpha 1, beta 0); on Hopper large layers
-    of 16-bit types, and of float32 with ``math="tf32"``, are one launch with any activation (float32: those that are
-    short), which takes z before it is rounded. Elsewhere an activation follows in one pass of its own, from z rounded
-    to x's dtype. ``in == 0`` gives ``act(b)``. Sums are in float32
+    the product for the identity, for relu, and for gelu_tanh of 16-bit types (alpha 1, beta 0). On Hopper large layers
+    of 16-bit types, and of float32 with ``math="tf32"``, are one launch with other activations, too (float32: the short
+    ones), which takes z before it is rounded. Elsewhere an activation follows in one pass of its own, from z rounded to
+    x's dtype. ``in == 0`` gives ``act(b)``. Sums are in float32
     (float64 for float64); with ``math="tf32"`` the products of float32 have 10-bit mantissas. The bits repeat. NaN is
     handed on.
 

@@ -32,14 +32,14 @@ _MOST = 2**31 - _TILE
 
 # When it pays. NVIDIA H200, 2026-11-28, microseconds of cuBLASLt (and a pass) / of one launch, L2 flushed between:
 #   bfloat16 swish   1500x1024x3072 (288 tiles) 23.2 / 25.4    1024x2048x2048 (128 tiles) 18.8 / 19.0
-#                    3000x1536x4608 (864 tiles) 80.0 / 67.3    8192x784x2048 68.1 / 52.4    24000x512x2816 188 / 152
-#   bfloat16 relu    16384x1024x1024 53.6 / 48.3    8192x2048x2048 96.3 / 92.1    4096x4096x4096 179.4 / 180.4
+#                    3000x1536x4608 (864 tiles) 80.0 / 67.3    8192x784x2048 62.1 / 54.8    24000x512x2816 188 / 152
+#   float16 tanh     16384x1024x4096 251 / 228      8192x8192x8192 1530 / 1580
+#   bfloat16 relu    8192x784x2048 49.8 / 50.7      16384x1024x4096 194.7 / 199.0, where the library has an epilogue
 #   float32 tanh     3000x1536x4608 163 / 140       7133x2560x2560 311 / 278      48000x1536x512 268 / 244
-# float32 swish and gelu_tanh, whose branches keep a warp from working on many elements at once, took up to 3 times
-# longer than product and pass.
-_FEWEST_TILES, _LONGEST = 512, 3072
-_LINES = ("identity", "relu")
-_SHORT_IN_FLOAT32 = (*_LINES, "clipped_relu", "leaky_relu", "squared_relu", "tanh")
+# Of float32 other activations than lines and tanh took up to 1.4 times longer than product and pass, for values of a
+# spread of 28, of which some are unusual in nearly every piece (usual.cuh).
+_FEWEST_TILES, _LONGEST = 512, 4096
+_SHORT_IN_FLOAT32 = ("clipped_relu", "leaky_relu", "squared_relu", "tanh")
 
 
 def ping_pong_reason(
@@ -72,13 +72,15 @@ def ping_pong_reason(
 
 
 def _slower_reason(mode: str, dtype: DType, m: int, n: int, k: int, rival: str) -> str | None:
+    if rival == "epilogue":
+        return f"the library's epilogue is as fast for {mode}"
     tiles = -(-m // _TILE) * -(-n // _TILE)
     if tiles < _FEWEST_TILES:
         return f"{tiles} tiles, fewer than {_FEWEST_TILES} do not pay"
     if dtype.name == "float32" and mode not in _SHORT_IN_FLOAT32:
         return f"{mode} of float32 takes longer than the product that hides it"
-    if rival == "epilogue" and (mode not in _LINES or k > _LONGEST or k % (_ROW_BYTES // dtype.itemsize)):
-        return f"the library's epilogue is as fast for {mode} and k = {k}"
+    if dtype.itemsize == 2 and k > _LONGEST:
+        return f"k = {k}, beyond {_LONGEST} the library's larger tiles make up for a pass"
     return None
 
 
