@@ -71,6 +71,8 @@ class Case:
         Whether the host takes longer to enqueue a call than the device to do it, so that only a graph shows the device.
     clock : str
         ``device``, or ``wall``: the time of the host and the device together.
+    slack : float
+        Relative error that the results may have beside that of rounding, because a last bit may decide at a kink.
     """
 
     problem: Problem
@@ -87,6 +89,7 @@ class Case:
     extra: dict[str, Any] = field(default_factory=dict)
     captured: bool = False
     clock: str = "device"
+    slack: float = 0.0
 
     @property
     def op(self) -> str:

@@ -104,7 +104,7 @@ class Checker:
 def tolerance(case: Case) -> float:
     """Half of the digits of the coarsest type in it."""
     coarse = case.math == "tf32" and case.dtype == "float32"
-    return math.sqrt(2.0**-_TF32_DIGITS if coarse else unit_roundoff(case.dtype))
+    return math.sqrt(2.0**-_TF32_DIGITS if coarse else unit_roundoff(case.dtype)) + case.slack
 
 
 def relative_error(got: Any, expected: Any) -> float:
