@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import stat
 import threading
 import time
@@ -74,7 +73,7 @@ class Directory:
 
     def keep(self, name: str, key: str, code: bytes) -> None:
         """Put an entry there so that no reader sees half of it; a full or read-only disk only costs the caching."""
-        aside = WRITING + secrets.token_hex(8)
+        aside = WRITING + os.urandom(8).hex()
         try:
             file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.descriptor)
             try:
