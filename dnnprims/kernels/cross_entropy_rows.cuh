@@ -8,12 +8,17 @@
 //                               rows as threads share one are taken together. One read, one write.
 //   cross_entropy_aligned_long  a block a row, which shared memory keeps between its uses: maximum, sum, gradient.
 // Cost: 16-bit types about 15 instructions an element and 150 a thread and row, where an H200 has time for 31 an element.
-// Measured on an NVIDIA H200, 2026-11-28, by events with the L2 flushed: forward and gradient in one pass, mean over the
-//   labels that count, share of a copy of 8 GiB (4.295 TB/s), float32 / float16, and bfloat16 as float16:
-//     262,144 x 128  0.71 / 0.58    65,536 x 1024  0.82 / 0.76    32,768 x 4096  0.90 / 0.83
-//   The kernels of general rows had 0.28 / 0.09, 0.75 / 0.41 and 0.19 / 0.48. Of the 54 us that 262,144 x 128 of float16
-//   take, this kernel has 42, at 27 instructions an element; the count of labels, the sum of losses and what the flush
-//   left to be written have the rest.
+// Measured on an NVIDIA H200, 2026-11-28, tools/bench.py --shapes key loss: mean over the labels that count, share of a
+//   copy (4.29 TB/s), float32 / float16 / bfloat16:
+//     rows x classes     loss                  gradient              both in one pass
+//     262,144 x 128      0.63 / 0.43 / 0.44    0.83 / 0.67 / 0.67    0.81 / 0.65 / 0.65
+//     65,536 x 1024      0.80 / 0.65 / 0.64    0.90 / 0.85 / 0.85    0.89 / 0.82 / 0.82
+//     32,768 x 4096      0.84 / 0.70 / 0.69    0.88 / 0.90 / 0.90    0.88 / 0.89 / 0.89
+//     8,192 x 32,768     0.58 / 0.75 / 0.70    0.80 / 0.92 / 0.91    0.79 / 0.92 / 0.91
+//     4,096 x 50,304     0.69 / 0.70 / 0.64    0.85 / 0.91 / 0.86    0.85 / 0.89 / 0.84
+//   The kernels of general rows had 0.28 / 0.09 / 0.09 in one pass over 128 classes and 0.19 / 0.48 / 0.55 over 4,096. Of
+//   the 54 us that 262,144 x 128 of float16 took, this kernel had 42, at 27 instructions an element with 70 % of the issue
+//   slots used; the count of labels and the sum of losses, two small launches, have the rest.
 #pragma once
 #include "cross_entropy.cuh"
 

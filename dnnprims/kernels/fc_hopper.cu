@@ -13,17 +13,18 @@
 //   The copy engine rounds float32 to TF32 on its way.
 // Cost: 2 m n k flops. Bytes: each tile of x is read n / 128 times, of w m / 128 times, mostly from the L2; y once.
 // Limits: sm_90a; 16-byte aligned arrays and rows; extents below 2^31.
-// Measured on an NVIDIA H200, 2026-11-28, beside cuBLASLt (its relu epilogue; for others its product and fc.cu's pass), in
-//   microseconds, rows x in x out, L2 flushed between:
-//     bfloat16 swish   8192x784x2048 52 / 68    16384x1024x4096 212 / 262    24000x512x2816 152 / 188
-//     bfloat16 relu    8192x784x2048 50 / 50    16384x1024x4096 179 / 194    24000x512x2816 104 / 117
-//     tf32 tanh        8192x784x2048 111 / 125  16384x1024x4096 445 / 517    7133x2560x2560 278 / 311
+// Measured on an NVIDIA H200, 2026-11-28, beside cuBLASLt's product and fc.cu's pass, in microseconds, rows x in x out, L2
+//   flushed between:
+//     bfloat16 swish   8192x784x2048 55 / 62    16384x1024x4096 226 / 252    24000x512x2816 152 / 188
+//     bfloat16 tanh    8192x784x2048 55 / 62    16384x1024x4096 228 / 251
+//     tf32 tanh        8192x784x2048 99 / 116   16384x1024x4096 425 / 517    7133x2560x2560 278 / 311
 //   Predicted for a pass that is hidden: the product's time. Where it falls short: two products of 64 x 128 read
 //   160 bytes of shared memory a cycle, copies included, of which there are 128, so the tensor cores idle a fifth of the
-//   time; and an activation of more than some 25 instructions takes longer than a product over 1,024 elements. With k of
-//   4,096 and more cuBLASLt's larger tiles are ahead by up to 4 %. Fewer than 4 tiles a multiprocessor leave it idle at
-//   the end (ops/fc/hopper.py). Sharing k out in clusters of 2 to 8 blocks was tried for few tiles: 128x4096x4096 26 to 41
-//   against 19 (clusters of 4 blocks with all shared memory fit 30 times, not 32).
+//   time. With its loop over pieces unrolled and the bias asked for before the product was done, bfloat16 16384x1024x4096
+//   took 212 with swish and 179 with relu (cuBLASLt's epilogue: 194), but float32 compiled for seconds. With k of 8,192
+//   and more cuBLASLt's larger tiles make up for the pass. Fewer than 4 tiles a multiprocessor leave it idle at the end
+//   (ops/fc/hopper.py). Sharing k out in clusters of 2 to 8 blocks was tried for few tiles: 128x4096x4096 26 to 41 against
+//   19 (clusters of 4 blocks with all shared memory fit 30 times, not 32).
 #include "activation.cuh"
 #include "hopper.cuh"
 #include "vec.cuh"

@@ -19,12 +19,11 @@
 // A NaN makes its output NaN; for argmax and argmin the first NaN wins.
 // An empty sum, norm1 or norm2 is 0, an empty product 1, an empty mean NaN.
 // Cost: sizeof(T) bytes and 1 to 3 flops an element.
-// Measured on an NVIDIA H200, 2026-11-28, sums of 65,536 x 4,096 (a copy moves 4.29 TB/s): tools/bench.py, rows float32
-//   0.248 ms, 1.01 of a copy, bfloat16 0.131 ms, 0.96. ncu, bfloat16: columns 0.124 + 0.003 ms, 0.90 of the memory's peak,
-//   everything 0.122 + 0.003 ms, 0.92 of it, rows 0.121 ms. A prototype with the launches of the columns took 0.136 ms in
-//   a measurement that flushes the L2 first: 0.003 ms are the second launch, and 0.008 ms the lines that the flush leaves
-//   to be written back (a flush by reading gave 0.128 ms). Wider strips, strips taken in turn, 2 to 8 loads in flight and 16
-//   to 132 splits changed that by 0.001 ms.
+// Measured on an NVIDIA H200, 2026-11-28, tools/bench.py --shapes key reduction, sums of 65,536 x 4,096, share of a copy (4.29
+//   TB/s), float32 / float16 / bfloat16: columns 1.01 / 0.84 / 0.97, rows 1.04 / 1.02 / 1.01, everything 1.02 / 0.99 / 0.99.
+//   ncu, bfloat16: columns 0.124 + 0.003 ms, 0.90 of the memory's peak; the 0.003 ms are the second launch. float16
+//   columns are the same instructions but for the conversion; that they took 0.149 ms and not 0.128 was seen once and is
+//   not explained. Wider strips, strips taken in turn, 2 to 8 loads in flight and 16 to 132 splits changed 0.001 ms.
 // Limits: 8 kept and 8 reduced axes after merging.
 #include "strided.cuh"
 #include "vec.cuh"

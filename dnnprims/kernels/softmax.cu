@@ -29,17 +29,20 @@
 //   An exponential here is good to 4 u, in 16-bit types to 2^-20, its argument's error aside (Power, rows.cuh).
 // Limits: in registers up to 16,384 columns (8,192 in double). A row of T wholly in shared memory up to 226 KiB, backward
 //   two of 113 KiB.
-// Measured on an NVIDIA H200, 2026-11-28, by events with the L2 flushed; share of a copy of 8 GiB (4.295 TB/s), forward /
-//   backward of accurate:
+// Measured on an NVIDIA H200, 2026-11-28, tools/bench.py --shapes key softmax; share of a copy (4.29 TB/s), forward /
+//   backward of accurate; log is within 0.02 of it, but for 0.81 at 50,304 of float32 backward:
 //     rows x columns     float32        float16        bfloat16
-//     262,144 x 128      0.88 / 0.94    0.82 / 0.87    0.81 / 0.88
-//     65,536 x 1024      0.94 / 0.98    0.88 / 0.94    0.90 / 0.94
-//     32,768 x 4096      0.94 / 1.00    0.92 / 0.98    0.92 / 0.98
-//     axis 1 of 256 x 1024 x 1024   0.90 / 0.69    0.88 / 0.69    0.88 / 0.69
-//   A copy of the 64 MiB that 262,144 x 128 of float16 are takes 37.3 us there, 0.84 of the rate above: the flush leaves
-//   lines to be written. Before, 4096 columns of float16 had 0.75, as two 16-bit numbers were rounded by four instructions
-//   and an exponential took six, and axis 1 had 0.31 to 0.50, read twice by single elements. Backward along an axis keeps
-//   two tiles: 1,024 columns leave them two packs across, and half of each line of the memory.
+//     262,144 x 128      0.95 / 1.00    0.91 / 0.98    0.90 / 0.96
+//     65,536 x 1024      0.97 / 1.01    0.95 / 0.99    0.94 / 1.00
+//     32,768 x 4096      0.96 / 1.01    0.95 / 1.01    0.95 / 1.01
+//     8,192 x 32,768     0.88 / 1.01    0.96 / 1.01    0.95 / 1.00
+//     4,096 x 50,304     0.93 / 0.86    0.94 / 0.99    0.94 / 0.99
+//     axis 1 of 256 x 1024 x 1024   0.89 / 0.69    0.90 / 0.67    0.90 / 0.67
+//   Before, axis 1 had 0.31 to 0.50, read twice by single elements, and rows of 16-bit types 0.74 to 0.88, as two numbers
+//   were rounded by four instructions and an exponential took six. Where it falls short: backward along an axis keeps two
+//   tiles, of which 1,024 columns leave two packs across, half of each line of the memory; of 50,304 float32 backward 393
+//   KiB do not fit and 42 % are read again; 32,768 of float32 forward leave room for one block a multiprocessor, which
+//   loads nothing while it writes.
 #include "softmax_long.cuh"
 #include "softmax_strided.cuh"
 #include "softmax_tile.cuh"
