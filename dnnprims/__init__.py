@@ -17,9 +17,11 @@ from .creation import create_handle
 from .descriptors import (
     ActivationDescriptor,
     BoundTensor,
+    ConvolutionDescriptor,
     LossDescriptor,
     TensorDescriptor,
     create_activation_descriptor,
+    create_convolution_descriptor,
     create_loss_descriptor,
     create_tensor_descriptor,
 )
@@ -34,6 +36,15 @@ from .errors import (
 from .handle import Handle
 from .ops.activation import activation_backward, activation_forward, backward_needs
 from .ops.adam import adam_update, adamw_update
+from .ops.convolution import (
+    conv_backward_bias,
+    conv_backward_data,
+    conv_backward_filter,
+    conv_forward,
+    conv_output_descriptor,
+    conv_transpose_backward,
+    conv_transpose_forward,
+)
 from .ops.fc import (
     fc_backward,
     fc_backward_bias,
@@ -64,6 +75,12 @@ PRIMITIVES: tuple[Callable[..., Any], ...] = (
     fc_backward_data,
     fc_backward_weights,
     fc_backward_bias,
+    conv_forward,
+    conv_backward_data,
+    conv_backward_filter,
+    conv_backward_bias,
+    conv_transpose_forward,
+    conv_transpose_backward,
     activation_forward,
     activation_backward,
     prelu_forward,
@@ -97,6 +114,7 @@ __all__ = [
     "BadParamError",
     "BoundTensor",
     "CompileError",
+    "ConvolutionDescriptor",
     "DnnprimsError",
     "ExecutionError",
     "Handle",
@@ -114,7 +132,15 @@ __all__ = [
     "backward_needs",
     "cast",
     "clip_by_global_norm",
+    "conv_backward_bias",
+    "conv_backward_data",
+    "conv_backward_filter",
+    "conv_forward",
+    "conv_output_descriptor",
+    "conv_transpose_backward",
+    "conv_transpose_forward",
     "create_activation_descriptor",
+    "create_convolution_descriptor",
     "create_handle",
     "create_loss_descriptor",
     "create_tensor_descriptor",

@@ -223,8 +223,10 @@ def like_descriptor(draw: Any, good: dp.TensorDescriptor) -> Any:
 
 
 @st.composite
-def like_array(draw: Any, good: np.ndarray) -> Any:
-    """A small array that differs from a good one in something, or nothing of the kind."""
+def like_array(draw: Any, good: np.ndarray | dp.TensorDescriptor) -> Any:
+    """A small array that differs from a good one, or from a described one, in something, or nothing of the kind."""
+    if isinstance(good, dp.TensorDescriptor):
+        good = np.zeros(good.shape, good.dtype.numpy)
     kind = draw(array_kinds)
     if kind == "anything":
         return draw(anything)

@@ -64,6 +64,9 @@ LARGE = (
     "softmax_backward shape=301x5",
     "softmax_forward shape=31x5x40 axis=1",
     "loss_backward kind=mse shape=3001",
+    "conv_forward shape=2x3x12x12 k=5 filter=3x3",
+    "conv_backward_data shape=2x3x12x12 k=5 filter=3x3",
+    "conv_transpose_forward shape=2x3x12x12 k=5 filter=3x3",
 )
 
 #: Kernels whose blocks take one piece of work after the other: where a block is left out, the others do its work.

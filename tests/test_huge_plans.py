@@ -27,9 +27,13 @@ GPU_BYTES = 2**38
 #: Largest pool of maxout, whose indices are int32.
 MOST_POOL = 2**31
 
-#: What is refused before: a slope for each of so many channels, and as many rows of a single class.
-REFUSED = {
+#: What is refused before: a slope or a bias for each of so many channels, as many filter elements, and as many rows of
+#: a single class.
+REFUSED: dict[str, Callable[[dict[str, Any]], bool]] = {
     "prelu_backward": lambda given: given["slope"].size >= 2**31,
+    "conv_backward_bias": lambda given: given["dy"].shape[1] >= 2**31,
+    "conv_backward_filter": lambda given: given["w_descriptor"].size >= 2**31,
+    "conv_transpose_backward": lambda given: given["w"].size >= 2**31,
     **dict.fromkeys(
         ("loss_forward", "loss_backward", "loss_forward_backward"), lambda given: given["prediction"].shape[0] > 2**33
     ),
@@ -78,6 +82,7 @@ def calls(r: int, c: int) -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]
                     yield dp.maxout_backward, {"dy": t(*few), "which": which, "pool_size": pool, "axis": axis}
         yield from losses(x, y)
         yield from products(r, c, place)
+        yield from convolutions(r, c, place)
     yield from lists(t(r, c))
     yield from strided(r, c)
 
@@ -103,6 +108,23 @@ def products(r: int, c: int, place: int) -> Iterator[tuple[Callable[..., Any], d
     yield dp.fc_backward_data, {"dy": result, "w": right}
     yield dp.fc_backward_weights, {"dy": result, "x": left}
     yield dp.fc_backward_bias, {"dy": result}
+
+
+def convolutions(r: int, c: int, place: int) -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]:
+    """With (r, c) elements in the image and the result, by depth, along a row or in the filters."""
+    deep = dp.ConvolutionDescriptor(padding=(0, 1), layout="NHWC")
+    long = dp.ConvolutionDescriptor(padding=1)
+    for conv, x, w, y in (
+        (deep, t(1, r, 1, c, alignment=place), t(3, 1, 3, c), t(1, r, 1, 3)),
+        (long, t(r, 1, c, alignment=place), t(1, 1, 3), t(r, 1, c)),
+        (dp.ConvolutionDescriptor(), t(8, c, 1, 1), t(r, c, 1, 1), t(8, r, 1, 1)),
+    ):
+        yield dp.conv_forward, {"conv": conv, "x": x, "w": w, "activation": "softsign", "residual": y}
+        yield dp.conv_backward_data, {"conv": conv, "dy": y, "w": w, "x_descriptor": x}
+        yield dp.conv_backward_filter, {"conv": conv, "dy": y, "x": x, "w_descriptor": w}
+        yield dp.conv_backward_bias, {"conv": conv, "dy": y}
+        yield dp.conv_transpose_forward, {"conv": conv, "x": y, "w": w}
+        yield dp.conv_transpose_backward, {"conv": conv, "dy": x, "x": y, "w": w}
 
 
 def lists(x: dp.TensorDescriptor) -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]:

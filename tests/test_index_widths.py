@@ -71,7 +71,7 @@ _FLAG, _OPERAND = "0 or 1", "number of an operand of the call"
 
 #: Fields of 32 bits, and why their values fit.
 NARROW_FIELDS = {
-    **dict.fromkeys(("packs", "clip", "bias_correction", "accumulate_step", "nesterov"), _FLAG),
+    **dict.fromkeys(("packs", "channels_last", "clip", "bias_correction", "accumulate_step", "nesterov"), _FLAG),
     **dict.fromkeys(("lr_wide", "gradient_scale_wide", "step_wide", "scalar_wide"), _FLAG),
     **dict.fromkeys(("weights", "gradients", "velocities", "masters", "arrays"), _OPERAND),
     **dict.fromkeys(("first_moments", "second_moments"), _OPERAND),

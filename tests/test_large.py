@@ -252,6 +252,38 @@ def test_gradients(scale: Scale) -> None:
     assert scale.host(found).item() != 0
 
 
+# -- convolutions ----------------------------------------------------------------------------------------------------
+
+
+@covers(dp.conv_forward, dp.conv_backward_data, dp.conv_backward_filter, dp.conv_backward_bias)
+@covers(dp.conv_transpose_forward, dp.conv_transpose_backward)
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_convolutions(scale: Scale, layout: str) -> None:
+    """Image by image, results as large as images; what is summed over images is zero but in few of them."""
+    h, conv = scale.handle, dp.ConvolutionDescriptor(padding=1, layout=layout)
+    image, filters = ((8, 16), (8, 8, 3)) if layout == "NCHW" else ((16, 8), (8, 3, 8))
+    x, w = scale.ramp(scale.wrap // 128 + 17, *image), scale.integers(*filters)
+    described = dp.TensorDescriptor.from_array(w)
+    scale.agrees(lambda x: dp.conv_forward(h, conv, x, w), x)
+    scale.agrees(
+        lambda dy: dp.conv_backward_data(h, conv, dy, w, x_descriptor=dp.TensorDescriptor(dy.shape, "float16")), x
+    )
+    scale.agrees(lambda x: dp.conv_transpose_forward(h, conv, x, w), x)
+    scale.agrees(lambda dy: dp.conv_transpose_backward(h, conv, dy, dy, w, needs=("dx",)), x)
+    dy = scale.sparse(*x.shape)
+    busy = sorted({place // 128 for place in scale.places(dy.size)})
+    few, seen = (scale.xp.concatenate([a[i : i + 1] for i in busy]) for a in (dy, x))
+    for one, other in (
+        (dp.conv_backward_filter(h, conv, a, b, w_descriptor=described) for a, b in ((dy, x), (few, seen))),
+        (dp.conv_backward_bias(h, conv, a) for a in (dy, few)),
+        *zip(
+            *(dp.conv_transpose_backward(h, conv, a, b, w, needs=("dw", "db"))[1:] for a, b in ((dy, x), (few, seen))),
+            strict=True,
+        ),
+    ):
+        np.testing.assert_array_equal(scale.host(one), scale.host(other))
+
+
 # -- products --------------------------------------------------------------------------------------------------------
 
 

@@ -83,6 +83,22 @@ PLANTS = {
         "Op::merge(static_cast<typename Op::Part*>(p.parts)[output * p.splits + blockIdx.y], part);",
         instances="SumOf<float>", words="operation=sum",
     ),
+    "undilated_filter": Plant(
+        "convolution", "convolution", "bfloat16", "padding + r * dilation;", "padding + r;",
+        instances="conv_backward_filter", words="conv_backward_filter",
+    ),
+    "stride_that_does_not_divide": Plant(
+        "convolution", "convolution", "float32", "return o * stride == from && o < extent;", "return o < extent;",
+        instances="conv_backward_data", words="conv_backward_data",
+    ),
+    "first_group_for_all": Plant(
+        "convolution", "convolution", "float32", "first = quotient(k, c.out_per_group) * c.in_per_group", "first = 0",
+        instances="conv_forward<float, Identity", words="conv_forward shape=2x4x5x5 k=6",
+    ),
+    "scale_before_the_bias": Plant(
+        "convolution", "convolution", "float64", "z *= p.scale[k];", "z = (z - p.b[k]) * p.scale[k] + p.b[k];",
+        instances="Relu<double>", words="scaled=1 data=lopsided",
+    ),
     "wrong_bias_correction": Plant(
         "adam", "adam", "float32", "(A)(1.0 / sqrt(correction2))", "(A)(1.0 / correction2)"
     ),

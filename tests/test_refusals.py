@@ -40,6 +40,15 @@ def _zeros() -> list[np.ndarray]:
     return [np.zeros((3, 4), np.float32), np.zeros(5, np.float32)]
 
 
+#: One convolution for all: 2 images of 4 channels and 5 x 4 positions, 6 filters in 2 groups.
+_CONV = dp.ConvolutionDescriptor(padding=1, stride=(2, 1), groups=2)
+_IMAGE, _FILTERS, _RESULT = (2, 4, 5, 4), (6, 2, 3, 3), (2, 6, 3, 4)
+
+
+def _described_as(shape: tuple[int, ...]) -> TensorDescriptor:
+    return TensorDescriptor(shape, "float32")
+
+
 def _adam() -> Arguments:
     lists = {"weights": _pair(), "gradients": _pair(), "first_moments": _zeros(), "second_moments": _zeros()}
     numbers = {"lr": 0.1, "step": 1, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.1}
@@ -65,6 +74,30 @@ GOOD: dict[str, Callable[[], Arguments]] = {
         "dy": _floats(4, 5), "x": _floats(4, 3), "out": _floats(5, 3), "alpha": 1.0, "beta": 0.0,
     },
     "fc_backward_bias": lambda: {"dy": _floats(4, 5), "out": _floats(5), "alpha": 1.0, "beta": 0.0},
+    "conv_forward": lambda: {
+        "conv": _CONV, "x": _floats(*_IMAGE), "w": _floats(*_FILTERS), "b": _floats(6), "activation": "tanh",
+        "residual": _floats(*_RESULT), "scale": _floats(6), "shift": _floats(6), "out": _floats(*_RESULT),
+        "alpha1": 1.0, "alpha2": 2.0, "alpha": 1.0, "beta": 0.0,
+    },
+    "conv_backward_data": lambda: {
+        "conv": _CONV, "dy": _floats(*_RESULT), "w": _floats(*_FILTERS), "x_descriptor": _described_as(_IMAGE),
+        "out": _floats(*_IMAGE), "alpha": 1.0, "beta": 0.0,
+    },
+    "conv_backward_filter": lambda: {
+        "conv": _CONV, "dy": _floats(*_RESULT), "x": _floats(*_IMAGE), "w_descriptor": _described_as(_FILTERS),
+        "out": _floats(*_FILTERS), "alpha": 1.0, "beta": 0.0,
+    },
+    "conv_backward_bias": lambda: {
+        "conv": _CONV, "dy": _floats(*_RESULT), "out": _floats(6), "alpha": 1.0, "beta": 0.0,
+    },
+    "conv_transpose_forward": lambda: {
+        "conv": _CONV, "x": _floats(*_RESULT), "w": _floats(*_FILTERS), "b": _floats(4), "output_padding": 0,
+        "out": _floats(*_IMAGE), "alpha": 1.0, "beta": 0.0,
+    },
+    "conv_transpose_backward": lambda: {
+        "conv": _CONV, "dy": _floats(*_IMAGE), "x": _floats(*_RESULT), "w": _floats(*_FILTERS),
+        "needs": ("dx", "dw", "db"), "dx": _floats(*_RESULT), "dw": _floats(*_FILTERS), "db": _floats(4), "beta": 1.0,
+    },
     "activation_forward": lambda: {
         "activation": "tanh", "x": _floats(4, 5), "out": _floats(4, 5), "alpha": 1.0, "beta": 0.0,
     },

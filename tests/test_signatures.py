@@ -16,7 +16,7 @@ PRIMITIVES = dnnprims.PRIMITIVES
 @pytest.mark.parametrize("op", PRIMITIVES, ids=lambda op: op.__name__)
 def test_reference_has_the_same_signature(op: FunctionType) -> None:
     """The reference of the same stem takes the same parameters with the same defaults, the handle left out."""
-    stem = op.__module__.rsplit(".", 1)[1]
+    stem = op.__module__.split(".")[2]  # of the file, or of the folder that a family has outgrown it to
     twin = getattr(getattr(reference, stem), op.__name__)
     first, *mine = inspect.signature(op).parameters.values()
     theirs = list(inspect.signature(twin).parameters.values())

@@ -214,6 +214,11 @@ def _softmax_lines() -> list[str]:
 
 _KINDS = ("float32", "float64", "float16", "bfloat16", "int32", "int64", "uint8")
 _OTHERS = {
+    "convolution": [
+        f"conv_forward shape=2x3x7x{n} k=5 filter=3x3 padding=1 data=integers activation={mode}"
+        for mode in ACTIVATION_MODES
+        for n in (6, 8)
+    ],
     "maxout": [f"maxout_{way} shape=3x{300 * n} pool=300" for way in ("forward", "backward") for n in (7, 8)]
     + [f"maxout_{way} shape=3x600x{n} pool=300 axis=1" for way in ("forward", "backward") for n in (7, 8)],
     "tensor": [f"cast shape={n} source={kind}" for kind in _KINDS for n in (33, 7)]

@@ -69,6 +69,10 @@ LARGE = (
     "fc_backward_data rows=256 k=256 n=4096",
     "fc_backward_weights rows=8192 k=96 n=64",
     "fc_backward_bias rows=20000 n=130",
+    "conv_forward shape=8x64x28x28 k=64 filter=3x3 padding=1 residual=1 activation=relu layout=NHWC",
+    "conv_backward_data shape=8x64x28x28 k=64 filter=3x3 stride=2 padding=1",
+    "conv_backward_filter shape=8x64x28x28 k=64 filter=3x3 padding=1",
+    "conv_backward_bias shape=64x64x28x28 k=64 filter=1x1",
     "softmax_forward shape=512x1000 axis=-1",
     "softmax_forward shape=64x1000x9 axis=1",
     "softmax_backward shape=512x1000 axis=-1",
@@ -205,10 +209,11 @@ def _placed(handle: dp.Handle, value: Any, how: str) -> Any:
 
 
 def arrays_in(value: Any) -> list[Any]:
-    """Arrays of an argument or a result, lists and tuples written out."""
+    """Arrays of an argument or a result, lists and tuples written out; a descriptor is none."""
     if isinstance(value, list | tuple):
         return [a for item in value for a in arrays_in(item)]
-    return [value] if hasattr(value, "dtype") and hasattr(value, "strides") else []
+    described = isinstance(value, dp.TensorDescriptor)
+    return [value] if hasattr(value, "dtype") and hasattr(value, "strides") and not described else []
 
 
 def _raw(a: Any) -> Any:

@@ -7,6 +7,16 @@ at values, those of arrays on the host.
 
 from __future__ import annotations
 
+from .convolutions import (
+    require_convolution,
+    require_cropping,
+    require_description,
+    require_each_axis,
+    require_reverse,
+    require_spatial_axes,
+    require_taps,
+    require_window,
+)
 from .options import (
     plain_axis,
     require_axes,
@@ -95,7 +105,11 @@ __all__ = [
     "require_broadcast",
     "require_choice",
     "require_contiguous",
+    "require_convolution",
+    "require_cropping",
+    "require_description",
     "require_dtype",
+    "require_each_axis",
     "require_elements",
     "require_few_axes",
     "require_finite",
@@ -114,11 +128,15 @@ __all__ = [
     "require_present",
     "require_range",
     "require_rank",
+    "require_reverse",
     "require_same_dtype",
     "require_scalar",
     "require_shape",
+    "require_spatial_axes",
     "require_switch",
+    "require_taps",
     "require_tensors",
     "require_which",
+    "require_window",
     "require_workspace",
 ]

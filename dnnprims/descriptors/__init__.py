@@ -1,4 +1,4 @@
-"""What is wanted, as immutable values: tensors, activations, losses.
+"""What is wanted, as immutable values: tensors, activations, losses, convolutions.
 
 A descriptor is validated when it is made, is hashable, and its `repr` can be pasted back.
 """
@@ -6,20 +6,30 @@ A descriptor is validated when it is made, is hashable, and its `repr` can be pa
 from __future__ import annotations
 
 from .activation import ACTIVATION_MODES, ActivationDescriptor, as_activation, create_activation_descriptor
+from .convolution import (
+    CONVOLUTION_MODES,
+    LAYOUTS,
+    ConvolutionDescriptor,
+    create_convolution_descriptor,
+)
 from .loss import LOSS_KINDS, REDUCTIONS, LossDescriptor, as_loss, create_loss_descriptor
 from .tensor import BoundTensor, TensorDescriptor, create_tensor_descriptor, dense_strides, dtype_row
 
 __all__ = [
     "ACTIVATION_MODES",
+    "CONVOLUTION_MODES",
+    "LAYOUTS",
     "LOSS_KINDS",
     "REDUCTIONS",
     "ActivationDescriptor",
     "BoundTensor",
+    "ConvolutionDescriptor",
     "LossDescriptor",
     "TensorDescriptor",
     "as_activation",
     "as_loss",
     "create_activation_descriptor",
+    "create_convolution_descriptor",
     "create_loss_descriptor",
     "create_tensor_descriptor",
     "dense_strides",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..runtime.gemm import GEMM_FAMILY
 from ..runtime.launch import Family
-from . import activation, adam, fc, glu, gradient, loss, maxout, prelu, reduction, sgd, softmax, tensor
+from . import activation, adam, convolution, fc, glu, gradient, loss, maxout, prelu, reduction, sgd, softmax, tensor
 
 #: Every family of kernels by name.
 FAMILIES: dict[str, Family] = {
@@ -12,6 +12,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         activation.FAMILY,
         adam.FAMILY,
+        convolution.FAMILY,
         fc.FC_FAMILY,
         fc.FC_HOPPER_FAMILY,
         GEMM_FAMILY,

@@ -1,10 +1,11 @@
 """NumPy references: pure functions, float64 inside, rounded once at the end. Also the backend without a GPU."""
 
-from . import activation, adam, fc, glu, gradient, loss, maxout, prelu, reduction, sgd, softmax, tensor
+from . import activation, adam, convolution, fc, glu, gradient, loss, maxout, prelu, reduction, sgd, softmax, tensor
 
 __all__ = [
     "activation",
     "adam",
+    "convolution",
     "fc",
     "glu",
     "gradient",

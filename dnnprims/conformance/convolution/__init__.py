@@ -1,0 +1,122 @@
+"""Cases of convolutions: exact integer ones of every kind of problem, then random ones under the bound of sums."""
+
+from __future__ import annotations
+
+from ...reference import convolution as reference
+from ..calls import Generator, Primitive
+from ..cases import CaseFamily
+from ..drawing import draw_placing, pick, show
+from .limits import (
+    bound_forward,
+    bound_gradient,
+    bound_transposed,
+    bound_transposed_gradients,
+    exact_reference,
+    into_forward,
+    into_gradient,
+    into_transposed,
+    into_transposed_gradients,
+)
+from .operands import draw_backward, draw_extents, draw_forward, draw_transposed, draw_transposed_backward
+
+#: Activations of the cases.
+_ACTIVATIONS = ("relu", "gelu_tanh", "sigmoid", "tanh", "swish")
+
+
+def draw(rng: Generator) -> str:
+    """A random problem of one to three spatial axes."""
+    image, taps, words = draw_extents(rng, int(rng.integers(1, 4)))
+    groups = int(rng.choice([1, 1, 2, 3]))
+    batch, channels, filters = int(rng.integers(0, 4)), *(groups * int(rng.integers(1, 5)) for _ in range(2))
+    op = pick(rng, "conv_forward", "conv_forward", *FAMILY.primitives)
+    words = (
+        f"{op} shape={show((batch, channels, *image))} k={filters} filter={show(taps)} {words} groups={groups}"
+        f" layout={pick(rng, 'NCHW', 'NHWC')} mode={pick(rng, 'cross_correlation', 'convolution')}"
+    )
+    if op == "conv_forward":
+        return f"{words} {_draw_epilogue(rng)} {draw_placing(rng, in_place=False)}"
+    if op in _SPARSE and rng.random() < 0.5:
+        needs = "needs=dw,db" if op == _ALL_GRADIENTS else ""
+        return f"{words} data=integers beta=1.0 {needs} place={pick(rng, 'plain', 'offset')} into=out"
+    words += f" data={pick(rng, 'normal', 'integers') if op not in _SPARSE else 'normal'}"
+    return f"{words} {draw_placing(rng, in_place=False, blend=op != _ALL_GRADIENTS)}"
+
+
+def _draw_epilogue(rng: Generator) -> str:
+    """What follows the sums: most often little, now and then everything."""
+    words = [f"bias={int(rng.integers(2))}", f"residual={int(rng.integers(2))}", f"scaled={int(rng.integers(2))}"]
+    activation = pick(rng, "", "", *(f"activation={mode}" for mode in _ACTIVATIONS))
+    data = pick(rng, "normal", "lopsided" if activation == "activation=relu" else "integers")
+    factors = pick(rng, "", "", "alpha1=0.5", "alpha1=-2.0 alpha2=0.75")
+    return " ".join([*words, activation, f"data={data}", factors])
+
+
+#: Kinds of problem that every direction has: of one to three axes, each option alone and some together.
+_PROBLEMS = (
+    "shape=0x2x3x3 k=3 filter=2x2",
+    "shape=1x1x1x1 k=1 filter=1x1",
+    "shape=2x3x1x1 k=5 filter=3x3 padding=1",  # one position, of which the padding leaves one tap
+    "shape=2x3x5x6 k=4 filter=3x2",
+    "shape=2x3x5x6 k=4 filter=3x3 padding=1 layout=NHWC",
+    "shape=2x3x7x6 k=4 filter=3x2 stride=2x3 padding=0-1x2-0",
+    "shape=2x3x7x6 k=4 filter=2x3 stride=3 padding=1 layout=NHWC mode=convolution",
+    "shape=2x3x7x6 k=4 filter=2x2 dilation=2x3 stride=2 mode=convolution",
+    "shape=2x4x5x5 k=6 filter=3x3 groups=2 padding=1",
+    "shape=2x5x6x5 k=10 filter=3x3 groups=5 padding=1 layout=NHWC",  # depthwise
+    "shape=2x9x5x4 k=7 filter=1x1 place=offset layout=NHWC",
+    "shape=2x3x5x6 k=4 filter=2x3 bias=0 place=strided",
+    "shape=2x3x5x6 k=4 filter=2x3 bias=0 place=strided layout=NHWC mode=convolution",
+    "shape=3x3x17 k=4 filter=5 padding=2-0 dilation=2",
+    "shape=3x4x17 k=6 filter=4 stride=3 groups=2 layout=NHWC",
+    "shape=2x2x3x4x5 k=3 filter=2x3x2 padding=1x0x1-2 stride=1x2x1",
+    "shape=1x4x3x4x3 k=4 filter=2x1x3 padding=0x1x1 groups=2 layout=NHWC mode=convolution",
+)
+
+
+def _over(op: str) -> str:
+    """Blended where many results would be 0: what no tap sees has no gradient, nor has a tap that sees nothing."""
+    if op == _ALL_GRADIENTS:
+        return "beta=1.0 needs=dw,db"
+    return "beta=1.0" if op in _SPARSE else ""
+
+
+def _corners() -> tuple[str, ...]:
+    lines = [f"{op} {problem} data=integers {_over(op)} into=out" for op in FAMILY_OPS for problem in _PROBLEMS]
+    image, sums = "shape=2x3x6x5 k=8 filter=3x3 padding=1", "shape=3x8x9x8 k=8 filter=3x3 padding=1"
+    lines += [f"{op} {sums}" for op in FAMILY_OPS]
+    lines += [f"{op} {sums} alpha=0.5 beta=-1.25 into=out layout=NHWC" for op in FAMILY_OPS if op != _ALL_GRADIENTS]
+    lines += [f"{op} {sums} data=integers beta=1.0 into=out" for op in FAMILY_OPS]
+    lines += [f"conv_forward {image} activation={mode}" for mode in _ACTIVATIONS]
+    lines += [
+        "conv_forward shape=2x0x3x3 k=2 filter=1x1 into=out",  # act(b)
+        "conv_forward shape=2x2x0x3 k=2 filter=1x2 padding=1-0x0 into=out",  # an image of padding alone
+        f"conv_forward {image} bias=0 residual=1 data=integers into=out",
+        f"conv_forward {image} residual=1 data=lopsided activation=relu into=in_place",
+        f"conv_forward {image} residual=1 scaled=1 data=lopsided activation=relu layout=NHWC into=out",
+        f"conv_forward {image} residual=1 scaled=1 activation=swish alpha1=-0.5 alpha2=0.75 layout=NHWC",
+        f"conv_forward {image} residual=1 alpha1=0.5 alpha2=2.0 data=powers place=offset",
+        f"conv_forward {image} residual=1 scaled=1 alpha=0.5 beta=2.0 activation=tanh into=out",
+        f"conv_forward {image} data=special ends=0",
+        f"conv_transpose_forward {image} bias=0",
+        f"conv_transpose_backward {image} needs=db",
+        f"conv_transpose_backward {image} needs=dx,dw data=integers",
+    ]
+    return tuple(lines)
+
+
+_GRADIENT = Primitive(draw_backward, bound_gradient, into_gradient)
+_PRIMITIVES = {
+    "conv_forward": Primitive(draw_forward, bound_forward, into_forward, reference=exact_reference),
+    "conv_backward_data": _GRADIENT,
+    "conv_backward_filter": _GRADIENT,
+    "conv_backward_bias": _GRADIENT,
+    "conv_transpose_forward": Primitive(draw_transposed, bound_transposed, into_transposed),
+    "conv_transpose_backward": Primitive(
+        draw_transposed_backward, bound_transposed_gradients, into_transposed_gradients
+    ),
+}
+FAMILY_OPS = tuple(_PRIMITIVES)
+_ALL_GRADIENTS = "conv_transpose_backward"
+_SPARSE = ("conv_backward_data", "conv_backward_filter", _ALL_GRADIENTS)
+
+FAMILY = CaseFamily("convolution", reference, _PRIMITIVES, _corners(), draw)

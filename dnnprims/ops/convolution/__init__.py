@@ -1,0 +1,40 @@
+"""Convolutions, their gradients, and the transposed convolution.
+
+Front ends and plans are in `forward`, `backward` and `transposed`, the shapes in `geometry`, the launches in `kernels`.
+"""
+
+from __future__ import annotations
+
+from .backward import (
+    conv_backward_bias,
+    conv_backward_data,
+    conv_backward_filter,
+    plan_conv_backward_bias,
+    plan_conv_backward_data,
+    plan_conv_backward_filter,
+)
+from .forward import conv_forward, conv_output_descriptor, plan_conv_forward
+from .kernels import FAMILY
+from .transposed import (
+    conv_transpose_backward,
+    conv_transpose_forward,
+    plan_conv_transpose_backward,
+    plan_conv_transpose_forward,
+)
+
+__all__ = [
+    "FAMILY",
+    "conv_backward_bias",
+    "conv_backward_data",
+    "conv_backward_filter",
+    "conv_forward",
+    "conv_output_descriptor",
+    "conv_transpose_backward",
+    "conv_transpose_forward",
+    "plan_conv_backward_bias",
+    "plan_conv_backward_data",
+    "plan_conv_backward_filter",
+    "plan_conv_forward",
+    "plan_conv_transpose_backward",
+    "plan_conv_transpose_forward",
+]

@@ -1,0 +1,258 @@
+"""The gradients of a convolution in its data, its filters and its bias: front ends and plans."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ... import checks
+from ...descriptors import ConvolutionDescriptor, TensorDescriptor
+from ...reference import convolution as reference
+from ...runtime.launch import NULL, KernelStep, PlanSpec, Profile, Result, choose
+from .geometry import Numbers, channel_axis, examine, split, steps
+from .kernels import bias_step, data_step, filter_step, operand
+
+if TYPE_CHECKING:
+    from ...handle import Handle
+
+
+def conv_backward_data(
+    handle: Handle,
+    conv: ConvolutionDescriptor,
+    dy: Any,
+    w: Any,
+    *,
+    x_descriptor: TensorDescriptor,
+    out: Any = None,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+) -> Any:
+    """Gradient of a convolution in its input: ``out = alpha * dx + beta * out``.
+
+    Parameters
+    ----------
+    handle : Handle
+        Where to run.
+    conv : ConvolutionDescriptor
+        As in the forward pass.
+    dy : array
+        Gradient of ``conv(x, w)``, of its shape; float32, float64, float16 or bfloat16. Strided views are taken of all
+        arrays, which have dy's dtype.
+    w : array
+        Filters.
+    x_descriptor : TensorDescriptor
+        Of the input of the forward pass, which a stride does not tell; its strides do not matter.
+    out : array, optional
+        Destination, of x_descriptor's shape.
+    alpha, beta : float
+        With beta 0 the old `out` is never read.
+
+    Returns
+    -------
+    array
+        dx: `out`, or a new array.
+
+    Raises
+    ------
+    BadParamError
+        A shape, dtype, layout or option is not one of those above, or `out` overlaps another argument.
+
+    Notes
+    -----
+    Each element is one sum, gathered, in an order fixed by the shapes; nothing is scattered. Sums are in float32
+    (float64 for float64), rounded once. What no tap sees has the gradient 0.
+    """
+    options, operands = (conv, x_descriptor, alpha, beta), (dy, w, out)
+    if checks.on_numpy(handle, "conv_backward_data"):
+        with handle.checked(plan_conv_backward_data, options, operands) as (dy, w, out):
+            return reference.conv_backward_data(conv, dy, w, x_descriptor=x_descriptor, out=out, alpha=alpha, beta=beta)
+    return handle.run(plan_conv_backward_data, options, operands)
+
+
+def conv_backward_filter(
+    handle: Handle,
+    conv: ConvolutionDescriptor,
+    dy: Any,
+    x: Any,
+    *,
+    w_descriptor: TensorDescriptor,
+    out: Any = None,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+) -> Any:
+    """Gradient of a convolution in its filters: ``out = alpha * dw + beta * out``, summed over images and positions.
+
+    Parameters
+    ----------
+    handle : Handle
+        Where to run.
+    conv : ConvolutionDescriptor
+        As in the forward pass.
+    dy : array
+        Gradient of ``conv(x, w)``, of its shape; float32, float64, float16 or bfloat16. Strided views are taken of all
+        arrays, which have dy's dtype.
+    x : array
+        Input of the forward pass.
+    w_descriptor : TensorDescriptor
+        Of the filters, whose extents a stride does not tell; its strides do not matter.
+    out : array, optional
+        Destination, of w_descriptor's shape.
+    alpha, beta : float
+        beta 1 accumulates; with beta 0 the old `out` is never read.
+
+    Returns
+    -------
+    array
+        dw: `out`, or a new array.
+
+    Raises
+    ------
+    BadParamError
+        A shape, dtype, layout or option is not one of those above, or `out` overlaps another argument.
+    NotSupportedError
+        There are 2^31 filter elements or more.
+
+    Notes
+    -----
+    Summed in float32 (float64 for float64) in an order fixed by the shapes, rounded once; the bits repeat. An empty
+    batch gives zeros.
+    """
+    options, operands = (conv, w_descriptor, alpha, beta), (dy, x, out)
+    if checks.on_numpy(handle, "conv_backward_filter"):
+        with handle.checked(plan_conv_backward_filter, options, operands) as (dy, x, out):
+            return reference.conv_backward_filter(
+                conv, dy, x, w_descriptor=w_descriptor, out=out, alpha=alpha, beta=beta
+            )
+    return handle.run(plan_conv_backward_filter, options, operands)
+
+
+def conv_backward_bias(
+    handle: Handle,
+    conv: ConvolutionDescriptor,
+    dy: Any,
+    *,
+    out: Any = None,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+) -> Any:
+    """Gradient of a convolution in its bias: ``out = alpha * sum dy + beta * out``, summed over images and positions.
+
+    Parameters
+    ----------
+    handle : Handle
+        Where to run.
+    conv : ConvolutionDescriptor
+        As in the forward pass; its layout tells the channels.
+    dy : array
+        Gradient of ``conv(x, w) + b``; float32, float64, float16 or bfloat16. Strided views are taken.
+    out : array, optional
+        Destination, ``(k,)``, of dy's dtype.
+    alpha, beta : float
+        beta 1 accumulates; with beta 0 the old `out` is never read.
+
+    Returns
+    -------
+    array
+        db: `out`, or a new array ``(k,)``.
+
+    Raises
+    ------
+    BadParamError
+        A shape, dtype, layout or option is not one of those above, or `out` overlaps dy.
+
+    Notes
+    -----
+    Summed in float32 (float64 for float64) in an order fixed by the shapes, rounded once. An empty batch gives zeros.
+    """
+    options, operands = (conv, alpha, beta), (dy, out)
+    if checks.on_numpy(handle, "conv_backward_bias"):
+        with handle.checked(plan_conv_backward_bias, options, operands) as (dy, out):
+            return reference.conv_backward_bias(conv, dy, out=out, alpha=alpha, beta=beta)
+    return handle.run(plan_conv_backward_bias, options, operands)
+
+
+def plan_conv_backward_data(
+    profile: Profile,
+    conv: ConvolutionDescriptor,
+    x_descriptor: TensorDescriptor,
+    alpha: float,
+    beta: float,
+    dy: TensorDescriptor,
+    w: TensorDescriptor,
+    out: TensorDescriptor | None,
+) -> PlanSpec:
+    """Plan of `conv_backward_data`."""
+    op = "conv_backward_data"
+    checks.require_description(op, "x_descriptor", x_descriptor)
+    g = examine(op, conv, x_descriptor, w, x_name="x_descriptor")
+    checks.require_shape(op, "dy", dy, g.y_shape, "the shape of the convolution of x_descriptor and w")
+    checks.require_same_dtype(op, x_descriptor=x_descriptor, dy=dy)
+    checks.require_out(op, out, g.x_shape, dy.dtype, rule="x_descriptor.shape", contiguous=False)
+    checks.require_blend(op, alpha, beta, out)
+    dx = operand(2, out, g.x_shape)
+    step = data_step(dy.dtype, g, dx, operand(1, w), operand(0, dy), NULL, alpha, beta)
+    return _plan_one(op, step, g.x_shape, dy, 2)
+
+
+def plan_conv_backward_filter(
+    profile: Profile,
+    conv: ConvolutionDescriptor,
+    w_descriptor: TensorDescriptor,
+    alpha: float,
+    beta: float,
+    dy: TensorDescriptor,
+    x: TensorDescriptor,
+    out: TensorDescriptor | None,
+) -> PlanSpec:
+    """Plan of `conv_backward_filter`."""
+    op = "conv_backward_filter"
+    checks.require_description(op, "w_descriptor", w_descriptor)
+    g = examine(op, conv, x, w_descriptor, w_name="w_descriptor")
+    checks.require_shape(op, "dy", dy, g.y_shape, "the shape of the convolution of x and w_descriptor")
+    checks.require_same_dtype(op, x=x, dy=dy)
+    checks.require_out(op, out, w_descriptor.shape, dy.dtype, rule="w_descriptor.shape", contiguous=False)
+    checks.require_blend(op, alpha, beta, out)
+    dw = operand(2, out, w_descriptor.shape)
+    step = filter_step(dy.dtype, g, operand(1, x), dw, operand(0, dy), alpha, beta)
+    return _plan_one(op, step, w_descriptor.shape, dy, 2)
+
+
+def plan_conv_backward_bias(
+    profile: Profile,
+    conv: ConvolutionDescriptor,
+    alpha: float,
+    beta: float,
+    dy: TensorDescriptor,
+    out: TensorDescriptor | None,
+) -> PlanSpec:
+    """Plan of `conv_backward_bias`."""
+    op = "conv_backward_bias"
+    checks.require_convolution(op, conv)
+    checks.require_float(op, "dy", dy)
+    axes = checks.require_spatial_axes(op, "dy", dy, conv)
+    shape = (dy.shape[channel_axis(conv, axes)],)
+    checks.require_out(op, out, shape, dy.dtype, rule="the channels of dy")
+    checks.require_blend(op, alpha, beta, out)
+    return _plan_one(op, sum_of_channels(conv, dy, 0, 1, alpha, beta), shape, dy, 1)
+
+
+def _plan_one(op: str, step: KernelStep, shape: Numbers, dy: TensorDescriptor, to: int) -> PlanSpec:
+    """One launch, whose result of this shape is operand number `to`."""
+    variant, refused = choose((("direct_plain", None),))
+    return PlanSpec(
+        op,
+        str(variant),
+        (step,) if prod(shape) else (),
+        results=(Result(to, shape, dy.dtype),),
+        returns=(to,),
+        writes=(to,),
+        refused=refused,
+    )
+
+
+def sum_of_channels(
+    conv: ConvolutionDescriptor, dy: TensorDescriptor, at: int, to: int, alpha: float, beta: float
+) -> KernelStep:
+    """The step that sums dy over images and positions."""
+    batch, channels, spatial = split(conv, dy.shape)
+    return bias_step(dy.dtype, batch, channels, spatial, steps(conv, dy.strides), (to, at), alpha, beta)
