@@ -99,7 +99,7 @@ CORNERS = (
     "maxout_backward shape=3x4x16 pool=3 axis=1 data=integers alpha=0.5 beta=1.0 into=out",
     "maxout_backward shape=16x16 pool=4 data=special",
     "maxout_backward shape=31x9 pool=4 alpha=0.5 beta=1.0 data=integers into=out",
-    "maxout_backward shape=31x9 pool=4 data=integers into=out",  # groups in registers, and a tail
+    "maxout_backward shape=31x9 pool=4 into=out",  # groups in registers, and a tail
     "maxout_backward shape=31x9 pool=8 into=out",  # units longer than a pack
     "maxout_backward shape=33x7 pool=3 into=out",
 )
