@@ -204,7 +204,7 @@ def plan_global_norm(profile: Profile, arrays: Tensors, out: TensorDescriptor | 
         results=(Result(len(arrays), (), dtype),),
         returns=(len(arrays),),
         writes=(len(arrays),),
-        scratch=_partials(profile, groups),
+        scratch=_partials(profile, groups, size),
         constants=tuple(group.rows for group in groups),
     )
 
@@ -226,7 +226,7 @@ def plan_clip_by_global_norm(profile: Profile, arrays: Tensors, norm: TensorDesc
         results=(Result(at, (), dtype),),
         returns=(at,),
         writes=tuple(range(at)) if norm is not None else tuple(range(at + 1)),
-        scratch=() if norm is not None else _partials(profile, groups),
+        scratch=() if norm is not None else _partials(profile, groups, size),
         constants=tuple(group.rows for group in groups),
     )
 
@@ -261,9 +261,16 @@ def _norm_dtype(arrays: Tensors) -> DType:
     return BY_NAME["float64" if any(x.dtype.name == "float64" for x in arrays) else "float32"]
 
 
-def _partials(profile: Profile, groups: list[ChunkGroup]) -> tuple[int, ...]:
-    """Bytes of scratch for the partial sums of each group."""
-    return (8 * len(groups) * profile.sm_count * _NORM_BLOCKS,) if groups else ()
+def _partials(profile: Profile, groups: list[ChunkGroup], size: int) -> tuple[int, ...]:
+    """Bytes of scratch for the partial sums of all groups."""
+    return (8 * sum(_norm_grid(profile, group, size)[2] for group in groups),) if groups else ()
+
+
+def _norm_grid(profile: Profile, group: ChunkGroup, size: int) -> tuple[int, int, int]:
+    """Elements of a share, shares, and the blocks that take them in turn."""
+    share = min(size, BLOCK * group.dtype.lanes * _NORM_PACKS)
+    shares = group.chunks * (size // share)
+    return share, shares, min(shares, profile.sm_count * _NORM_BLOCKS)
 
 
 def _norm_steps(
@@ -274,9 +281,7 @@ def _norm_steps(
         return (FillStep(norm, dtype.itemsize),)
     steps, done = [], 0
     for k, group in enumerate(groups):
-        share = min(size, BLOCK * group.dtype.lanes * _NORM_PACKS)
-        shares = group.chunks * (size // share)
-        blocks = min(shares, profile.sm_count * _NORM_BLOCKS)
+        share, shares, blocks = _norm_grid(profile, group, size)
         pointers: tuple[Pointer, ...] = (Scratch(0), TABLE, Constant(k))
         steps.append(_step(_PARTIALS, group.dtype, "norm", blocks, pointers, (done, shares, 0, size, share)))
         done += blocks
