@@ -66,9 +66,9 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("cross_entropy_aligned<float, 4, 4, 16, 6>", 120): (40, _STOPS[80]),
     ("cross_entropy_aligned<float, 4, 4, 32, 6>", 120): (40, _STOPS[80]),
     ("cross_entropy_aligned<float, 4, 8, 32, 4>", 120): (204, _STOPS[128]),
-    ("cross_entropy_aligned<float, 4, 4, 8, 6>", 100): (54, _STOPS[80]),
-    ("cross_entropy_aligned<float, 4, 4, 16, 6>", 100): (54, _STOPS[80]),
-    ("cross_entropy_aligned<float, 4, 4, 32, 6>", 100): (54, _STOPS[80]),
+    ("cross_entropy_aligned<float, 4, 4, 8, 6>", 100): (64, _STOPS[80]),
+    ("cross_entropy_aligned<float, 4, 4, 16, 6>", 100): (64, _STOPS[80]),
+    ("cross_entropy_aligned<float, 4, 4, 32, 6>", 100): (64, _STOPS[80]),
     ("cross_entropy_aligned<float, 4, 8, 32, 4>", 100): (232, _STOPS[128]),
     ("cross_entropy_aligned<float, 4, 8, 128, 4>", 100): (204, _STOPS[128]),
     ("cross_entropy_aligned<float, 4, 8, 256, 2>", 100): (204, _STOPS[128]),
@@ -78,6 +78,24 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("cross_entropy_in_registers<float16, 8, 4, 128, false>", 120): (12, _STOPS[80]),
     ("maxout_forward_strided<float, int, 4>", 120): (24, _STOPS[48]),
     ("maxout_forward_strided<float, u8, 4>", 120): (24, _STOPS[48]),
+    ("fc_forward_ping_pong<float16, Log<float16>>", 90): (
+        176,
+        "ptxas stops at 168 registers, with which 384 threads fit",
+    ),
+    ("cross_entropy_aligned<float16, 8, 2, 8, 8>", 120): (82, _STOPS[64]),
+    ("cross_entropy_aligned<float16, 8, 2, 16, 8>", 120): (82, _STOPS[64]),
+    ("cross_entropy_aligned<float16, 8, 2, 32, 8>", 120): (68, _STOPS[64]),
+    ("fc_forward_ping_pong<bfloat16, Log<bfloat16>>", 90): (
+        176,
+        "ptxas stops at 168 registers, with which 384 threads fit",
+    ),
+    ("cross_entropy_aligned<bfloat16, 8, 2, 8, 8>", 120): (82, _STOPS[64]),
+    ("cross_entropy_aligned<bfloat16, 8, 2, 16, 8>", 120): (82, _STOPS[64]),
+    ("cross_entropy_aligned<bfloat16, 8, 2, 32, 8>", 120): (68, _STOPS[64]),
+    ("cross_entropy_in_registers<double, 2, 4, 256, false>", 75): (8, _STOPS[64]),
+    ("cosine_rows<double, 2, 4, 128>", 80): (16, _STOPS[64]),
+    ("cosine_rows<double, 2, 4, 128>", 86): (16, _STOPS[64]),
+    ("cosine_rows<double, 2, 4, 128>", 89): (16, _STOPS[64]),
 }
 
 #: Atomics that a kernel may use, by entry, with the reason. Without them results cannot depend on who comes first.
