@@ -12,11 +12,11 @@ so that each began when the one in front had ended).
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+from .driver import driver_function
 from .launch import KernelStep
 
 #: ``CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION``
@@ -48,10 +48,7 @@ _OVERLAPPING = _Attribute(STREAM_SERIALIZATION, 0, (1,))
 @cache
 def _function() -> Any:
     """The driver's ``cuLaunchKernelEx``, or None where the driver is older than 12.0."""
-    try:
-        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1").cuLaunchKernelEx
-    except (OSError, AttributeError):
-        return None
+    return driver_function("cuLaunchKernelEx")
 
 
 class EarlyLaunch:

@@ -6,13 +6,13 @@ A map holds the address, so it is encoded for the addresses of a call and kept u
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from ..errors import ExecutionError
+from .driver import driver_function
 
 #: Name of an element type for the copy engine -> ``CUtensorMapDataType``. "tf32" is float32, rounded on its way.
 KINDS = {"float16": 6, "float32": 7, "bfloat16": 9, "tf32": 11}
@@ -54,14 +54,11 @@ class TensorMap:
 @cache
 def encoder() -> Callable[..., int] | None:
     """The driver's ``cuTensorMapEncodeTiled``, or None where the driver has none (before CUDA 12)."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        encode = driver.cuTensorMapEncodeTiled
-    except (OSError, AttributeError):
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_uint32
-    encode.argtypes = [pointer, number, number, *[pointer] * 5, *[number] * 4]
-    encode.restype = ctypes.c_int
+    encode: Callable[..., int] | None = driver_function("cuTensorMapEncodeTiled")
+    if encode is not None:
+        pointer, number = ctypes.c_void_p, ctypes.c_uint32
+        encode.argtypes = [pointer, number, number, *[pointer] * 5, *[number] * 4]  # type: ignore[attr-defined]
+        encode.restype = ctypes.c_int  # type: ignore[attr-defined]
     return encode
 
 
