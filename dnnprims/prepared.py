@@ -14,7 +14,6 @@ from .operands import flat_names, flatten, op_name, operand_names
 from .planning import bind_arguments, capture
 from .problem import CallLine
 from .repetition import Repetition, quick_call
-from .runtime.compiler import read_source
 from .runtime.launch import KernelStep
 from .runtime.plan import Overlap, Plan
 
@@ -59,6 +58,8 @@ class PreparedPlan(partial):
     @property
     def source(self) -> str:
         """The CUDA text that the plan runs."""
+        from .runtime.compiler import read_source  # which plans on NumPy never need
+
         names = dict.fromkeys(step.kernel.family for step in self.spec.steps if isinstance(step, KernelStep))
         return "\n".join(read_source(name) for name in names)
 

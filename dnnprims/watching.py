@@ -14,16 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 from .callsite import current_call
 from .errors import DnnprimsError
-from .record import Recorder
 from .verbose import Log
 
 if TYPE_CHECKING:
     from .handle import Handle
+    from .record import Recorder
     from .runtime.plan import Plan
 
 
 #: Characters of the name of a range.
 LONGEST_RANGE = 200
+
+
+def _recorder() -> Recorder | None:
+    """The recorder that the environment asks for; who asks for none does not load it."""
+    if not os.environ.get("DNNPRIMS_RECORD"):
+        return None
+    from .record import Recorder
+
+    return Recorder.from_environment()
 
 
 def asked(variable: str) -> bool:
@@ -52,7 +61,7 @@ class Watch:
     @classmethod
     def from_environment(cls, backend: str) -> Watch | None:
         """Return the watch that the environment asks for, or None."""
-        log, recorder, check_at_once = Log.from_environment(), Recorder.from_environment(), asked("DNNPRIMS_CHECK")
+        log, recorder, check_at_once = Log.from_environment(), _recorder(), asked("DNNPRIMS_CHECK")
         return cls(backend, log, recorder, check_at_once) if log or recorder or check_at_once else None
 
     def failed(self, error: DnnprimsError) -> None:

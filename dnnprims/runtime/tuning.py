@@ -8,7 +8,6 @@ problem, and among the variants that may take it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -99,6 +98,8 @@ class Tuning:
 
     def save(self, path: str | Path) -> None:
         """Write the entries to a file, in a fixed order."""
+        import json  # files of choices are rare, and every import of the package would pay
+
         rows = sorted((asdict(entry) for entry in self.entries.values()), key=lambda row: json.dumps(row))
         lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
         text = f'{{"format": "{FORMAT}", "version": {VERSION}, "entries": [\n{lines}\n]}}\n'
@@ -113,6 +114,8 @@ class Tuning:
         BadParamError
             There is no such file, or it is none of these; the message names the place.
         """
+        import json
+
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
