@@ -22,11 +22,9 @@
 // flops (activation.cu) and one addition an element. Bound by memory.
 // Limits: fc_gradient with VEC > 1 wants 16-byte aligned arrays and columns divisible by VEC; up to 65,535 chunks.
 // fc_transpose wants 16-byte aligned arrays, columns and stride divisible by VEC, and up to 2^31 tiles.
-// Measured on an NVIDIA H200, 2026-11-23, tools/bench.py, with an earlier fc_activation_forward: whole layers, products
-// included (rows x in x out, TFLOP/s, share of a large product of the type):
-//   fc_forward swish, where this pass follows the product: 16384x1024x4096 float32 46.6, 0.91; bfloat16 512.9, 0.70;
-//   8192x8192x8192 float32 50.0, 0.98; bfloat16 666.5, 0.91. relu, in the product's epilogue: bfloat16 697.6, 0.96.
-//   fc_backward relu: 16384x1024x4096 float32 47.4, 0.92; bfloat16 618.1, 0.85; 8192x8192x8192 bfloat16 671.5, 0.92.
+// Measured on an NVIDIA H200, 2026-11-28, tools/bench.py --shapes key fc: whole layers, products included (rows x in x out,
+// TFLOP/s). fc_forward swish, where this pass follows the product: float32 16384x1024x4096 47.6, 8192x8192x8192 50.9;
+// bfloat16 128x4096x4096 231. fc_backward relu: 16384x1024x4096 float32 50.4, bfloat16 635; 8192x8192x8192 bfloat16 782.
 // Where the time of fc_backward relu goes, by CUPTI, 2026-11-28, 16384x1024x4096, microseconds of fc_gradient, fc_fold, dx, dw:
 // bfloat16 99.6, 2.1, 171, 157; float32 192, 2.1, 2725, 2870 (timed alone 2912, and 2537 by what algorithms.py asks for).
 // PyTorch's two passes over z take 89.5 + 47.7 and 181 + 78, and its products as long: the sums in the pass are the gain.
