@@ -1,6 +1,7 @@
 """Convolutions, their gradients, and the transposed convolution.
 
-Front ends and plans are in `forward`, `backward` and `transposed`, the shapes in `geometry`, the launches in `kernels`.
+Front ends and plans are in `forward`, `backward` and `transposed`, the shapes in `geometry`. Each algorithm has a file
+of its own, `product` says what it is told and answers, and `algorithms` chooses.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from .backward import (
     plan_conv_backward_data,
     plan_conv_backward_filter,
 )
+from .direct import FAMILY
 from .forward import conv_forward, conv_output_descriptor, plan_conv_forward
-from .kernels import FAMILY
 from .transposed import (
     conv_transpose_backward,
     conv_transpose_forward,

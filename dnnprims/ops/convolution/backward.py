@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from ... import checks
 from ...descriptors import ConvolutionDescriptor, TensorDescriptor
 from ...reference import convolution as reference
-from ...runtime.launch import NULL, KernelStep, PlanSpec, Profile, Result, choose
+from ...runtime.launch import KernelStep, PlanSpec, Profile, Result
+from .algorithms import work_of
+from .direct import bias_step
 from .geometry import Numbers, channel_axis, examine, split, steps
-from .kernels import bias_step, data_step, filter_step, operand
+from .product import Epilogue, Product, operand
 
 if TYPE_CHECKING:
     from ...handle import Handle
@@ -190,8 +192,8 @@ def plan_conv_backward_data(
     checks.require_out(op, out, g.x_shape, dy.dtype, rule="x_descriptor.shape", contiguous=False)
     checks.require_blend(op, alpha, beta, out)
     dx = operand(2, out, g.x_shape)
-    step = data_step(dy.dtype, g, dx, operand(1, w), operand(0, dy), NULL, alpha, beta)
-    return _plan_one(op, step, g.x_shape, dy, 2)
+    product = Product(profile, "data", dy.dtype, g, dx, operand(1, w), operand(0, dy), Epilogue.none(), alpha, beta)
+    return _plan_one(op, product, g.x_shape)
 
 
 def plan_conv_backward_filter(
@@ -213,8 +215,8 @@ def plan_conv_backward_filter(
     checks.require_out(op, out, w_descriptor.shape, dy.dtype, rule="w_descriptor.shape", contiguous=False)
     checks.require_blend(op, alpha, beta, out)
     dw = operand(2, out, w_descriptor.shape)
-    step = filter_step(dy.dtype, g, operand(1, x), dw, operand(0, dy), alpha, beta)
-    return _plan_one(op, step, w_descriptor.shape, dy, 2)
+    product = Product(profile, "filter", dy.dtype, g, operand(1, x), dw, operand(0, dy), Epilogue.none(), alpha, beta)
+    return _plan_one(op, product, w_descriptor.shape)
 
 
 def plan_conv_backward_bias(
@@ -233,19 +235,28 @@ def plan_conv_backward_bias(
     shape = (dy.shape[channel_axis(conv, axes)],)
     checks.require_out(op, out, shape, dy.dtype, rule="the channels of dy")
     checks.require_blend(op, alpha, beta, out)
-    return _plan_one(op, sum_of_channels(conv, dy, 0, 1, alpha, beta), shape, dy, 1)
-
-
-def _plan_one(op: str, step: KernelStep, shape: Numbers, dy: TensorDescriptor, to: int) -> PlanSpec:
-    """One launch, whose result of this shape is operand number `to`."""
-    variant, refused = choose((("direct_plain", None),))
+    step = sum_of_channels(conv, dy, 0, 1, alpha, beta)
     return PlanSpec(
         op,
-        str(variant),
+        "direct_plain",
         (step,) if prod(shape) else (),
-        results=(Result(to, shape, dy.dtype),),
-        returns=(to,),
-        writes=(to,),
+        results=(Result(1, shape, dy.dtype),),
+        returns=(1,),
+        writes=(1,),
+    )
+
+
+def _plan_one(op: str, product: Product, shape: Numbers) -> PlanSpec:
+    """One product, whose result of this shape is operand number 2."""
+    variant, work, refused = work_of(product)
+    return PlanSpec(
+        op,
+        variant,
+        work.steps,
+        results=(Result(2, shape, product.dtype),),
+        returns=(2,),
+        writes=(2,),
+        scratch=work.scratch,
         refused=refused,
     )
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ... import checks
 from ...descriptors import ActivationDescriptor, ConvolutionDescriptor, TensorDescriptor, as_activation
 from ...reference import convolution as reference
-from ...runtime.launch import NULL, PlanSpec, Profile, Result, choose
+from ...runtime.launch import NULL, PlanSpec, Profile, Result
+from .algorithms import work_of
 from .geometry import Geometry, examine
-from .kernels import Epilogue, forward_step, operand
+from .product import Epilogue, Product, operand
 
 if TYPE_CHECKING:
     from ...handle import Handle
@@ -149,27 +149,27 @@ def plan_conv_forward(
     _require_epilogue(op, g, x, b, residual, scale, shift)
     checks.require_out(op, out, g.y_shape, x.dtype, rule="the shape of the convolution", contiguous=False)
     checks.require_blend(op, alpha, beta, out)
-    variant, refused = choose((("direct_plain", None),))
     then = Epilogue(
         mode,
         b=NULL if b is None else _B,
-        residual=NULL if residual is None else _RESIDUAL,
-        residual_strides=(0,) * x.ndim if residual is None else residual.strides,
+        residual=None if residual is None else operand(_RESIDUAL, residual),
         scale=NULL if scale is None else _SCALE,
         shift=NULL if shift is None else _SHIFT,
         alpha1=alpha1,
         alpha2=alpha2,
     )
     y = operand(_OUT, out, g.y_shape)
-    step = forward_step(x.dtype, g, operand(_X, x), operand(_W, w), y, then, alpha, beta)
+    product = Product(profile, "forward", x.dtype, g, operand(_X, x), operand(_W, w), y, then, alpha, beta)
+    variant, work, refused = work_of(product)
     return PlanSpec(
         op,
-        str(variant),
-        (step,) if prod(g.y_shape) else (),
+        variant,
+        work.steps,
         results=(Result(_OUT, g.y_shape, x.dtype),),
         returns=(_OUT,),
         writes=(_OUT,),
         in_place=((_OUT, _RESIDUAL),),
+        scratch=work.scratch,
         refused=refused,
     )
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ... import checks
 from ...descriptors import ConvolutionDescriptor, TensorDescriptor
 from ...reference import convolution as reference
-from ...runtime.launch import NULL, KernelStep, PlanSpec, Profile, Result, choose
+from ...runtime.launch import NULL, FillStep, KernelStep, PlanSpec, Profile, Result
+from .algorithms import work_of
 from .backward import sum_of_channels
 from .geometry import examine, examine_transposed
-from .kernels import Epilogue, data_step, filter_step, forward_step, operand
+from .product import Epilogue, Product, operand
 
 if TYPE_CHECKING:
     from ...handle import Handle
+
+Steps = tuple[KernelStep | FillStep, ...]
 
 #: Numbers of the operands of `conv_transpose_backward`.
 _DY, _X, _W, _DX, _DW, _DB = range(6)
@@ -158,16 +160,17 @@ def plan_conv_transpose_forward(
         checks.require_contiguous(op, b=b)
     checks.require_out(op, out, g.x_shape, x.dtype, rule="the shape of the transposed convolution", contiguous=False)
     checks.require_blend(op, alpha, beta, out)
-    variant, refused = choose((("direct_plain", None),))
-    y = operand(3, out, g.x_shape)
-    step = data_step(x.dtype, g, y, operand(1, w), operand(0, x), NULL if b is None else 2, alpha, beta)
+    y, then = operand(3, out, g.x_shape), Epilogue.none(NULL if b is None else 2)
+    product = Product(profile, "data", x.dtype, g, y, operand(1, w), operand(0, x), then, alpha, beta)
+    variant, work, refused = work_of(product)
     return PlanSpec(
         op,
-        str(variant),
-        (step,) if prod(g.x_shape) else (),
+        variant,
+        work.steps,
         results=(Result(3, g.x_shape, x.dtype),),
         returns=(3,),
         writes=(3,),
+        scratch=work.scratch,
         refused=refused,
     )
 
@@ -197,21 +200,37 @@ def plan_conv_transpose_backward(
         checks.require_out(op, out, shapes[name], dy.dtype, param=name, rule=rule, contiguous=name == "db")
         if name != "dx" and name in needs:
             checks.require_blend(op, 1.0, beta, out, param=name)
-    at_dy, at_w = operand(_DY, dy), operand(_W, w)
+    at_dy, at_x, at_w = operand(_DY, dy), operand(_X, x), operand(_W, w)
     at_dx, at_dw = operand(_DX, dx, g.y_shape), operand(_DW, dw, w.shape)
-    made: dict[str, KernelStep] = {
-        "dx": forward_step(dy.dtype, g, at_dy, at_w, at_dx, Epilogue.none(dy.ndim), 1.0, 0.0),
-        "dw": filter_step(dy.dtype, g, at_dy, at_dw, operand(_X, x), 1.0, beta),
-        "db": sum_of_channels(conv, dy, _DY, _DB, 1.0, beta),
+    none = Epilogue.none()
+    products = {
+        "dx": Product(profile, "forward", dy.dtype, g, at_dy, at_w, at_dx, none, 1.0, 0.0),
+        "dw": Product(profile, "filter", dy.dtype, g, at_dy, at_dw, at_x, none, 1.0, beta),
     }
-    variant, refused = choose((("direct_plain", None),))
-    wanted = [name for name in made if name in needs]
+    wanted = [name for name in shapes if name in needs]
+    variants, made, scratch, refused = _works([products[name] for name in wanted if name in products])
+    if "db" in needs and g.in_channels:
+        made += (sum_of_channels(conv, dy, _DY, _DB, 1.0, beta),)
     return PlanSpec(
         op,
-        str(variant),
-        tuple(made[name] for name in wanted if prod(shapes[name])),
+        "+".join(dict.fromkeys(variants)) or "direct_plain",
+        made,
         results=tuple(Result(places[name][0], shapes[name], dy.dtype) for name in wanted),
         returns=(_DX, _DW, _DB),
         writes=tuple(places[name][0] for name in wanted),
+        scratch=scratch,
         refused=refused,
     )
+
+
+def _works(products: Sequence[Product]) -> tuple[list[str], Steps, tuple[int, ...], tuple[tuple[str, str], ...]]:
+    """The algorithms of several products, their steps one after the other, their scratch, and what refused."""
+    names: list[str] = []
+    made: Steps = ()
+    scratch: tuple[int, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+    for product in products:
+        name, work, reasons = work_of(product._replace(taken=scratch))
+        names.append(name)
+        made, scratch, refused = made + work.steps, scratch + work.scratch, refused + reasons
+    return names, made, scratch, refused

@@ -1,14 +1,14 @@
-"""Kernels of convolutions: their parameter structs, and the one launch of each direction."""
+"""The plain direct algorithm, for any problem: parameter structs, and the one launch of each direction."""
 
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
 
-from ...descriptors import ACTIVATION_MODES, ActivationDescriptor, TensorDescriptor, dense_strides
+from ...descriptors import ACTIVATION_MODES, ActivationDescriptor
 from ...dtypes import DType
 from ...runtime.launch import NULL, Family, Kernel, KernelStep, Pointer, Struct, blocks_for
-from .geometry import Geometry, Numbers, filter_steps, steps
+from .geometry import Numbers, filter_steps, steps
+from .product import Algorithm, Operand, Product, Work
 
 _BLOCK, _REDUCING = 256, 128  # threads: of a block of elements, and for each sum over positions
 
@@ -55,68 +55,45 @@ _BIAS = Kernel(
 )
 
 
-class Operand(NamedTuple):
-    """A tensor of a launch: where it is, and its steps in elements."""
-
-    at: Pointer
-    strides: Numbers
-
-
-def operand(at: int, d: TensorDescriptor | None, shape: Numbers = ()) -> Operand:
-    """Operand number `at`; one that the call makes itself has this shape, without gaps."""
-    return Operand(at, dense_strides(shape) if d is None else d.strides)
-
-
-class Epilogue(NamedTuple):
-    """What follows the sums of a forward convolution; arrays that are not there are NULL."""
-
-    activation: ActivationDescriptor
-    b: Pointer
-    residual: Pointer
-    residual_strides: Numbers
-    scale: Pointer
-    shift: Pointer
-    alpha1: float
-    alpha2: float
-
-    @classmethod
-    def none(cls, ndim: int) -> Epilogue:
-        """Nothing, for results of so many axes."""
-        return cls(ActivationDescriptor("identity"), NULL, NULL, (0,) * ndim, NULL, NULL, 1.0, 1.0)
-
-
-def forward_step(
-    dtype: DType, g: Geometry, x: Operand, w: Operand, y: Operand, then: Epilogue, alpha: float, beta: float
-) -> KernelStep:
-    """y from x and w."""
+def _forward_step(product: Product) -> KernelStep:
+    dtype, g, then, y = product.dtype, product.g, product.then, product.y
     size = g.batch * g.out_channels * prod(g.output)
-    numbers = (then.alpha1, then.alpha2, alpha, beta, *_constants(then.activation))
+    numbers = (then.alpha1, then.alpha2, product.alpha, product.beta, *constants(then.activation))
+    residual = then.residual or Operand(NULL, (0,) * len(y.strides), 0)
     return KernelStep(
-        _FORWARD, dtype, (dtype.cuda, _functor(then.activation.mode, dtype)), f"forward of {then.activation.mode}",
-        blocks_for(size, _BLOCK), _BLOCK, (y.at, x.at, w.at, then.b, then.residual, then.scale, then.shift),
-        (*map(float, numbers), size, *steps(g.conv, then.residual_strides), *_problem(g, x, w, y)),
+        _FORWARD, dtype, (dtype.cuda, functor(then.activation.mode, dtype)), f"forward of {then.activation.mode}",
+        blocks_for(size, _BLOCK), _BLOCK,
+        (y.at, product.x.at, product.w.at, then.b, residual.at, then.scale, then.shift),
+        (*map(float, numbers), size, *steps(g.conv, residual.strides), *problem_of(product)),
     )  # fmt: skip
 
 
-def data_step(
-    dtype: DType, g: Geometry, dx: Operand, w: Operand, dy: Operand, b: Pointer, alpha: float, beta: float
-) -> KernelStep:
-    """dx from dy and w."""
+def _data_step(product: Product) -> KernelStep:
+    dtype, g = product.dtype, product.g
     size = g.batch * g.in_channels * prod(g.image)
     return KernelStep(
-        _DATA, dtype, (dtype.cuda,), "data", blocks_for(size, _BLOCK), _BLOCK, (dx.at, dy.at, w.at, b),
-        (float(alpha), float(beta), size, *_problem(g, dx, w, dy)),
+        _DATA, dtype, (dtype.cuda,), "data", blocks_for(size, _BLOCK), _BLOCK,
+        (product.x.at, product.y.at, product.w.at, product.then.b),
+        (float(product.alpha), float(product.beta), size, *problem_of(product)),
     )  # fmt: skip
 
 
-def filter_step(
-    dtype: DType, g: Geometry, x: Operand, dw: Operand, dy: Operand, alpha: float, beta: float
-) -> KernelStep:
-    """dw from dy and x."""
+def _filter_step(product: Product) -> KernelStep:
+    dtype = product.dtype
     return KernelStep(
-        _FILTER, dtype, (dtype.cuda,), "filter", (g.filter_size, 1, 1), _REDUCING, (dw.at, dy.at, x.at),
-        (float(alpha), float(beta), *_problem(g, x, dw, dy)),
+        _FILTER, dtype, (dtype.cuda,), "filter", (product.g.filter_size, 1, 1), _REDUCING,
+        (product.w.at, product.y.at, product.x.at),
+        (float(product.alpha), float(product.beta), *problem_of(product)),
     )  # fmt: skip
+
+
+def _work(product: Product) -> Work:
+    of = {"forward": _forward_step, "data": _data_step, "filter": _filter_step}
+    return Work((of[product.direction](product),))
+
+
+#: Takes any problem.
+DIRECT = Algorithm("direct_plain", lambda product: None, lambda product: None, _work)
 
 
 def bias_step(
@@ -131,18 +108,20 @@ def bias_step(
     )  # fmt: skip
 
 
-def _problem(g: Geometry, x: Operand, w: Operand, y: Operand) -> Numbers:
-    first, w_steps = filter_steps(g.conv, g.taps, w.strides)
-    last = int(g.conv.channels_last)
-    return (*g.scalars(), *steps(g.conv, x.strides), *w_steps, *steps(g.conv, y.strides), first, last)
+def problem_of(product: Product) -> Numbers:
+    """The fields of the kernels' `Problem`."""
+    g, conv = product.g, product.g.conv
+    first, w_steps = filter_steps(conv, g.taps, product.w.strides)
+    last = int(conv.channels_last)
+    return (*g.scalars(), *steps(conv, product.x.strides), *w_steps, *steps(conv, product.y.strides), first, last)
 
 
-def _functor(mode: str, dtype: DType) -> str:
+def functor(mode: str, dtype: DType) -> str:
     """The activation as a type of ``activation.cuh``."""
     return "".join(word.capitalize() for word in mode.split("_")) + f"<{dtype.cuda}>"
 
 
-def _constants(mode: ActivationDescriptor) -> tuple[float, float]:
+def constants(mode: ActivationDescriptor) -> tuple[float, float]:
     """The activation's parameters as the functor's members c0 and c1."""
     first, second, *_ = *(value for _, value in mode.parameters), 0.0, 0.0
     return first, second
@@ -150,7 +129,7 @@ def _constants(mode: ActivationDescriptor) -> tuple[float, float]:
 
 def _instances(dtype: DType) -> dict[str, list[str]]:
     t = dtype.cuda
-    forward = {f"forward of {mode}": [f"conv_forward<{t}, {_functor(mode, dtype)}>"] for mode in ACTIVATION_MODES}
+    forward = {f"forward of {mode}": [f"conv_forward<{t}, {functor(mode, dtype)}>"] for mode in ACTIVATION_MODES}
     others = {kind: [f"conv_backward_{kind}<{t}>"] for kind in ("data", "filter", "bias")}
     return {**forward, **others}
 

@@ -1,0 +1,39 @@
+"""The choice among the algorithms of a product: the first that can do it and is not known to be slower."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ...runtime.launch import choose
+from ...runtime.tuning import prefer
+from .direct import DIRECT
+from .product import Algorithm, Product, Work
+
+#: In the order in which they are asked, for each direction; the last one takes any problem.
+ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
+    "forward": (DIRECT,),
+    "data": (DIRECT,),
+    "filter": (DIRECT,),
+}
+
+Refused = tuple[tuple[str, str], ...]
+
+
+def work_of(product: Product) -> tuple[str, Work, Refused]:
+    """Name of the algorithm, its work, and those before it with their reasons; no work for an empty result."""
+    preferred = product.profile.preferred
+    algorithms = {algorithm.name: algorithm for algorithm in ALGORITHMS[product.direction]}
+    reasons = [(name, _reason(algorithm, product, preferred)) for name, algorithm in algorithms.items()]
+    variant, refused = choose(prefer(reasons, preferred))
+    name = str(variant)
+    return name, algorithms[name].work(product) if _size(product) else Work(()), refused
+
+
+def _reason(algorithm: Algorithm, product: Product, preferred: str) -> str | None:
+    reason = algorithm.cannot(product)
+    return reason if reason or preferred == algorithm.name else algorithm.slower(product)
+
+
+def _size(product: Product) -> int:
+    g = product.g
+    return {"forward": prod(g.y_shape), "data": prod(g.x_shape), "filter": g.filter_size}[product.direction]
