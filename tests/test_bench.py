@@ -18,7 +18,7 @@ import dnnprims as dp
 from benchmark import check
 from benchmark.arrays import BLOCK, Arrays
 from benchmark.case import Case, Contestant, Part
-from benchmark.families import load
+from benchmark.families import convolution_parts, load
 from benchmark.precompile import units
 from benchmark.run import Session
 from dnnprims.conformance.cases import Problem
@@ -153,7 +153,7 @@ def test_a_result_beyond_its_bound_is_timed_and_fails(tmp_path: Path, monkeypatc
 
 def test_what_cannot_be_made_fails_in_words(session: Session) -> None:
     """Out of memory, an unknown primitive: a complaint, no exception."""
-    assert "no family" in session.run("conv_forward shape=1").failed
+    assert "no family" in session.run("conv_transpose_forward shape=1").failed
 
     def starve(*_: Any) -> Case:
         raise MemoryError("no memory left")
@@ -258,3 +258,23 @@ def test_parts_cover_both_ends(numpy_handle: dp.Handle) -> None:
         y[row, 3] = 0.0
         assert checker.error(case, pieces, {"out": y}) > check.tolerance(case)
     assert all(isinstance(part, Part) for part in case.parts)
+
+
+@pytest.mark.parametrize("most_summed", [0, 1 << 20])
+def test_pieces_of_convolutions(session: Session, monkeypatch: pytest.MonkeyPatch, most_summed: int) -> None:
+    """Corners of images and sums over everything are those of the whole call, whatever steps, layout and groups."""
+    monkeypatch.setattr(convolution_parts, "MOST_SUMMED", most_summed)
+    layers = (
+        "shape=5x20x15x16 k=24 filter=3x3 stride=2 padding=1 layout=NHWC",
+        "shape=2x3x17x20 k=40 filter=7x7 stride=2 padding=3 layout=NCHW",
+        "shape=3x24x9x9 k=24 groups=24 filter=5x5 stride=1 padding=2 layout=NHWC",
+        "shape=3x6x9x9 k=8 groups=2 filter=3x1 dilation=2 padding=1x0 layout=NCHW",
+        "shape=3x10x15x15 k=24 filter=1x1 stride=2 padding=1 layout=NHWC",
+    )
+    for op in load()["convolution"].makers:
+        for layer in layers:
+            record = session.run(f"{op} {layer} bias=0")
+            assert record.failed == ""
+            assert record.ours is not None
+            assert record.ours.error < 1e-6
+            assert record.over_bound <= 1.0

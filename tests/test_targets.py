@@ -72,9 +72,9 @@ def test_targets_are_judged(tmp_path: Path) -> None:
 def test_every_target_can_be_measured() -> None:
     """Each line of the targets selects cases of the sets of shapes, with the peers that it names."""
     sets = list(bench.lines_of(["targets", "deepbench"], list(load().values()), bench.DTYPES))
-    found = results.Results()
+    found, fused = results.Results(), ("torch._addmm_activation", "torch.cudnn_convolution_add_relu")
     for line in sets:
-        record = _record(line, 1.0, 1.0, torch=1.0, **{"torch._addmm_activation": 1.0})
+        record = _record(line, 1.0, 1.0, torch=1.0, **dict.fromkeys(fused, 1.0))
         found.cases[record["name"]] = {**record, "math": Problem.parse(line).word("math", "ieee")}
     for target in json.loads(targets.TARGETS.read_text(encoding="utf-8"))["lines"]:
         if target["measure"] not in ("host", "first_use"):

@@ -22,6 +22,10 @@ _FAMILIES = {
     "fc_backward": ("fc", "gemm"),
     "fc_backward_bias": ("fc",),
     **dict.fromkeys(("global_norm", "clip_by_global_norm", "scale_and_check_finite"), ("gradient",)),
+    **{
+        f"conv_{direction}": tuple(name for name in FAMILIES if name.startswith("convolution"))
+        for direction in ("forward", "backward_data", "backward_filter", "backward_bias")
+    },
     **dict.fromkeys(("set_tensor", "scale_tensor", "add_tensor", "cast"), ("tensor",)),
 }
 

@@ -11,7 +11,10 @@ from typing import Any
 from .case import Case, name_of
 
 #: Families whose ceiling is the matrix unit's rate; all others' is the copy rate.
-BY_FLOPS = ("fc_forward", "fc_backward", "training_step")
+BY_FLOPS = (
+    *("fc_forward", "fc_backward", "training_step"),
+    *("conv_forward", "conv_backward_data", "conv_backward_filter"),
+)
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,37 @@ class Family:
 
 def load() -> dict[str, Family]:
     """Every family by name, in the order in which they run: the one of most cases last, should time run out."""
-    from . import activation, fc, glu, gradient, loss, maxout, optimizer, prelu, reduction, softmax, step, tensor
+    from . import (
+        activation,
+        convolution,
+        fc,
+        glu,
+        gradient,
+        loss,
+        maxout,
+        optimizer,
+        prelu,
+        reduction,
+        softmax,
+        step,
+        tensor,
+    )
 
-    modules = (step, fc, softmax, loss, optimizer, gradient, maxout, reduction, glu, prelu, tensor, activation)
+    modules = (
+        step,
+        convolution,
+        fc,
+        softmax,
+        loss,
+        optimizer,
+        gradient,
+        maxout,
+        reduction,
+        glu,
+        prelu,
+        tensor,
+        activation,
+    )
     return {module.FAMILY.name: module.FAMILY for module in modules}
 
 

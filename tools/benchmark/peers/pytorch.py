@@ -12,12 +12,14 @@ import torch
 
 from ..arrays import Arrays
 from ..case import Case, Contestant
-from . import torch_functions
+from . import torch_convolution, torch_functions
 from .torch_functions import Pass
 from .torch_training import TRAINING
 
 #: Ops whose contestants are no single function: lists of tensors, and whole steps.
 _BUILDERS = TRAINING
+#: The others: a function each.
+_MAKERS = {**torch_functions.MAKERS, **torch_convolution.MAKERS}
 
 
 class Torch:
@@ -43,13 +45,15 @@ class Torch:
 
     def contestants(self, case: Case) -> list[Contestant]:
         """Torch's function for the case, and its own fused one where there is one."""
-        torch.backends.cuda.matmul.allow_tf32 = case.math == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = case.math == "tf32"
+        # cuDNN's algorithms are timed at the first call of a shape, and the fastest is kept.
+        torch.backends.cudnn.benchmark = True
         if self.compiled:
             torch.compiler.reset()
         if case.op in _BUILDERS:
             return _BUILDERS[case.op](case, self.arrays, self.name, self._compile)
         found = []
-        for label, wanted in torch_functions.passes(case, self.arrays):
+        for label, wanted in torch_functions.passes(case, self.arrays, _MAKERS):
             if self.compiled and label:
                 continue  # the fused calls are eager's
             found.append(Contestant(self.name + label, self._call(wanted), wanted.outputs, "torch"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,9 +116,13 @@ LOSSES: dict[str, Function] = {
 REDUCTIONS: dict[str, Function] = {"sum": torch.sum, "mean": torch.mean, "max": torch.amax, "min": torch.amin}
 
 
-def passes(case: Case, arrays: Arrays) -> Iterator[tuple[str, Pass]]:
-    """Each way of torch to do the case, with a label that is empty for the plain one."""
-    maker = _MAKERS.get(case.op)
+#: Yields each way of torch to do a case, with a label that is empty for the plain one.
+Maker = Callable[[Case, dict[str, Any]], Iterator[tuple[str, Pass]]]
+
+
+def passes(case: Case, arrays: Arrays, makers: Mapping[str, Maker]) -> Iterator[tuple[str, Pass]]:
+    """Each way of torch to do the case, by its primitive's maker."""
+    maker = makers.get(case.op)
     if maker is not None:
         given = case.extra | case.operands | case.results
         yield from maker(case, {name: _tensors(arrays, a) for name, a in given.items()})
@@ -179,7 +183,7 @@ def _maxout_backward(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]
     yield "", Pass(scatter, [t["dy"]])
 
 
-def _loss(direction: str, outputs: tuple[str, ...]) -> Callable[[Case, dict[str, Any]], Iterator[tuple[str, Pass]]]:
+def _loss(direction: str, outputs: tuple[str, ...]) -> Maker:
     def make(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
         function = LOSSES[case.problem.word("kind")]
         inputs, upstream = [t["prediction"], t["target"]], None
@@ -306,7 +310,7 @@ def _fc_backward(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
     )
 
 
-_MAKERS: dict[str, Callable[[Case, dict[str, Any]], Iterator[tuple[str, Pass]]]] = {
+MAKERS: dict[str, Maker] = {
     "activation_forward": _activation_forward,
     "activation_backward": _activation_backward,
     "softmax_forward": _softmax_forward,
