@@ -62,7 +62,7 @@ from .ops.reduction import reduce_tensor
 from .ops.sgd import sgd_update
 from .ops.softmax import softmax_backward, softmax_forward
 from .ops.tensor import add_tensor, cast, scale_tensor, set_tensor
-from .planning import Support, output_descriptors, supports, workspace_size
+from .planning import Support, output_descriptors, supports, variants, workspace_size
 from .prepared import PreparedPlan, prepare
 from .runtime.tuning import Tuning
 
@@ -170,5 +170,6 @@ __all__ = [
     "softmax_backward",
     "softmax_forward",
     "supports",
+    "variants",
     "workspace_size",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import checks
 from .errors import BadParamError
@@ -13,6 +13,9 @@ from .runtime.host import HostArrays
 from .runtime.launch import Profile
 from .runtime.plan import Executor
 from .runtime.tuning import Tuning
+
+if TYPE_CHECKING:
+    from .finding import Found
 
 #: First size of the workspace; it doubles from there.
 WORKSPACE_START_BYTES = 1 << 20
@@ -113,6 +116,12 @@ class Context:
         from .tuner import tune
 
         return tune(self, op, *arguments, **options)
+
+    def find(self, op: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Found, ...]:
+        """Time every variant of a call; see `dnnprims.finding.find`."""
+        from .finding import find
+
+        return find(self, op, *arguments, **options)
 
     def use_tuning(self, tuning: Tuning) -> None:
         """Let calls made from now on take what was found faster on this device and with these versions."""

@@ -1,4 +1,4 @@
-"""Questions about a call that need no device: `supports`, `workspace_size`, `output_descriptors`."""
+"""Questions about a call that need no device: `supports`, `variants`, `workspace_size`, `output_descriptors`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .alternatives import alternatives
 from .descriptors import BoundTensor, TensorDescriptor
 from .errors import BadParamError, NotSupportedError
 from .operands import describe_operands, specify
@@ -102,6 +103,35 @@ def supports(op: Callable[..., Any], *arguments: Any, profile: Profile | None = 
     except (BadParamError, NotSupportedError) as error:
         return Support(False, str(error), "")
     return Support(True, "", spec.variant)
+
+
+def variants(
+    op: Callable[..., Any], *arguments: Any, profile: Profile | None = None, **options: Any
+) -> tuple[Support, ...]:
+    """List the ways of doing a call, the one that is taken first; needs no device.
+
+    Parameters
+    ----------
+    op : function
+        A primitive of this library, such as `conv_forward`.
+    *arguments, **options, profile
+        As for `supports`.
+
+    Returns
+    -------
+    tuple of Support
+        Each variant that timing may choose; a falsy one has the reason why it does not take the call.
+
+    Raises
+    ------
+    BadParamError, NotSupportedError
+        As the primitive itself.
+    """
+    profile = profile or H200
+    build, plan_options, operands, _ = capture(op, profile, arguments, options)
+    described = describe_operands(build, operands, _describe)
+    ways = alternatives(build, profile, plan_options, described, specify(build, profile, plan_options, described))
+    return tuple(Support(not isinstance(way, str), way if isinstance(way, str) else "", name) for name, way in ways)
 
 
 def workspace_size(op: Callable[..., Any], *arguments: Any, profile: Profile | None = None, **options: Any) -> int:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .alternatives import alternatives
 from .descriptors import TensorDescriptor
 from .dtypes import DType
 from .errors import NotSupportedError
-from .operands import describe_operands, flatten, key_of, op_name, specify
+from .operands import describe_operands, flatten, key_of, specify
 from .planning import capture
 from .runtime import blaslt
 from .runtime.gemm import GemmStep, realise_gemm
-from .runtime.launch import PlanSpec
+from .runtime.launch import PlanSpec, Profile
 from .runtime.plan import Plan
 from .runtime.trial import Choice, DeviceTrial, Run, select
 from .runtime.tuning import Entry, Place, Tuned, Tuning, product_key
@@ -24,14 +25,6 @@ if TYPE_CHECKING:
     from .context import Context
     from .handle import Handle
 
-#: Variants that are worth timing against each other.
-_LAYERS, _PRODUCTS = ("ping_pong", "lt_epilogue", "lt_then_pass"), ("lt_product", "lt_product_along_k")
-ALTERNATIVES = {
-    "fc_forward": _LAYERS,
-    "fc_backward": _PRODUCTS,
-    "fc_backward_data": _PRODUCTS,
-    "fc_backward_weights": _PRODUCTS,
-}
 #: Elements drawn for an operand; a larger one repeats them.
 DRAWN = 1 << 20
 
@@ -71,7 +64,7 @@ def tune(
     Raises
     ------
     NotSupportedError
-        The handle has no cuBLASLt whose algorithms could be timed.
+        The handle is not on a GPU, or there is no cuBLASLt whose algorithms could be timed.
     BadParamError, NotSupportedError
         As the primitive itself.
 
@@ -100,7 +93,7 @@ class Tuner:
     """
 
     def __init__(self, handle: Handle, other_bits: bool, tell: Tell) -> None:
-        self._handle, self._executor = handle, _require_executor(handle)
+        self._handle, self._executor = handle, require_gpu("tune", handle)
         self._other_bits, self._tell = other_bits, tell
         self._place = place_of(handle)
         self._stream = handle.stream
@@ -108,22 +101,14 @@ class Tuner:
 
     def tune(self, op: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Choose for one call; `found` has the choices then."""
-        profile = replace(self._handle.profile, tuned=Tuned(), preferred="")
-        build, plan_options, operands, live = capture(op, profile, arguments, options)
-        described = describe_operands(build, operands, self._handle._describe)
-        default = specify(build, profile, plan_options, described)
-        specs = [default]
-        for name in ALTERNATIVES.get(default.op, ()):
-            other = build(replace(profile, preferred=name), *plan_options, *described)
-            if other.variant == name != default.variant:
-                specs.append(other)
+        call = Call.of(self._handle, op, arguments, options)
+        specs = [spec for _, spec in call.ways() if isinstance(spec, PlanSpec)]
         for spec in specs:
             for step in spec.steps:
                 if isinstance(step, GemmStep):
                     self._tune_product(step)
         if len(specs) > 1:
-            key = key_of(build, profile, plan_options, described, default)
-            self._tune_variant(op_name(build), key, specs, flatten(described), live)
+            self._tune_variant(call, specs)
 
     # -- products ----------------------------------------------------------------------------------------------
 
@@ -146,24 +131,13 @@ class Tuner:
 
     # -- variants ----------------------------------------------------------------------------------------------
 
-    def _tune_variant(
-        self, op: str, key: str, specs: Sequence[PlanSpec], operands: Sequence[Any], live: Sequence[Any]
-    ) -> None:
+    def _tune_variant(self, call: Call, specs: Sequence[PlanSpec]) -> None:
         """Each variant with the algorithms found for it."""
         tuned = self.found.at(self._place)
-        arrays = list(_filled(self._executor, specs[0], operands))
-        runs = [self._run_of(_with_algorithms(spec, tuned), arrays, live) for spec in specs]
-        written = [arrays[i] for i in specs[0].writes if arrays[i] is not None]
-        outputs = [(pointer, array.nbytes) for array, pointer in _addressed(self._executor, written)]
-        choice = self._select(runs, outputs, specs[0].results[0].dtype)
-        self._keep(key, choice, variant=specs[choice.index].variant, what=f"{len(specs)} variants")
-
-    def _run_of(self, spec: PlanSpec, arrays: list[Any], live: Sequence[Any]) -> Run:
-        _, addresses = self._executor.look(arrays)
-        described = [None if a is None else self._executor.describe(a) for a in arrays]
-        handle = self._handle
-        plan = Plan(spec, self._executor, described, handle._flag, handle._workspace, self._stream)
-        return lambda: plan.enqueue(arrays, list(addresses), self._stream, live)
+        arrays = Arrays(self._handle, specs[0], call.operands)
+        runs = [arrays.run_of(_with_algorithms(spec, tuned), call.live) for spec in specs]
+        choice = self._select(runs, arrays.outputs(specs[0]), specs[0].results[0].dtype)
+        self._keep(call.key, choice, variant=specs[choice.index].variant, what=f"{len(specs)} variants")
 
     def _select(self, runs: Sequence[Run], outputs: Sequence[tuple[int, int]], dtype: DType) -> Choice:
         return select(DeviceTrial(self._executor, runs, outputs, dtype, self._stream), self._other_bits)
@@ -203,23 +177,78 @@ class _Memory:
         return lambda: enqueue(self._addresses, stream, ())
 
 
-def _filled(executor: Any, spec: PlanSpec, operands: Sequence[TensorDescriptor | None]) -> Iterator[Any]:
-    """Arrays for a call: numbers for what it reads, room for what it makes."""
-    made = {result.operand: result for result in spec.results}
-    for i, d in enumerate(operands):
-        if i in made:
-            yield executor.empty(made[i].shape, made[i].dtype)[0]
-        else:
-            yield None if d is None else _normal(executor, d.shape, d.dtype, i)
+class Call(NamedTuple):
+    """A call that is looked into, untuned: its plan function, options, and operands described."""
+
+    build: Any
+    profile: Profile
+    options: tuple[Any, ...]
+    described: tuple[Any, ...]
+    live: Sequence[Any]
+    default: PlanSpec
+
+    @classmethod
+    def of(cls, handle: Handle, op: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Call:
+        """The call of a primitive on a handle, with descriptors or arrays for tensors."""
+        profile = replace(handle.profile, tuned=Tuned(), preferred="")
+        build, plan_options, operands, live = capture(op, profile, arguments, options)
+        described = describe_operands(build, operands, handle._describe)
+        return cls(build, profile, plan_options, described, live, specify(build, profile, plan_options, described))
+
+    @property
+    def operands(self) -> list[TensorDescriptor | None]:
+        """Descriptors, lists written out."""
+        return flatten(self.described)
+
+    @property
+    def key(self) -> str:
+        """The call as tuning names it."""
+        return key_of(self.build, self.profile, self.options, self.described, self.default)
+
+    def ways(self) -> Iterator[tuple[str, PlanSpec | str]]:
+        """As `alternatives`."""
+        return alternatives(self.build, self.profile, self.options, self.described, self.default)
+
+
+class Arrays:
+    """Memory for a call: numbers for what it reads, room for what it makes, as far as steps reach."""
+
+    def __init__(self, handle: Handle, spec: PlanSpec, operands: Sequence[TensorDescriptor | None]) -> None:
+        self._handle, self._executor = handle, handle._executor
+        self._described = list(operands)
+        for made in spec.results:
+            if self._described[made.operand] is None:
+                self._described[made.operand] = TensorDescriptor(made.shape, made.dtype)
+        self._owners: list[Any] = []
+        self._addresses = [self._place(i, d) for i, d in enumerate(self._described)]
+
+    def _place(self, seed: int, d: TensorDescriptor | None) -> int:
+        """Address of the first element, which lies behind others where steps are negative."""
+        if d is None:
+            self._owners.append(None)
+            return 0
+        reach = [(extent - 1) * step for extent, step in zip(d.shape, d.strides, strict=True)]
+        count = sum(map(abs, reach)) + 1 if d.size else 0
+        self._owners.append(_normal(self._executor, (count,), d.dtype, seed))
+        (address,) = self._executor.addresses(self._owners[-1:])  # type: ignore[union-attr,misc]
+        return int(address) - sum(r for r in reach if r < 0) * d.dtype.itemsize
+
+    def outputs(self, spec: PlanSpec) -> list[tuple[int, int]]:
+        """Address and bytes of all that is written."""
+        written = [self._owners[i] for i in spec.writes if self._owners[i] is not None]
+        addresses = self._executor.addresses(written)  # type: ignore[union-attr]
+        return [(address, owner.nbytes) for address, owner in zip(addresses or (), written, strict=True)]
+
+    def run_of(self, spec: PlanSpec, live: Sequence[Any]) -> Run:
+        """What enqueues the call done in this way."""
+        handle, stream = self._handle, self._handle.stream
+        plan = Plan(spec, self._executor, self._described, handle._flag, handle._workspace, stream)  # type: ignore[arg-type]
+        return lambda: plan.enqueue(self._owners, list(self._addresses), stream, live)
 
 
 def _normal(executor: Any, shape: tuple[int, ...], dtype: DType, seed: int) -> Any:
     drawn = np.random.default_rng(seed).standard_normal(DRAWN, np.float32).astype(dtype.numpy)
     return executor.from_numpy(np.resize(drawn, shape))
-
-
-def _addressed(executor: Any, arrays: Sequence[Any]) -> list[tuple[Any, int]]:
-    return list(zip(arrays, executor.addresses(arrays), strict=True))
 
 
 def _with_algorithms(spec: PlanSpec, tuned: Tuned) -> PlanSpec:
@@ -239,14 +268,15 @@ def place_of(handle: Context) -> Place:
     return Place(name, version, __version__)
 
 
-def _require_executor(handle: Handle) -> Any:
-    if handle.backend == "cuda" and handle.profile.blaslt:
+def require_gpu(function: str, handle: Handle) -> Any:
+    """The executor of a handle where ways of doing a call can be timed."""
+    if handle.backend == "cuda":
         return handle._executor
     raise NotSupportedError(
-        "tune",
+        function,
         "has nothing to choose from",
         param="handle",
-        got=f"a handle on {handle.backend}" + ("" if handle.backend != "cuda" else " without cuBLASLt"),
-        expected="a CUDA handle with cuBLASLt, whose algorithms are timed",
+        got=f"a handle on {handle.backend}",
+        expected="a CUDA handle, on which algorithms are timed",
         hint="python -m dnnprims doctor names what is missing",
     )

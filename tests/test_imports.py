@@ -19,7 +19,7 @@ ALLOWED = {
     "runtime": {"runtime", "dtypes", "errors", "descriptors"},
     "descriptors": {"descriptors", "dtypes", "errors"},
     "checks": {"checks", "dtypes", "errors", "descriptors"},
-    "context": {"checks", "errors", "runtime", "tuner"},
+    "context": {"checks", "errors", "finding", "runtime", "tuner"},
     "problem": {"problem", "descriptors", "dtypes", "errors"},
     "handle": {"checks", "context", "descriptors", "errors", "operands", "runtime", "watching"},
     "ops": {"checks", "descriptors", "dtypes", "errors", "handle", "runtime", "reference"},

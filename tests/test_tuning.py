@@ -235,7 +235,7 @@ def test_a_variant_that_may_not_be_taken_is_not_preferred() -> None:
 # -- tuning ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_handle_without_cublaslt_has_nothing_to_choose_from() -> None:
+def test_a_handle_without_a_gpu_has_nothing_to_choose_from() -> None:
     with dp.create_handle("numpy") as handle, pytest.raises(dp.NotSupportedError, match="nothing to choose from"):
         handle.tune(dp.fc_forward, *described((8, 4), (4, 4)))
 
@@ -251,7 +251,7 @@ class FakePlan:
 def test_what_was_chosen_is_told_kept_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the emulator's memory, and a clock that says which algorithm is faster."""
     offered: list[Any] = []
-    monkeypatch.setattr(tuner, "_require_executor", lambda handle: handle._executor)
+    monkeypatch.setattr(tuner, "require_gpu", lambda function, handle: handle._executor)
     monkeypatch.setattr(tuner, "realise_gemm", lambda step, slots, executor: offered.append(step.algorithm))
     monkeypatch.setattr(tuner, "DeviceTrial", lambda *_: FakeTrial([10e-6, 8e-6]))
     monkeypatch.setattr(tuner, "place_of", lambda handle: HERE)

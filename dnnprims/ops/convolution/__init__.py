@@ -6,6 +6,7 @@ of its own, `product` says what it is told and answers, and `algorithms` chooses
 
 from __future__ import annotations
 
+from .algorithms import ALGORITHMS
 from .backward import (
     conv_backward_bias,
     conv_backward_data,
@@ -24,6 +25,7 @@ from .transposed import (
 )
 
 __all__ = [
+    "ALGORITHMS",
     "FAMILY",
     "conv_backward_bias",
     "conv_backward_data",

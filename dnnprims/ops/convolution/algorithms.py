@@ -25,7 +25,9 @@ def work_of(product: Product) -> tuple[str, Work, Refused]:
     algorithms = {algorithm.name: algorithm for algorithm in ALGORITHMS[product.direction]}
     reasons = [(name, _reason(algorithm, product, preferred)) for name, algorithm in algorithms.items()]
     variant, refused = choose(prefer(reasons, preferred))
-    name = str(variant)
+    name, why = str(variant), dict(reasons).get(preferred)
+    if why and preferred not in dict(refused):
+        refused = (*refused, (preferred, why))  # what was asked for is answered, also where its turn had not come
     return name, algorithms[name].work(product) if _size(product) else Work(()), refused
 
 
