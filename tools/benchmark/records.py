@@ -48,6 +48,7 @@ class Record:
     dtype: str = ""
     math: str = "ieee"
     way: str = ""
+    variant: str = ""
     nbytes: int = 0
     flops: int = 0
     ours: Sample | None = None
@@ -81,6 +82,7 @@ class Record:
             "dtype": self.dtype,
             "math": self.math,
             "way": self.way,
+            "variant": self.variant,
             "bytes": self.nbytes,
             "flops": self.flops,
             **self.ours.line(),
@@ -98,7 +100,7 @@ class Record:
         share = "  ".join(f"{value:.3g} {name}" for name, value in self.shares.items() if name.startswith(("T", "of_")))
         rivals = "  ".join(f"{name} {self.ratio(name):.2f}x" for name in self.peers)
         beyond = f"  BEYOND ITS BOUND by {self.over_bound:.3g}" if self.over_bound > 1.0 else ""
-        return f"{self.name}  {self.ours.ms:.4g} ms  {share}  {rivals}{beyond}"
+        return f"{self.name}  {self.variant}  {self.ours.ms:.4g} ms  {share}  {rivals}{beyond}"
 
 
 def _shares(case: Case, seconds: float, limits: Mapping[str, float]) -> dict[str, float]:

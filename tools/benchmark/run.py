@@ -126,6 +126,10 @@ class Session:
                 errors[rival.name] = found
         record = self._time(case, call, rivals, error, errors)
         record.over_bound = over
+        if case.call is None:
+            record.variant = dp.prepare(
+                getattr(dp, case.op), handle, **case.operands, **case.options, **case.results
+            ).variant
         return record
 
     def _check_ours(self, case: Case, call: Run) -> tuple[float, float, list[dict[str, Any]]]:
