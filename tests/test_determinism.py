@@ -26,11 +26,12 @@ needs_emulator = backend_parameters()[1].marks[0]  # type: ignore[attr-defined]
 #: Variants that the dispatcher knows and never takes, because the one before them takes everything.
 NEVER_TAKEN = {("softmax_forward", "plain"), ("softmax_backward", "plain")}
 #: Variants of the profile without cuBLASLt that need it.
-NEED_BLASLT = {"lt_epilogue", "lt_then_pass", "lt_product"}
+NEED_BLASLT = {"lt_epilogue", "lt_then_pass", "lt_product", "lt_product_after_copies"}
 #: Variants of large TF32 products, which no ready call is; `test_fc` has them on small ones.
 NEED_TF32 = {"lt_product_along_k"}
-#: Variants of Hopper, and the types that they are not for with IEEE products.
-ONLY_HOPPER, NOT_FOR = {"ping_pong"}, {("ping_pong", "float32"), ("ping_pong", "float64")}
+#: Variants of Hopper, and the types that variants are not for with IEEE products.
+ONLY_HOPPER = {"ping_pong"}
+NOT_FOR = {("ping_pong", "float32"), ("ping_pong", "float64"), ("lt_product_after_copies", "float64")}
 H200 = Profile("cuda", blaslt=True, tensor_maps=True)
 
 

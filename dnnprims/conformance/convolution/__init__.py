@@ -73,6 +73,10 @@ _PROBLEMS = (
 )
 
 
+#: A product of matrices, behind copies where channels do not lie side by side.
+_PRODUCT = "shape=2x24x5x4 k=16 filter=1x1 bias=0"
+
+
 def _over(op: str) -> str:
     """Blended where many results would be 0: what no tap sees has no gradient, nor has a tap that sees nothing."""
     if op == _ALL_GRADIENTS:
@@ -83,6 +87,7 @@ def _over(op: str) -> str:
 def _corners() -> tuple[str, ...]:
     lines = [f"{op} {problem} data=integers {_over(op)} into=out" for op in FAMILY_OPS for problem in _PROBLEMS]
     image, sums = "shape=2x3x6x5 k=8 filter=3x3 padding=1", "shape=3x8x9x8 k=8 filter=3x3 padding=1"
+    lines += [f"{op} {_PRODUCT}{layout} data=integers into=out" for op in FAMILY_OPS for layout in ("", " layout=NHWC")]
     lines += [f"{op} {sums}" for op in FAMILY_OPS]
     lines += [f"{op} {sums} alpha=0.5 beta=-1.25 into=out layout=NHWC" for op in FAMILY_OPS if op != _ALL_GRADIENTS]
     lines += [f"{op} {sums} data=integers beta=1.0 into=out" for op in FAMILY_OPS]

@@ -17,6 +17,7 @@ from .backward import (
 )
 from .direct import FAMILY
 from .forward import conv_forward, conv_output_descriptor, plan_conv_forward
+from .relaid import LAYOUT_FAMILY
 from .transposed import (
     conv_transpose_backward,
     conv_transpose_forward,
@@ -27,6 +28,7 @@ from .transposed import (
 __all__ = [
     "ALGORITHMS",
     "FAMILY",
+    "LAYOUT_FAMILY",
     "conv_backward_bias",
     "conv_backward_data",
     "conv_backward_filter",

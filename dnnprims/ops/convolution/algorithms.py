@@ -7,13 +7,17 @@ from math import prod
 from ...runtime.launch import choose
 from ...runtime.tuning import prefer
 from .direct import DIRECT
+from .library import LIBRARY
 from .product import Algorithm, Product, Work
+from .relaid import after_copies
+
+COPIED_LIBRARY = after_copies(LIBRARY)
 
 #: In the order in which they are asked, for each direction; the last one takes any problem.
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
-    "forward": (DIRECT,),
-    "data": (DIRECT,),
-    "filter": (DIRECT,),
+    "forward": (LIBRARY, COPIED_LIBRARY, DIRECT),
+    "data": (LIBRARY, COPIED_LIBRARY, DIRECT),
+    "filter": (LIBRARY, COPIED_LIBRARY, DIRECT),
 }
 
 Refused = tuple[tuple[str, str], ...]

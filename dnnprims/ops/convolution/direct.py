@@ -87,13 +87,16 @@ def _filter_step(product: Product) -> KernelStep:
     )  # fmt: skip
 
 
-def _work(product: Product) -> Work:
+def direct_step(product: Product) -> KernelStep:
+    """The one launch that does any product."""
     of = {"forward": _forward_step, "data": _data_step, "filter": _filter_step}
-    return Work((of[product.direction](product),))
+    return of[product.direction](product)
 
 
 #: Takes any problem.
-DIRECT = Algorithm("direct_plain", lambda product: None, lambda product: None, _work)
+DIRECT = Algorithm(
+    "direct_plain", lambda product: None, lambda product: None, lambda product: Work((direct_step(product),))
+)
 
 
 def bias_step(

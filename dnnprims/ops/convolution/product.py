@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ...descriptors import ActivationDescriptor, TensorDescriptor, dense_strides
 from ...dtypes import DType
+from ...runtime.gemm import GemmStep
 from ...runtime.launch import NULL, FillStep, KernelStep, Pointer, Profile
 from .geometry import Geometry, Numbers
 
@@ -95,7 +96,7 @@ class Product(NamedTuple):
 class Work(NamedTuple):
     """Steps of a product, and the bytes of the scratch regions that they add."""
 
-    steps: tuple[KernelStep | FillStep, ...]
+    steps: tuple[KernelStep | FillStep | GemmStep, ...]
     scratch: Numbers = ()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ... import checks
 from ...descriptors import ConvolutionDescriptor, TensorDescriptor
 from ...reference import convolution as reference
+from ...runtime.gemm import GemmStep
 from ...runtime.launch import NULL, FillStep, KernelStep, PlanSpec, Profile, Result
 from .algorithms import work_of
 from .backward import sum_of_channels
@@ -17,7 +18,7 @@ from .product import Epilogue, Product, operand
 if TYPE_CHECKING:
     from ...handle import Handle
 
-Steps = tuple[KernelStep | FillStep, ...]
+Steps = tuple[KernelStep | FillStep | GemmStep, ...]
 
 #: Numbers of the operands of `conv_transpose_backward`.
 _DY, _X, _W, _DX, _DW, _DB = range(6)
