@@ -209,6 +209,23 @@ def test_layouts_and_views_give_the_same_bits(handle: dp.Handle) -> None:
     np.testing.assert_array_equal(in_front(last, handle.to_numpy(out)), y)
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_fresh_results_lie_as_their_shape_says(handle: dp.Handle, layout: str) -> None:
+    """Without gaps and in order, so that any primitive takes them."""
+    conv = ConvolutionDescriptor(padding=1, layout=layout)
+    x, w = (np.ones(shape, np.float32) for shape in ((2, 3, 4, 3), (3, 3, 3, 3)))
+    if layout == "NHWC":
+        x = np.ones((2, 4, 3, 3), np.float32)
+    x, w = handle.asarray(x), handle.asarray(w)
+    described = dp.TensorDescriptor(x.shape, "float32")
+    y = dp.conv_forward(handle, conv, x, w)
+    gradients = (
+        dp.conv_backward_data(handle, conv, y, w, x_descriptor=described),
+        dp.conv_backward_filter(handle, conv, y, x, w_descriptor=dp.TensorDescriptor(w.shape, "float32")),
+    )
+    assert all(a.flags.c_contiguous for a in (y, *gradients))
+
+
 def test_what_is_outside_is_never_multiplied(handle: dp.Handle) -> None:
     """An infinite weight over padding makes no NaN; over a zero of the image it does, as mathematics says."""
     x, w = np.ones((1, 1, 3), np.float32), np.array([[[np.inf, 1.0, 1.0]]], np.float32)

@@ -206,7 +206,7 @@ def _to_front(conv: Any, a: Array) -> Array:
 
 
 def _from_front(conv: Any, a: Array) -> Array:
-    return np.moveaxis(a, 1, -1) if conv.channels_last else a
+    return np.ascontiguousarray(np.moveaxis(a, 1, -1)) if conv.channels_last else a
 
 
 def _shape_in_front(conv: Any, shape: Sequence[int]) -> tuple[int, ...]:
