@@ -69,12 +69,21 @@ def test_blocks_cover_all_items(items: int) -> None:
 
 _FLAG, _OPERAND = "0 or 1", "number of an operand of the call"
 
+#: Of the implicit products of convolutions, whose offsets have 32 bits.
+_IMPLICIT = {
+    name
+    for kernel in FAMILIES["convolution_implicit"].kernels
+    for name, kind in kernel.struct.scalars
+    if kind == "i32" and name != "channels_last"
+}
+
 #: Fields of 32 bits, and why their values fit.
 NARROW_FIELDS = {
     **dict.fromkeys(("packs", "channels_last", "clip", "bias_correction", "accumulate_step", "nesterov"), _FLAG),
     **dict.fromkeys(("lr_wide", "gradient_scale_wide", "step_wide", "scalar_wide"), _FLAG),
     **dict.fromkeys(("weights", "gradients", "velocities", "masters", "arrays"), _OPERAND),
     **dict.fromkeys(("first_moments", "second_moments"), _OPERAND),
+    **dict.fromkeys(_IMPLICIT, "below 2^30 with padding, as the front end sees to"),
     "elements": "of a chunk, at most 65,536",
     "share": "of a block, at most a chunk",
     "label_bytes": "0, 1, 4 or 8",
@@ -128,6 +137,9 @@ NARROW = (
     r"\b(?:int|unsigned|u32) \w+ = (?:[^;(]*\b)?blockIdx[^;]*",
 )
 
+#: Kernels whose offsets have 32 bits: their front end refuses operands that reach over 2^30 elements.
+IN_32_BITS = ("convolution_implicit.cu", "convolution_implicit.cuh")
+
 #: Headers that compute with bits of numbers and with addresses of shared memory, not with indices.
 BITS = ("elementary.cuh", "math.cuh", "series.cuh", "ptx.cuh", "parts.cuh", "gates.cuh", "activation.cuh", "hopper.cuh")
 
@@ -135,7 +147,7 @@ BITS = ("elementary.cuh", "math.cuh", "series.cuh", "ptx.cuh", "parts.cuh", "gat
 def narrow_places() -> Iterator[str]:
     """What `NARROW` finds in the kernels, comments left out."""
     for path in sorted(KERNEL_DIRECTORY.iterdir()):
-        if path.name in BITS or path.suffix not in (".cu", ".cuh"):
+        if path.name in (*BITS, *IN_32_BITS) or path.suffix not in (".cu", ".cuh"):
             continue
         for line in path.read_text().splitlines():
             code = line.partition("//")[0]

@@ -15,6 +15,7 @@
 // Plan      conv_forward, conv_backward_data    a thread an element of the result, in the order of its memory; taps are
 //                                               the outer loops, channels the inner one. Asked for no more than two blocks
 //                                               on a multiprocessor: left to itself, ptxas aims at four and spills.
+//                                               conv_forward also finishes the sums that another kernel has left.
 //           conv_backward_filter                a block an element of dw: its threads share the positions.
 //           conv_backward_bias                  a block a channel, likewise.
 // Numerics  summed in acc_t<T>, one after the other in the order of the loops, those of a block folded by reduce.cuh: the
@@ -99,8 +100,9 @@ template <class T> struct ConvForwardParams {
   const T* residual;
   const acc_t<T>* scale;
   const acc_t<T>* shift;
+  const acc_t<T>* partial;  // sums of another kernel's splits, in the order of y, or null
   acc_t<T> alpha1, alpha2, alpha, beta, c0, c1;
-  i64 size;  // elements of y
+  i64 size, splits;  // elements of y
   Steps residual_steps;
   Problem conv;
 };
@@ -125,6 +127,12 @@ template <class T> DEVICE acc_t<T> correlate(const T* x, const T* w, const Probl
   return sum;
 }
 
+template <class T> DEVICE acc_t<T> folded(const acc_t<T>* partial, i64 splits, i64 size) {
+  acc_t<T> sum = 0;
+  for (i64 split = 0; split < splits; ++split) sum += partial[split * size];
+  return sum;
+}
+
 template <class T, class Act> __global__ void __launch_bounds__(256, 2) conv_forward(const ConvForwardParams<T> p) {
   const i64 index = global_thread();
   if (index >= p.size) return;
@@ -132,7 +140,9 @@ template <class T, class Act> __global__ void __launch_bounds__(256, 2) conv_for
   const Place y = place_of(index, c.groups * c.out_per_group, c.output, c.channels_last != 0);
   const i64 k = y.channel, first = quotient(k, c.out_per_group) * c.in_per_group;
   const T* x = p.x + y.outer * c.x.outer + first * c.x.channel;
-  acc_t<T> z = p.alpha1 * correlate(x, p.w + c.w_first + k * c.w.outer, c, y.at);
+  acc_t<T> z = p.partial ? folded<T>(p.partial + index, p.splits, p.size)
+                         : correlate(x, p.w + c.w_first + k * c.w.outer, c, y.at);
+  z *= p.alpha1;
   if (p.b) z += to_acc(p.b[k]);
   if (p.scale) z *= p.scale[k];
   if (p.shift) z += p.shift[k];

@@ -13,6 +13,7 @@ FAMILIES: dict[str, Family] = {
         activation.FAMILY,
         adam.FAMILY,
         convolution.FAMILY,
+        convolution.IMPLICIT_FAMILY,
         convolution.LAYOUT_FAMILY,
         fc.FC_FAMILY,
         fc.FC_HOPPER_FAMILY,

@@ -66,6 +66,9 @@ _PROBLEMS = (
     "shape=2x9x5x4 k=7 filter=1x1 place=offset layout=NHWC",
     "shape=2x3x5x6 k=4 filter=2x3 bias=0 place=strided",
     "shape=2x3x5x6 k=4 filter=2x3 bias=0 place=strided layout=NHWC mode=convolution",
+    "shape=2x16x6x5 k=24 filter=3x2 padding=1 layout=NHWC",  # channels that fill packs
+    "shape=2x18x7x6 k=20 filter=2x3 groups=2 stride=2x3 dilation=1x2 padding=1 mode=convolution",
+    "shape=1x64x5x4 k=16 filter=3x3 padding=1",  # few results of long sums
     "shape=3x3x17 k=4 filter=5 padding=2-0 dilation=2",
     "shape=3x4x17 k=6 filter=4 stride=3 groups=2 layout=NHWC",
     "shape=2x2x3x4x5 k=3 filter=2x3x2 padding=1x0x1-2 stride=1x2x1",

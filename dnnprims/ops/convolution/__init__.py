@@ -17,6 +17,7 @@ from .backward import (
 )
 from .direct import FAMILY
 from .forward import conv_forward, conv_output_descriptor, plan_conv_forward
+from .implicit import IMPLICIT_FAMILY
 from .relaid import LAYOUT_FAMILY
 from .transposed import (
     conv_transpose_backward,
@@ -28,6 +29,7 @@ from .transposed import (
 __all__ = [
     "ALGORITHMS",
     "FAMILY",
+    "IMPLICIT_FAMILY",
     "LAYOUT_FAMILY",
     "conv_backward_bias",
     "conv_backward_data",

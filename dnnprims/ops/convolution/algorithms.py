@@ -7,6 +7,7 @@ from math import prod
 from ...runtime.launch import choose
 from ...runtime.tuning import prefer
 from .direct import DIRECT
+from .implicit import IMPLICIT_FFMA
 from .library import LIBRARY
 from .product import Algorithm, Product, Work
 from .relaid import after_copies
@@ -15,9 +16,9 @@ COPIED_LIBRARY = after_copies(LIBRARY)
 
 #: In the order in which they are asked, for each direction; the last one takes any problem.
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
-    "forward": (LIBRARY, COPIED_LIBRARY, DIRECT),
-    "data": (LIBRARY, COPIED_LIBRARY, DIRECT),
-    "filter": (LIBRARY, COPIED_LIBRARY, DIRECT),
+    "forward": (LIBRARY, COPIED_LIBRARY, IMPLICIT_FFMA, DIRECT),
+    "data": (LIBRARY, COPIED_LIBRARY, IMPLICIT_FFMA, DIRECT),
+    "filter": (LIBRARY, COPIED_LIBRARY, IMPLICIT_FFMA, DIRECT),
 }
 
 Refused = tuple[tuple[str, str], ...]

@@ -32,9 +32,10 @@ _FORWARD = Kernel(
     "conv_forward",
     Struct(
         "ConvForwardParams",
-        ("y", "x", "w", "b", "residual", "scale", "shift"),
+        ("y", "x", "w", "b", "residual", "scale", "shift", "partial"),
         (
             *(("alpha1", "A"), ("alpha2", "A"), *_BLEND, ("c0", "A"), ("c1", "A"), _SIZE),
+            ("splits", "i64"),
             *_fields(("residual", _STEPS)),
             *_PROBLEM,
         ),
@@ -55,7 +56,8 @@ _BIAS = Kernel(
 )
 
 
-def _forward_step(product: Product) -> KernelStep:
+def forward_step(product: Product, partial: Pointer = NULL, splits: int = 0) -> KernelStep:
+    """The convolution, or what follows it where another kernel has left the sums of its splits at `partial`."""
     dtype, g, then, y = product.dtype, product.g, product.then, product.y
     size = g.batch * g.out_channels * prod(g.output)
     numbers = (then.alpha1, then.alpha2, product.alpha, product.beta, *constants(then.activation))
@@ -63,8 +65,8 @@ def _forward_step(product: Product) -> KernelStep:
     return KernelStep(
         _FORWARD, dtype, (dtype.cuda, functor(then.activation.mode, dtype)), f"forward of {then.activation.mode}",
         blocks_for(size, _BLOCK), _BLOCK,
-        (y.at, product.x.at, product.w.at, then.b, residual.at, then.scale, then.shift),
-        (*map(float, numbers), size, *steps(g.conv, residual.strides), *problem_of(product)),
+        (y.at, product.x.at, product.w.at, then.b, residual.at, then.scale, then.shift, partial),
+        (*map(float, numbers), size, splits, *steps(g.conv, residual.strides), *problem_of(product)),
     )  # fmt: skip
 
 
@@ -89,7 +91,7 @@ def _filter_step(product: Product) -> KernelStep:
 
 def direct_step(product: Product) -> KernelStep:
     """The one launch that does any product."""
-    of = {"forward": _forward_step, "data": _data_step, "filter": _filter_step}
+    of = {"forward": forward_step, "data": _data_step, "filter": _filter_step}
     return of[product.direction](product)
 
 

@@ -1,0 +1,561 @@
+// Convolutions as matrix products whose left factor is gathered on the way to shared memory (implicit GEMM), with fused
+// multiply-adds: float32 in IEEE arithmetic, float64, and what the tensor cores do not take.
+//
+// The equations are those of convolution.cu. Forward and data gradient are one kernel (convolution_implicit.cuh):
+//   result[m, n] = sum over taps t and channels c of source[m at t, c] w[t, c, n]
+// m over images and positions, n over the channels of the result. The filter gradient is
+//   dw[k, t, c] = sum over images and positions o of dy[o, k] x[o at t, c]
+//
+// Shapes    as in convolution.cu: any steps, so that layouts and views are the same; offsets in 32 bits, as the front end
+//           sees to.
+// Plan      implicit_gather    a block makes ROWS x COLUMNS results, a thread 8 x 8 of them (4 x 4 of double). Slices of 8
+//                              (16) channels of one tap pass through two buffers of shared memory, the next one in
+//                              registers while one is multiplied. Loads take four elements along whichever axis of an
+//                              operand has step 1. blockIdx.x the tiles, y groups, z residues and splits.
+//           implicit_filter    likewise over slices of positions, for one tap; their offsets come from a table of
+//                              128 positions in shared memory.
+//           implicit_fold      adds the splits' sums in order and does what follows them. Where that is an activation
+//                              other than relu it is left to conv_forward of convolution.cu, also of one split.
+// Numerics  one fused multiply-add a term, taps outside and channels inside, in ascending order; splits are folded in
+//           order. Both depend on shapes alone. What lies outside of the image is multiplied as 0; where that made a
+//           NaN of an infinite weight, the block finds it (a NaN among the sums, and a weight that is not finite) and sums
+//           anew without. The filter gradient leaves both factors out.
+// Cost      2 K C / groups taps flops a position. From the caches, of each 64 (128) rows the weights and of each 64 (128)
+//           columns the gathered rows.
+// Limits    offsets below 2^31 elements.
+#include "convolution_implicit.cuh"
+
+template <class T> struct Micro {
+  static constexpr int EACH = sizeof(acc_t<T>) == 8 ? 4 : 8;     // rows and columns of a thread
+  static constexpr int DEPTH = sizeof(acc_t<T>) == 8 ? 16 : 8;   // terms of a slice
+};
+
+// The threads of a block and the places of each in the tile: a warp has 4 x 8 threads, each rows and columns in fours.
+template <class T, int ROWS, int COLUMNS> struct Tile {
+  typedef acc_t<T> A;
+  static constexpr int EACH = Micro<T>::EACH, DEPTH = Micro<T>::DEPTH, FOURS = EACH / 4;
+  static constexpr int THREADS = ROWS * COLUMNS / (EACH * EACH), BLOCKS = THREADS == 64 ? 6 : 2, WARPS_ACROSS = COLUMNS / (32 * FOURS);
+  static constexpr int ROW_PACKS = ROWS * DEPTH / 4 / THREADS, COLUMN_PACKS = COLUMNS * DEPTH / 4 / THREADS;
+  static constexpr int PAD = 4, WIDTH = COLUMNS, ROWS_OF_PART = ROWS / FOURS;
+  struct Buffer {
+    alignas(16) A rows[DEPTH][ROWS + PAD];
+    alignas(16) A columns[DEPTH][COLUMNS + PAD];
+  };
+  union Shared {
+    Buffer buffer[2];
+    alignas(16) A sums[ROWS / FOURS][COLUMNS + PAD];  // every second sixteen rows, or all of them
+  };
+  static DEVICE int row(int i) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    return warp / WARPS_ACROSS * 16 * FOURS + i / 4 * 16 + lane / 8 * 4 + i % 4;
+  }
+  static DEVICE int column(int j) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    return warp % WARPS_ACROSS * 32 * FOURS + j / 4 * 32 + lane % 8 * 4 + j % 4;
+  }
+  static DEVICE int row_in_part(int i) {
+    return threadIdx.x / 32 / WARPS_ACROSS * 16 + threadIdx.x % 32 / 8 * 4 + i;
+  }
+  // Row of the tile that row `at` of the sums number `part` is.
+  static DEVICE int row_of_part(int at, int part) { return at / 16 * 16 * FOURS + part * 16 + at % 16; }
+  // Four from shared memory, in accesses of 16 bytes.
+  static DEVICE void take(A* v, const A* from) {
+    constexpr int VEC = 16 / sizeof(A);
+#pragma unroll
+    for (int i = 0; i < 4 / VEC; ++i) {
+      const pack<A, VEC> in = load<VEC>(from, i);
+#pragma unroll
+      for (int k = 0; k < VEC; ++k) v[i * VEC + k] = in.lane[k];
+    }
+  }
+  static DEVICE void multiply(A (&sum)[EACH][EACH], const Buffer& in) {
+    const int row_0 = row(0), column_0 = column(0);
+#pragma unroll
+    for (int k = 0; k < DEPTH; ++k) {
+      A left[EACH], right[EACH];
+#pragma unroll
+      for (int i = 0; i < FOURS; ++i) {
+        take(left + 4 * i, &in.rows[k][row_0 + 16 * i]);
+        take(right + 4 * i, &in.columns[k][column_0 + 32 * i]);
+      }
+#pragma unroll
+      for (int i = 0; i < EACH; ++i)
+#pragma unroll
+        for (int j = 0; j < EACH; ++j) sum[i][j] = fma(left[i], right[j], sum[i][j]);
+    }
+  }
+};
+
+// Four to shared memory: along the terms of one line, or along four lines of one term.
+template <class T, int WIDTH> DEVICE void put_terms(acc_t<T> (*tile)[WIDTH], int term, int line, const Four<T>& v) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) tile[term + i][line] = to_acc(v.lane[i]);
+}
+template <class T, int WIDTH> DEVICE void put_lines(acc_t<T> (*tile)[WIDTH], int term, int line, const Four<T>& v) {
+  acc_t<T> wide[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) wide[i] = to_acc(v.lane[i]);
+  store_four(&tile[term][line], wide);
+}
+
+// ---- forward and data -----------------------------------------------------------------------------------------------
+
+template <class T> struct ImplicitGatherParams {
+  T* result;
+  const T* source;
+  const T* w;
+  After<T> after;
+  acc_t<T>* partial;  // where splits leave their sums, or null
+  Factors<T> by;
+  i64 partial_size;   // from one split to the next
+  int images, terms, lines, column_tiles, splits;
+  int result_outer, result_channel, source_outer, source_channel, residual_outer, residual_channel;
+  int w_term, w_line, w_group, w_first;
+  Axis d, h, w_axis;
+  int backwards, source_packed, source_along_terms, w_packed, w_along_terms, result_packed, relu, padded;
+};
+
+// The slices of a block: which taps and channels, and the operands of its group.
+template <class T> struct Slices {
+  const T* source;
+  const T* w;
+  Walks walks;
+  int chunks, begin, end, rows;
+};
+
+template <class T> DEVICE Slices<T> slices_of(const ImplicitGatherParams<T>& p) {
+  Slices<T> s;
+  const int group = blockIdx.y, split = blockIdx.z % p.splits;
+  s.walks = walks_of(p.d, p.h, p.w_axis, p.backwards != 0, blockIdx.z / p.splits);
+  s.source = p.source + (i64)group * p.terms * p.source_channel;
+  s.w = p.w + p.w_first + s.walks.w_first() + (i64)group * p.w_group;
+  s.chunks = (p.terms + Micro<T>::DEPTH - 1) / Micro<T>::DEPTH;
+  const int all = s.walks.taps() * s.chunks, each = (all + p.splits - 1) / p.splits;
+  s.begin = min(split * each, all), s.end = min(s.begin + each, all);
+  s.rows = p.images * s.walks.positions();
+  return s;
+}
+
+// Brings slices from memory to registers, and from there to shared memory.
+template <class T, int ROWS, int COLUMNS> struct Gatherer {
+  typedef Tile<T, ROWS, COLUMNS> Place;
+  static constexpr int DEPTH = Place::DEPTH, ROW_PACKS = Place::ROW_PACKS, COLUMN_PACKS = Place::COLUMN_PACKS;
+  Origin origin[ROW_PACKS];
+  int now[ROW_PACKS];
+  bool met[ROW_PACKS];
+  Four<T> left[ROW_PACKS], right[COLUMN_PACKS];
+  Tap tap;
+  int channel, w_now;
+
+  static DEVICE int index(int i) { return i * Place::THREADS + threadIdx.x; }
+  static DEVICE int row(int i, bool along) { return along ? index(i) / (DEPTH / 4) : index(i) % ROWS; }
+  static DEVICE int row_term(int i, bool along) { return 4 * (along ? index(i) % (DEPTH / 4) : index(i) / ROWS); }
+  // Along terms a pack has one column and four terms, else one term and four columns.
+  static DEVICE int column(int i, bool along) {
+    return along ? index(i) / (DEPTH / 4) : index(i) % (COLUMNS / 4) * 4;
+  }
+  static DEVICE int column_term(int i, bool along) {
+    return along ? index(i) % (DEPTH / 4) * 4 : index(i) / (COLUMNS / 4);
+  }
+  DEVICE void start(const ImplicitGatherParams<T>& p, const Slices<T>& s, int row_0) {
+#pragma unroll
+    for (int i = 0; i < ROW_PACKS; ++i) {
+      const int m = row_0 + row(i, p.source_along_terms);
+      origin[i] = Origin{0, NOWHERE, NOWHERE, NOWHERE};
+      if (m < s.rows) origin[i] = origin_of(row_of(m, s.walks), s.walks, p.d, p.h, p.w_axis, p.source_outer);
+    }
+    if (s.begin < s.end) tap = tap_of(s.begin / s.chunks, s.walks), channel = s.begin % s.chunks * DEPTH;
+    aim(p, s);
+  }
+  DEVICE void aim(const ImplicitGatherParams<T>& p, const Slices<T>& s) {
+#pragma unroll
+    for (int i = 0; i < ROW_PACKS; ++i) met[i] = meets(origin[i], tap, s.walks, p.d, p.h, p.w_axis, now[i]);
+    w_now = offset_of(tap, s.walks);
+  }
+  DEVICE void fetch(const ImplicitGatherParams<T>& p, const Slices<T>& s, int column_0) {
+#pragma unroll
+    for (int i = 0; i < ROW_PACKS; ++i) {
+      const int c = channel + row_term(i, p.source_along_terms);
+      const T* from = s.source + now[i] + (i64)c * p.source_channel;
+      left[i] = four(from, p.source_channel, met[i] ? p.terms - c : 0, p.source_packed);
+    }
+#pragma unroll
+    for (int i = 0; i < COLUMN_PACKS; ++i) {
+      const int c = channel + column_term(i, p.w_along_terms), n = column_0 + column(i, p.w_along_terms);
+      const T* from = s.w + w_now + (i64)c * p.w_term + (i64)n * p.w_line;
+      const int terms = p.terms - c, lines = p.lines - n, least = min(terms, lines);
+      const int left_over = least <= 0 ? 0 : p.w_along_terms ? terms : lines;
+      right[i] = four(from, p.w_along_terms ? p.w_term : p.w_line, left_over, p.w_packed);
+    }
+  }
+  DEVICE void move_on(const ImplicitGatherParams<T>& p, const Slices<T>& s) {
+    channel += DEPTH;
+    if (channel < p.terms) return;
+    channel = 0;
+    advance(tap, s.walks);
+    aim(p, s);
+  }
+  DEVICE void put(const ImplicitGatherParams<T>& p, typename Place::Buffer& to) {
+#pragma unroll
+    for (int i = 0; i < ROW_PACKS; ++i)
+      put_terms(to.rows, row_term(i, p.source_along_terms), row(i, p.source_along_terms), left[i]);
+#pragma unroll
+    for (int i = 0; i < COLUMN_PACKS; ++i) {
+      const int term = column_term(i, p.w_along_terms), line = column(i, p.w_along_terms);
+      if (p.w_along_terms) put_terms(to.columns, term, line, right[i]);
+      else put_lines(to.columns, term, line, right[i]);
+    }
+  }
+};
+
+// Whether a weight of the block's slices and columns is infinite or NaN; for all threads of a block together.
+template <class T, int ROWS, int COLUMNS>
+DEVICE bool weights_not_finite(const ImplicitGatherParams<T>& p, const Slices<T>& s, int column_0) {
+  constexpr int DEPTH = Micro<T>::DEPTH, SLICE = DEPTH * COLUMNS;
+  bool found = false;
+#pragma unroll 1
+  for (int at = s.begin; at < s.end; ++at) {
+    const int taken = offset_of(tap_of(at / s.chunks, s.walks), s.walks);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < SLICE; i += Tile<T, ROWS, COLUMNS>::THREADS) {
+      const int c = at % s.chunks * DEPTH + i / COLUMNS, n = column_0 + i % COLUMNS;
+      if (c >= p.terms || n >= p.lines) continue;
+      const acc_t<T> v = to_acc(s.w[taken + (i64)c * p.w_term + (i64)n * p.w_line]);
+      found |= !(v - v == acc_t<T>(0));
+    }
+  }
+  return __syncthreads_or(found) != 0;
+}
+// One sum over the block's slices, of what lies inside alone.
+template <class T> DEVICE acc_t<T> sum_inside(const ImplicitGatherParams<T>& p, const Slices<T>& s, int m, int n) {
+  const Origin origin = origin_of(row_of(m, s.walks), s.walks, p.d, p.h, p.w_axis, p.source_outer);
+  acc_t<T> sum = 0;
+#pragma unroll 1
+  for (int at = s.begin; at < s.end; ++at) {
+    const Tap tap = tap_of(at / s.chunks, s.walks);
+    const int first = at % s.chunks * Micro<T>::DEPTH, last = min(first + Micro<T>::DEPTH, p.terms);
+    int from;
+    if (!meets(origin, tap, s.walks, p.d, p.h, p.w_axis, from)) continue;
+    const T* w = s.w + offset_of(tap, s.walks) + (i64)n * p.w_line;
+#pragma unroll 1
+    for (int c = first; c < last; ++c)
+      sum = fma(to_acc(s.source[from + (i64)c * p.source_channel]), to_acc(w[(i64)c * p.w_term]), sum);
+  }
+  return sum;
+}
+
+// Hands the sums of a block to `finish`, four of a row or one at a time, neighbours in memory by neighbouring threads.
+template <class Place, class Finish, class A>
+DEVICE void hand_over(typename Place::Shared& shared, A (&sum)[Place::EACH][Place::EACH], const Finish& finish, int rows,
+                      int columns) {
+  constexpr int PART = Place::ROWS_OF_PART, WIDTH = Place::WIDTH;
+#pragma unroll 1
+  for (int part = 0; part < Place::FOURS; ++part) {
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < Place::EACH; j += 4) {
+        A four[4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+          four[k] = Place::FOURS == 1 || part == 0 ? sum[i][j + k] : sum[i + Place::EACH - 4][j + k];
+        store_four(&shared.sums[Place::row_in_part(i)][Place::column(j)], four);
+      }
+    __syncthreads();
+    if (finish.packed) {
+#pragma unroll 1
+      for (int at = threadIdx.x; at < PART * WIDTH / 4; at += Place::THREADS) {
+        const int from = at / (WIDTH / 4), column = at % (WIDTH / 4) * 4, row = Place::row_of_part(from, part);
+        A four[4];
+        Place::take(four, &shared.sums[from][column]);
+        if (row < rows && column < columns) finish.all(four, row, column);
+      }
+    } else {
+#pragma unroll 1
+      for (int at = threadIdx.x; at < PART * WIDTH; at += Place::THREADS) {
+        const int from = finish.along_rows ? at % PART : at / WIDTH, column = finish.along_rows ? at / PART : at % WIDTH;
+        const int row = Place::row_of_part(from, part);
+        if (row < rows && column < columns) finish.one(shared.sums[from][column], row, column);
+      }
+    }
+  }
+}
+
+// Sums to their results, or to the split's partial sums.
+template <class T> struct GatherFinish {
+  typedef acc_t<T> A;
+  const ImplicitGatherParams<T>& p;
+  const Slices<T>& s;
+  const int *result_at, *residual_at;
+  A* partial;
+  int row_0, column_0, channel_0;  // of the tile, and of its first column among all channels
+  bool packed, along_rows, doubtful;
+
+  DEVICE A value(A sum, int channel, i64 residual, const T* old) const {
+    A z = followed(sum, p.after, p.by, channel, residual);
+    if (p.relu) z = z <= A(0) ? A(0) : z;
+    z *= p.by.alpha;
+    return p.by.beta != A(0) ? z + p.by.beta * to_acc(*old) : z;
+  }
+  DEVICE A mended(A sum, int row, int column) const {
+    return doubtful && sum != sum ? sum_inside(p, s, row_0 + row, column_0 + column) : sum;
+  }
+  DEVICE void one(A sum, int row, int column) const {
+    const int channel = channel_0 + column;
+    const i64 at = result_at[row] + (i64)channel * p.result_channel;
+    sum = mended(sum, row, column);
+    if (partial) partial[at] = sum;
+    else p.result[at] = from_acc<T>(value(sum, channel, residual_at[row] + (i64)channel * p.residual_channel, p.result + at));
+  }
+  DEVICE void all(const A (&sum)[4], int row, int column) const {
+    const int channel = channel_0 + column;
+    const i64 at = result_at[row] + channel;
+    if (partial) return store_four(partial + at, sum);
+    A v[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      v[k] = value(sum[k], channel + k, residual_at[row] + (i64)(channel + k) * p.residual_channel, p.result + at + k);
+    store_four(p.result + at, v);
+  }
+};
+
+template <class T, int ROWS, int COLUMNS>
+__global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS, COLUMNS>::BLOCKS)
+    implicit_gather(const ImplicitGatherParams<T> p) {
+  typedef Tile<T, ROWS, COLUMNS> Place;
+  typedef acc_t<T> A;
+  constexpr int EACH = Place::EACH;
+  __shared__ typename Place::Shared shared;
+  __shared__ int result_at[ROWS], residual_at[ROWS];
+  const Slices<T> s = slices_of(p);
+  const int tile = blockIdx.x / p.column_tiles;
+  const int row_0 = tile * ROWS, column_0 = ((int)blockIdx.x - tile * p.column_tiles) * COLUMNS;
+  if (row_0 >= s.rows) return;
+  for (int i = threadIdx.x; i < ROWS; i += Place::THREADS) {
+    const Row row = row_of(min(row_0 + i, s.rows - 1), s.walks);
+    const int d = s.walks.d.first + row.d * s.walks.d.spread, h = s.walks.h.first + row.h * s.walks.h.spread;
+    const int w = s.walks.w.first + row.w * s.walks.w.spread;
+    result_at[i] = row.image * p.result_outer + d * p.d.result_step + h * p.h.result_step + w * p.w_axis.result_step;
+    residual_at[i] =
+        row.image * p.residual_outer + d * p.d.residual_step + h * p.h.residual_step + w * p.w_axis.residual_step;
+  }
+  A sum[EACH][EACH] = {};
+  if (s.begin < s.end) {
+    Gatherer<T, ROWS, COLUMNS> gatherer;
+    gatherer.start(p, s, row_0);
+    gatherer.fetch(p, s, column_0);
+    gatherer.put(p, shared.buffer[0]);
+    __syncthreads();
+#pragma unroll 1
+    for (int at = s.begin; at < s.end; ++at) {
+      const int here = (at - s.begin) & 1;
+      if (at + 1 < s.end) gatherer.move_on(p, s), gatherer.fetch(p, s, column_0);
+      Place::multiply(sum, shared.buffer[here]);
+      if (at + 1 < s.end) gatherer.put(p, shared.buffer[here ^ 1]);
+      __syncthreads();
+    }
+  } else {
+    __syncthreads();
+  }
+  bool doubtful = false;
+  if (p.padded) {
+#pragma unroll
+    for (int i = 0; i < EACH; ++i)
+#pragma unroll
+      for (int j = 0; j < EACH; ++j) doubtful |= sum[i][j] != sum[i][j];
+    doubtful = __syncthreads_or(doubtful) && weights_not_finite<T, ROWS, COLUMNS>(p, s, column_0);
+  }
+  A* partial = p.partial ? p.partial + (blockIdx.z % p.splits) * p.partial_size : nullptr;
+  const int channel_0 = (int)blockIdx.y * p.lines + column_0;
+  const bool packed = p.result_packed && !doubtful;
+  const GatherFinish<T> finish{p,        s,         result_at, residual_at,           partial, row_0,
+                               column_0, channel_0, packed,    p.result_channel != 1, doubtful};
+  hand_over<Place>(shared, sum, finish, s.rows - row_0, p.lines - column_0);
+}
+
+// ---- filter ---------------------------------------------------------------------------------------------------------
+
+struct FilterAxis {
+  int output, image, taps, stride, dilation, padding, y_step, x_step, w_step;
+};
+template <class T> struct ImplicitFilterParams {
+  T* dw;
+  const T* dy;
+  const T* x;
+  acc_t<T>* partial;
+  acc_t<T> alpha, beta;
+  i64 partial_size;
+  int images, lines, columns, column_tiles, taps, positions;  // positions of all images
+  int per_split, y_outer, y_channel, x_outer, x_channel, w_outer, w_channel, w_first;
+  FilterAxis d, h, w_axis;
+  int y_packed, y_along_channels, x_packed, x_along_channels, w_packed;
+};
+
+constexpr int TABLE = 128;  // positions whose offsets are known at a time
+// Offsets of a position in dy and, under the block's tap, in x; `x` is NOWHERE where it lies outside of the image.
+struct Position {
+  int y, x;
+};
+template <class T> DEVICE Position position_of(const ImplicitFilterParams<T>& p, const Tap& tap, int index, int end) {
+  if (index >= end) return Position{0, NOWHERE};
+  const int w = index % p.w_axis.output, by_w = index / p.w_axis.output, h = by_w % p.h.output;
+  const int by_h = by_w / p.h.output, d = by_h % p.d.output, image = by_h / p.d.output;
+  const int i_d = d * p.d.stride - p.d.padding + tap.d * p.d.dilation;
+  const int i_h = h * p.h.stride - p.h.padding + tap.h * p.h.dilation;
+  const int i_w = w * p.w_axis.stride - p.w_axis.padding + tap.w * p.w_axis.dilation;
+  if ((u32)i_d >= (u32)p.d.image || (u32)i_h >= (u32)p.h.image || (u32)i_w >= (u32)p.w_axis.image)
+    return Position{0, NOWHERE};
+  return Position{image * p.y_outer + d * p.d.y_step + h * p.h.y_step + w * p.w_axis.y_step,
+                  image * p.x_outer + i_d * p.d.x_step + i_h * p.h.x_step + i_w * p.w_axis.x_step};
+}
+
+template <class T> struct FilterFinish {
+  typedef acc_t<T> A;
+  const ImplicitFilterParams<T>& p;
+  A* partial;
+  i64 first;
+  bool packed, along_rows;
+  DEVICE void one(A sum, int row, int column) const {
+    const i64 at = first + (i64)row * p.w_outer + (i64)column * p.w_channel;
+    if (partial) partial[at] = sum;
+    else p.dw[at] = blend<T>(p.alpha, sum, p.beta, p.dw + at);
+  }
+  DEVICE void all(const A (&sum)[4], int row, int column) const {
+    store_four(partial + first + (i64)row * p.w_outer + column, sum);
+  }
+};
+
+template <class T, int ROWS, int COLUMNS>
+__global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS, COLUMNS>::BLOCKS)
+    implicit_filter(const ImplicitFilterParams<T> p) {
+  typedef Tile<T, ROWS, COLUMNS> Place;
+  typedef acc_t<T> A;
+  constexpr int EACH = Place::EACH, DEPTH = Place::DEPTH, THREADS = Place::THREADS;
+  constexpr int ROW_PACKS = Place::ROW_PACKS, COLUMN_PACKS = Place::COLUMN_PACKS;
+  __shared__ typename Place::Shared shared;
+  __shared__ Position table[TABLE];
+  const int tile = blockIdx.x / p.taps, tap_index = (int)blockIdx.x - tile * p.taps, group = blockIdx.y;
+  const int row_0 = tile / p.column_tiles * ROWS, column_0 = tile % p.column_tiles * COLUMNS;
+  const Tap tap = {tap_index / p.w_axis.taps / p.h.taps, tap_index / p.w_axis.taps % p.h.taps, tap_index % p.w_axis.taps};
+  const T* dy = p.dy + (i64)group * p.lines * p.y_channel;
+  const T* x = p.x + (i64)group * p.columns * p.x_channel;
+  const int begin = blockIdx.z * p.per_split, end = min(begin + p.per_split, p.positions);
+  const int slices = (end - begin + DEPTH - 1) / DEPTH;
+  Four<T> left[ROW_PACKS], right[COLUMN_PACKS];
+  A sum[EACH][EACH] = {};
+#pragma unroll 1
+  for (int at = -1; at < slices; ++at) {
+    const int next = at + 1, offset = next * DEPTH % TABLE;
+    if (next < slices) {
+      if (offset == 0) {
+        for (int i = threadIdx.x; i < TABLE; i += THREADS)
+          table[i] = position_of(p, tap, begin + next * DEPTH + i, end);
+        __syncthreads();
+      }
+#pragma unroll
+      for (int i = 0; i < ROW_PACKS; ++i) {
+        const int index = i * THREADS + threadIdx.x;
+        const int term = p.y_along_channels ? index / (ROWS / 4) : index % DEPTH;
+        const int line = row_0 + 4 * (p.y_along_channels ? index % (ROWS / 4) : index / DEPTH);
+        const Position here = table[offset + term];
+        const T* from = dy + here.y + (i64)line * p.y_channel;
+        left[i] = four(from, p.y_channel, here.x == NOWHERE ? 0 : p.lines - line, p.y_packed);
+      }
+#pragma unroll
+      for (int i = 0; i < COLUMN_PACKS; ++i) {
+        const int index = i * THREADS + threadIdx.x;
+        const int term = p.x_along_channels ? index / (COLUMNS / 4) : index % DEPTH;
+        const int column = column_0 + 4 * (p.x_along_channels ? index % (COLUMNS / 4) : index / DEPTH);
+        const Position here = table[offset + term];
+        const T* from = x + here.x + (i64)column * p.x_channel;
+        right[i] = four(from, p.x_channel, here.x == NOWHERE ? 0 : p.columns - column, p.x_packed);
+      }
+    }
+    if (at >= 0) Place::multiply(sum, shared.buffer[at & 1]);
+    if (next < slices) {
+      typename Place::Buffer& to = shared.buffer[next & 1];
+#pragma unroll
+      for (int i = 0; i < ROW_PACKS; ++i) {
+        const int index = i * THREADS + threadIdx.x;
+        const int term = p.y_along_channels ? index / (ROWS / 4) : index % DEPTH;
+        put_lines(to.rows, term, 4 * (p.y_along_channels ? index % (ROWS / 4) : index / DEPTH), left[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < COLUMN_PACKS; ++i) {
+        const int index = i * THREADS + threadIdx.x;
+        const int term = p.x_along_channels ? index / (COLUMNS / 4) : index % DEPTH;
+        put_lines(to.columns, term, 4 * (p.x_along_channels ? index % (COLUMNS / 4) : index / DEPTH), right[i]);
+      }
+    }
+    __syncthreads();
+  }
+  const i64 first = p.w_first + (i64)tap.d * p.d.w_step + (i64)tap.h * p.h.w_step + (i64)tap.w * p.w_axis.w_step;
+  A* partial = p.partial ? p.partial + blockIdx.z * p.partial_size : nullptr;
+  const i64 to = first + ((i64)group * p.lines + row_0) * p.w_outer + (i64)column_0 * p.w_channel;
+  const FilterFinish<T> finish{p, partial, to, partial && p.w_packed, p.w_channel != 1};
+  hand_over<Place>(shared, sum, finish, p.lines - row_0, p.columns - column_0);
+}
+
+// ---- the splits' sums -----------------------------------------------------------------------------------------------
+
+struct FoldSteps {
+  i64 outer, channel, d, h, w;
+};
+template <class T> struct ImplicitFoldParams {
+  T* result;
+  const acc_t<T>* partial;
+  After<T> after;
+  Factors<T> by;
+  i64 size, splits, first;  // elements of the result, offset of the first one
+  i64 channels, extent_d, extent_h, extent_w;
+  FoldSteps result_steps, residual_steps;
+  int channels_last, relu;
+};
+
+DEVICE i64 taken_from(i64& index, i64 extent) {
+  const i64 outer = quotient(index, extent), here = index - outer * extent;
+  index = outer;
+  return here;
+}
+DEVICE i64 offset(const FoldSteps& steps, i64 outer, i64 channel, i64 d, i64 h, i64 w) {
+  return outer * steps.outer + channel * steps.channel + d * steps.d + h * steps.h + w * steps.w;
+}
+
+template <class T> __global__ void __launch_bounds__(256) implicit_fold(const ImplicitFoldParams<T> p) {
+  const i64 index = global_thread();
+  if (index >= p.size) return;
+  acc_t<T> sum = 0;
+  for (i64 split = 0; split < p.splits; ++split) sum += p.partial[split * p.size + index];
+  i64 rest = index, channel = 0;
+  if (p.channels_last) channel = taken_from(rest, p.channels);
+  const i64 w = taken_from(rest, p.extent_w), h = taken_from(rest, p.extent_h), d = taken_from(rest, p.extent_d);
+  if (!p.channels_last) channel = taken_from(rest, p.channels);
+  const i64 residual = offset(p.residual_steps, rest, channel, d, h, w);
+  acc_t<T> z = followed(sum, p.after, p.by, (int)channel, residual);
+  if (p.relu) z = z <= acc_t<T>(0) ? acc_t<T>(0) : z;
+  T* at = p.result + p.first + offset(p.result_steps, rest, channel, d, h, w);
+  *at = blend<T>(p.by.alpha, z, p.by.beta, at);
+}
+
+// ---- filters with channels of the result together -------------------------------------------------------------------
+
+template <class T> struct ImplicitRepackParams {
+  T* packed;
+  const T* w;
+  i64 size, taps_d, taps_h, taps_w, terms, lines, lines_padded;
+  i64 step_group, step_d, step_h, step_w, step_term, step_line, first;
+};
+
+// packed[group, tap, term, line] of w, lines up to a multiple of four.
+template <class T> __global__ void __launch_bounds__(256) implicit_repack(const ImplicitRepackParams<T> p) {
+  const i64 index = global_thread();
+  if (index >= p.size) return;
+  i64 rest = index;
+  const i64 line = taken_from(rest, p.lines_padded), term = taken_from(rest, p.terms);
+  const i64 w = taken_from(rest, p.taps_w), h = taken_from(rest, p.taps_h), d = taken_from(rest, p.taps_d);
+  const i64 from = p.first + rest * p.step_group + d * p.step_d + h * p.step_h + w * p.step_w;
+  T v = {};
+  if (line < p.lines) v = p.w[from + term * p.step_term + line * p.step_line];
+  p.packed[index] = v;
+}
