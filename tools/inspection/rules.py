@@ -29,8 +29,11 @@ _STOPS = {
     96: "ptxas stops at 96 registers, with which five blocks of 128 threads fit",
     128: "ptxas stops at 128 registers, with which four blocks of 128 threads fit",
 }
+_TWO_BLOCKS = "ptxas stops at 128 registers, with which two blocks of 256 threads fit"
 #: (kernel, architecture) -> bytes that its spills may move, and why.
 SPILLS: dict[tuple[str, int], tuple[int, str]] = {
+    ("implicit_filter<float, 128, 128>", 100): (48, _TWO_BLOCKS),
+    ("implicit_filter<float, 128, 128>", 120): (120, _TWO_BLOCKS),
     ("fc_gradient<float16, Swish<float16>, 8>", 75): (8, _STOPS[64]),
     ("reduce_rows<double, NormOf<double>, 2, false>", 90): (8, _STOPS[40]),
     ("reduce_columns<double, MaxOf<double>, 2>", 90): (12, _STOPS[32]),
