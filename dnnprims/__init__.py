@@ -19,10 +19,12 @@ from .descriptors import (
     BoundTensor,
     ConvolutionDescriptor,
     LossDescriptor,
+    PoolingDescriptor,
     TensorDescriptor,
     create_activation_descriptor,
     create_convolution_descriptor,
     create_loss_descriptor,
+    create_pooling_descriptor,
     create_tensor_descriptor,
 )
 from .errors import (
@@ -57,6 +59,7 @@ from .ops.glu import glu_backward, glu_forward
 from .ops.gradient import clip_by_global_norm, global_norm, scale_and_check_finite
 from .ops.loss import loss_backward, loss_forward, loss_forward_backward
 from .ops.maxout import maxout_backward, maxout_forward
+from .ops.pooling import pooling_backward, pooling_forward, pooling_output_descriptor
 from .ops.prelu import prelu_backward, prelu_forward
 from .ops.reduction import reduce_tensor
 from .ops.sgd import sgd_update
@@ -81,6 +84,8 @@ PRIMITIVES: tuple[Callable[..., Any], ...] = (
     conv_backward_bias,
     conv_transpose_forward,
     conv_transpose_backward,
+    pooling_forward,
+    pooling_backward,
     activation_forward,
     activation_backward,
     prelu_forward,
@@ -108,7 +113,6 @@ PRIMITIVES: tuple[Callable[..., Any], ...] = (
 )
 
 __all__ = [
-    "PRIMITIVES",
     "ActivationDescriptor",
     "AllocationError",
     "BadParamError",
@@ -120,6 +124,8 @@ __all__ = [
     "Handle",
     "LossDescriptor",
     "NotSupportedError",
+    "PRIMITIVES",
+    "PoolingDescriptor",
     "PreparedPlan",
     "Support",
     "TensorDescriptor",
@@ -143,6 +149,7 @@ __all__ = [
     "create_convolution_descriptor",
     "create_handle",
     "create_loss_descriptor",
+    "create_pooling_descriptor",
     "create_tensor_descriptor",
     "fc_backward",
     "fc_backward_bias",
@@ -159,6 +166,9 @@ __all__ = [
     "maxout_backward",
     "maxout_forward",
     "output_descriptors",
+    "pooling_backward",
+    "pooling_forward",
+    "pooling_output_descriptor",
     "prelu_backward",
     "prelu_forward",
     "prepare",

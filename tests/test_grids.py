@@ -67,6 +67,8 @@ LARGE = (
     "conv_forward shape=2x3x12x12 k=5 filter=3x3",
     "conv_backward_data shape=2x3x12x12 k=5 filter=3x3",
     "conv_transpose_forward shape=2x3x12x12 k=5 filter=3x3",
+    "pooling_forward shape=2x16x31x30 window=3 stride=2 padding=1 layout=NHWC",
+    "pooling_backward shape=2x16x31x30 window=3 stride=2 padding=1 mode=exclude layout=NHWC",
 )
 
 #: Kernels whose blocks take one piece of work after the other: where a block is left out, the others do its work.

@@ -83,6 +83,7 @@ def calls(r: int, c: int) -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]
         yield from losses(x, y)
         yield from products(r, c, place)
         yield from convolutions(r, c, place)
+        yield from poolings(r, c, place)
     yield from lists(t(r, c))
     yield from strided(r, c)
 
@@ -125,6 +126,20 @@ def convolutions(r: int, c: int, place: int) -> Iterator[tuple[Callable[..., Any
         yield dp.conv_backward_bias, {"conv": conv, "dy": y}
         yield dp.conv_transpose_forward, {"conv": conv, "x": y, "w": w}
         yield dp.conv_transpose_backward, {"conv": conv, "dy": x, "x": y, "w": w}
+
+
+def poolings(r: int, c: int, place: int) -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]:
+    """With (r, c) elements in the image and the result: by channels, along a row, in planes or as planes."""
+    for layout, x in (
+        ("NHWC", t(1, r, 1, c, alignment=place)),
+        ("NCHW", t(1, r, 1, c, alignment=place)),
+        ("NCHW", t(r, c, 1, 1, alignment=place)),
+    ):
+        for mode in ("max", "average_include_padding"):
+            pooling = dp.PoolingDescriptor(mode, 3, 1, padding=1, layout=layout)
+            indices = t(*x.shape, dtype="uint8") if mode == "max" else None
+            yield dp.pooling_forward, {"pooling": pooling, "x": x, "with_indices": mode == "max"}
+            yield dp.pooling_backward, {"pooling": pooling, "dy": x, "x_descriptor": x, "indices": indices}
 
 
 def lists(x: dp.TensorDescriptor) -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]:

@@ -84,6 +84,17 @@ NARROW_FIELDS = {
     **dict.fromkeys(("weights", "gradients", "velocities", "masters", "arrays"), _OPERAND),
     **dict.fromkeys(("first_moments", "second_moments"), _OPERAND),
     **dict.fromkeys(_IMPLICIT, "below 2^30 with padding, as the front end sees to"),
+    **dict.fromkeys(
+        (
+            *(f"{a}_{n}" for a in "hw" for n in ("image", "output", "window", "stride", "before", "reach")),
+            *("inner", "across", "down", "height"),
+        ),
+        "fewer than 2^31, as the front end sees to",
+    ),
+    **dict.fromkeys(
+        (f"{n}_{of}" for n in ("inner", "across", "down") for of in ("multiplier", "shift")), "a divisor's"
+    ),
+    **dict.fromkeys(("padded", "wide"), _FLAG),
     "elements": "of a chunk, at most 65,536",
     "share": "of a block, at most a chunk",
     "label_bytes": "0, 1, 4 or 8",
@@ -118,6 +129,14 @@ NARROW_TEXT = {
     "(int)left": "less than a pack",
     "(int)(size - begin)": "less than a block has",
     "(int)threadIdx.x": "a thread of a block",
+    "(int)at": "a tap, of fewer than 2^31",
+    "(int)here": "less than an extent, of fewer than 2^31",
+    "(u32)item": "fewer than 2^31 pieces of work, as the front end sees to",
+    "block = blockIdx.x": "grids have fewer than 2^31 blocks",
+    "(int)(c.images - first)": "fewer than the planes of a block",
+    "(int)(first - pack * VEC)": "less than a pack",
+    "for (int k = threadIdx.x; k < packs": "packs in the shared memory of a block",
+    "for (int k = threadIdx.x; k < pieces": "pieces of a block, which its shared memory bounds",
     "(u32)a / (u32)b": "both are below 2^32, as is seen before",
     "(u32)n / (u32)d": "both are below 2^32, as is seen before",
     "(int)(steps % STAGES)": "a stage",

@@ -284,6 +284,29 @@ def test_convolutions(scale: Scale, layout: str) -> None:
         np.testing.assert_array_equal(scale.host(one), scale.host(other))
 
 
+@covers(dp.pooling_forward, dp.pooling_backward)
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("mode", ["max", "average_exclude_padding"])
+def test_poolings(scale: Scale, layout: str, mode: str) -> None:
+    """Image by image: in packs of channels, in rows, and, with a step along the last axis, by single elements."""
+    h, pooling = scale.handle, dp.PoolingDescriptor(mode, 3, 2, padding=1, layout=layout)
+    image, wanted = (8, 4, 4), mode == "max"
+    x = scale.ramp(scale.wrap // 128 + 17, *image)
+    for view in (x, scale.ramp(x.shape[0], 8, 4, 8)[..., ::2]):
+        scale.agrees(lambda x: dp.pooling_forward(h, pooling, x, with_indices=wanted), view)
+        y = dp.pooling_forward(h, pooling, view, with_indices=wanted)
+        given = y if wanted else (y,)
+        if view is not x:
+            given = (scale.xp.repeat(given[0], 2, axis=-1)[..., ::2], *given[1:])
+        scale.agrees(
+            lambda dy, *indices: dp.pooling_backward(
+                h, pooling, dy, x_descriptor=dp.TensorDescriptor((dy.shape[0], *image), "float16"),
+                indices=indices[0] if indices else None,
+            ),
+            *given,
+        )  # fmt: skip
+
+
 # -- products --------------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,11 @@ _CONV = dp.ConvolutionDescriptor(padding=1, stride=(2, 1), groups=2)
 _IMAGE, _FILTERS, _RESULT = (2, 4, 5, 4), (6, 2, 3, 3), (2, 6, 3, 4)
 
 
+#: One pooling for all: 2 images of 3 channels and 5 x 4 positions.
+_POOLING = dp.PoolingDescriptor("max", (3, 2), (2, 1), padding=1)
+_POOLED_IMAGE, _POOLED = (2, 3, 5, 4), (2, 3, 3, 5)
+
+
 def _described_as(shape: tuple[int, ...]) -> TensorDescriptor:
     return TensorDescriptor(shape, "float32")
 
@@ -97,6 +102,14 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "conv_transpose_backward": lambda: {
         "conv": _CONV, "dy": _floats(*_IMAGE), "x": _floats(*_RESULT), "w": _floats(*_FILTERS),
         "needs": ("dx", "dw", "db"), "dx": _floats(*_RESULT), "dw": _floats(*_FILTERS), "db": _floats(4), "beta": 1.0,
+    },
+    "pooling_forward": lambda: {
+        "pooling": _POOLING, "x": _floats(*_POOLED_IMAGE), "with_indices": True, "out": _floats(*_POOLED),
+        "indices": np.zeros(_POOLED, np.uint8), "alpha": 1.0, "beta": 0.0,
+    },
+    "pooling_backward": lambda: {
+        "pooling": _POOLING, "dy": _floats(*_POOLED), "x_descriptor": _described_as(_POOLED_IMAGE),
+        "indices": np.ones(_POOLED, np.uint8), "out": _floats(*_POOLED_IMAGE), "alpha": 1.0, "beta": 0.0,
     },
     "activation_forward": lambda: {
         "activation": "tanh", "x": _floats(4, 5), "out": _floats(4, 5), "alpha": 1.0, "beta": 0.0,
@@ -221,7 +234,7 @@ def _bad_arrays(good: np.ndarray, optional: bool) -> Iterator[tuple[str, Any, bo
         yield "reversed", good[::-1], False
         yield "transposed memory", np.asfortranarray(good), False
         yield "repeated element", np.broadcast_to(good.flat[0], good.shape), False
-        yield "strides of half elements", _odd_strides(good), True
+        yield "strides of half elements", _odd_strides(good), good.itemsize > 1
 
 
 def _read_only(good: np.ndarray) -> np.ndarray:
@@ -434,7 +447,7 @@ def test_partial_overlap(op: FunctionType, backend: str) -> None:
     good = GOOD[op.__name__]()
     names = [name for name, value in good.items() if isinstance(value, np.ndarray) and value.size > 1]
     written = {"out", "dx", "dw", "db", "dslope", "dprediction", "c"}
-    written |= {dp.fc_forward: {"aux"}, dp.maxout_forward: {"which"}}.get(op, set())
+    written |= {dp.fc_forward: {"aux"}, dp.maxout_forward: {"which"}, dp.pooling_forward: {"indices"}}.get(op, set())
     with dp.create_handle(backend) as handle:
         for name in (n for n in names if n in written):
             for other in (n for n in names if n != name):
@@ -541,10 +554,10 @@ def test_described_call(op: FunctionType, backend: str) -> None:
 @on_the_host
 def test_described_results(op: FunctionType, backend: str) -> None:
     """`output_descriptors` tells shape and dtype of what the call makes when destinations are left out."""
-    destinations = ("out", "dx", "dw", "db", "dslope", "which", "dprediction", "aux", "found_inf")
+    destinations = ("out", "dx", "dw", "db", "dslope", "which", "indices", "dprediction", "aux", "found_inf")
     left_out = {name: None for name in destinations if name in GOOD[op.__name__]()}
-    if op in (dp.maxout_backward, dp.fc_backward):
-        left_out = {name: None for name in left_out if name not in ("which", "aux")}
+    if op in (dp.maxout_backward, dp.pooling_backward, dp.fc_backward):
+        left_out = {name: None for name in left_out if name not in ("which", "indices", "aux")}
     if "beta" in GOOD[op.__name__]() and op is not dp.add_tensor:
         left_out["beta"] = 0.0
     call = {**GOOD[op.__name__](), **left_out}

@@ -121,6 +121,9 @@ def test_labels_are_in_range() -> None:
 def test_indices_are_in_range() -> None:
     values = drawn("maxout_backward dy=float32:40x3 which=uint8:40x3 pool_size=4")
     assert set(np.unique(values["which"])) == set(range(4))
+    words = "dy=float32:9x3x8x8 x_descriptor=float32:9x3x16x16/described indices=uint8:9x3x8x8"
+    values = drawn(f"pooling_backward pooling=pooling(mode=max;window=2) {words}")
+    assert set(np.unique(values["indices"])) == set(range(4))
 
 
 def test_outputs_are_those_of_inputs() -> None:

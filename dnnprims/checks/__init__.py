@@ -35,6 +35,7 @@ from .options import (
     require_switch,
     require_workspace,
 )
+from .poolings import require_indexed, require_pool, require_pooling, require_taps_named
 from .refusals import (
     DEVICE_FLAGS,
     on_numpy,
@@ -92,8 +93,8 @@ __all__ = [
     "refuse_grid",
     "refuse_handle",
     "refuse_list",
-    "refuse_missing",
     "refuse_magnitude",
+    "refuse_missing",
     "refuse_options",
     "refuse_overlap",
     "refuse_read_only",
@@ -114,6 +115,7 @@ __all__ = [
     "require_few_axes",
     "require_finite",
     "require_float",
+    "require_indexed",
     "require_integer",
     "require_labels",
     "require_labels_dtype",
@@ -125,6 +127,8 @@ __all__ = [
     "require_neighbours",
     "require_number",
     "require_out",
+    "require_pool",
+    "require_pooling",
     "require_present",
     "require_range",
     "require_rank",
@@ -135,6 +139,7 @@ __all__ = [
     "require_spatial_axes",
     "require_switch",
     "require_taps",
+    "require_taps_named",
     "require_tensors",
     "require_which",
     "require_window",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..descriptors import ConvolutionDescriptor, TensorDescriptor
+from ..descriptors import ConvolutionDescriptor, PoolingDescriptor, TensorDescriptor
 from ..errors import BadParamError
 from .options import require_integer
 
@@ -26,11 +26,13 @@ def require_description(op: str, param: str, value: Any) -> TensorDescriptor:
     raise BadParamError(op, "is no description", param=param, got=got, expected=rule, hint=hint)
 
 
-def require_spatial_axes(op: str, param: str, x: TensorDescriptor, conv: ConvolutionDescriptor) -> int:
-    """`x` has one to three spatial axes, as many as the convolution is for; their number is returned."""
+def require_spatial_axes(
+    op: str, param: str, x: TensorDescriptor, conv: ConvolutionDescriptor | PoolingDescriptor, name: str = "conv"
+) -> int:
+    """`x` has one to three spatial axes, as many as the descriptor is for; their number is returned."""
     axes = x.ndim - 2
     if not 1 <= axes <= 3 or conv.axes not in (None, axes):
-        rule = "3 to 5 axes, 1 to 3 of them spatial" if conv.axes is None else f"{conv.axes + 2} axes, as conv is for"
+        rule = "3 to 5 axes, 1 to 3 of them spatial" if conv.axes is None else f"{conv.axes + 2} axes, as {name} is for"
         raise BadParamError(op, "has the wrong rank", param=param, got=f"{x.ndim} axes, shape {x.shape}", expected=rule)
     return axes
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DEVICE_FLAGS: dict[int, tuple[str, str, str, str]] = {
     1: ("loss", "target", "has a label out of range", "labels in [0, classes) or ignore_index"),
     2: ("maxout_backward", "which", "has an index out of range", "indices in [0, pool_size)"),
+    3: ("pooling_backward", "indices", "has an index out of range", "indices in [0, taps of the window)"),
 }
 
 
@@ -34,7 +35,7 @@ def require_labels(op: str, target: Any, classes: int, ignore_index: int) -> Non
     labels = np.asarray(target)
     bad = labels[((labels < 0) | (labels >= classes)) & (labels != ignore_index)]
     rule = f"in [0, {classes}) or ignore_index = {ignore_index}"
-    _require_none(op, "target", bad, "has a label out of range", rule)
+    require_none_bad(op, "target", bad, "has a label out of range", rule)
 
 
 def require_which(op: str, which: Any, pool_size: int) -> None:
@@ -42,10 +43,10 @@ def require_which(op: str, which: Any, pool_size: int) -> None:
     indices = np.asarray(which)
     bad = indices[(indices < 0) | (indices >= pool_size)]
     rule, hint = f"in [0, {pool_size})", "pass what maxout_forward gave back"
-    _require_none(op, "which", bad, "has an index out of range", rule, hint)
+    require_none_bad(op, "which", bad, "has an index out of range", rule, hint)
 
 
-def _require_none(op: str, param: str, bad: np.ndarray, problem: str, rule: str, hint: str = "") -> None:
+def require_none_bad(op: str, param: str, bad: np.ndarray, problem: str, rule: str, hint: str = "") -> None:
     """There is no bad value; the first stands for all."""
     if bad.size:
         raise BadParamError(op, problem, param=param, got=int(bad[0]), expected=rule, hint=hint)

@@ -6,10 +6,40 @@ generator of random ones.
 
 from __future__ import annotations
 
-from . import activation, adam, convolution, fc, glu, gradient, loss, maxout, prelu, reduction, sgd, softmax, tensor
+from . import (
+    activation,
+    adam,
+    convolution,
+    fc,
+    glu,
+    gradient,
+    loss,
+    maxout,
+    pooling,
+    prelu,
+    reduction,
+    sgd,
+    softmax,
+    tensor,
+)
 from .cases import CaseFamily
 
-_MODULES = (activation, prelu, maxout, glu, softmax, loss, fc, convolution, reduction, tensor, gradient, sgd, adam)
+_MODULES = (
+    activation,
+    prelu,
+    maxout,
+    glu,
+    softmax,
+    loss,
+    fc,
+    convolution,
+    pooling,
+    reduction,
+    tensor,
+    gradient,
+    sgd,
+    adam,
+)
 
 #: Every family of cases, by name.
 FAMILIES: dict[str, CaseFamily] = {module.FAMILY.name: module.FAMILY for module in _MODULES}

@@ -1,4 +1,4 @@
-"""What is wanted, as immutable values: tensors, activations, losses, convolutions.
+"""What is wanted, as immutable values: tensors, activations, losses, convolutions, poolings.
 
 A descriptor is validated when it is made, is hashable, and its `repr` can be pasted back.
 """
@@ -6,13 +6,10 @@ A descriptor is validated when it is made, is hashable, and its `repr` can be pa
 from __future__ import annotations
 
 from .activation import ACTIVATION_MODES, ActivationDescriptor, as_activation, create_activation_descriptor
-from .convolution import (
-    CONVOLUTION_MODES,
-    LAYOUTS,
-    ConvolutionDescriptor,
-    create_convolution_descriptor,
-)
+from .convolution import CONVOLUTION_MODES, ConvolutionDescriptor, create_convolution_descriptor
 from .loss import LOSS_KINDS, REDUCTIONS, LossDescriptor, as_loss, create_loss_descriptor
+from .pooling import POOLING_MODES, PoolingDescriptor, create_pooling_descriptor
+from .spatial import LAYOUTS
 from .tensor import BoundTensor, TensorDescriptor, create_tensor_descriptor, dense_strides, dtype_row
 
 __all__ = [
@@ -20,17 +17,20 @@ __all__ = [
     "CONVOLUTION_MODES",
     "LAYOUTS",
     "LOSS_KINDS",
+    "POOLING_MODES",
     "REDUCTIONS",
     "ActivationDescriptor",
     "BoundTensor",
     "ConvolutionDescriptor",
     "LossDescriptor",
+    "PoolingDescriptor",
     "TensorDescriptor",
     "as_activation",
     "as_loss",
     "create_activation_descriptor",
     "create_convolution_descriptor",
     "create_loss_descriptor",
+    "create_pooling_descriptor",
     "create_tensor_descriptor",
     "dense_strides",
     "dtype_row",

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from operator import index
 from typing import Any
 
-from ..errors import BadParamError
+from .spatial import LAYOUTS, Pair, count, each_axis, require_same_axes, require_word, spread
 
 CONVOLUTION_MODES = ("cross_correlation", "convolution")
-LAYOUTS = ("NCHW", "NHWC")
 
-#: Spatial axes of an image.
-MOST_SPATIAL = 3
-#: Largest padding, stride, dilation or number of groups, so that positions stay far within 64 bits.
-_MOST = 2**31 - 1
-
-Pair = tuple[int, int]
+_OP = "ConvolutionDescriptor"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -63,16 +56,12 @@ class ConvolutionDescriptor:
 
     def __post_init__(self) -> None:
         for name, least in (("padding", 0), ("stride", 1), ("dilation", 1)):
-            object.__setattr__(self, name, _each_axis(name, getattr(self, name), least, pairs=name == "padding"))
-        object.__setattr__(self, "groups", _count("groups", self.groups, 1))
+            value = each_axis(_OP, name, getattr(self, name), least, pairs=name == "padding")
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "groups", count(_OP, "groups", self.groups, 1))
         for name, allowed in (("mode", CONVOLUTION_MODES), ("layout", LAYOUTS)):
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in allowed:
-                raise _refuse(name, "is unknown", f"{value!r:.80}", "one of " + ", ".join(allowed))
-        lengths = {len(value) for value in (self.padding, self.stride, self.dilation) if isinstance(value, tuple)}
-        if len(lengths) > 1:
-            got = f"padding={self.padding}, stride={self.stride}, dilation={self.dilation}"
-            raise _refuse("padding", "is for another number of axes", got, "as many axes in each tuple")
+            require_word(_OP, name, getattr(self, name), allowed)
+        require_same_axes(_OP, padding=self.padding, stride=self.stride, dilation=self.dilation)
         object.__setattr__(self, "_hash", hash(self._values()))
 
     def __hash__(self) -> int:
@@ -99,58 +88,19 @@ class ConvolutionDescriptor:
 
     def paddings(self, axes: int) -> tuple[Pair, ...]:
         """(before, after) of each of so many axes."""
-        return tuple(item if isinstance(item, tuple) else (item, item) for item in _spread(self.padding, axes))
+        return tuple(item if isinstance(item, tuple) else (item, item) for item in spread(self.padding, axes))
 
     def strides(self, axes: int) -> tuple[int, ...]:
         """The stride along each of so many axes."""
-        return _spread(self.stride, axes)
+        return spread(self.stride, axes)
 
     def dilations(self, axes: int) -> tuple[int, ...]:
         """The dilation along each of so many axes."""
-        return _spread(self.dilation, axes)
+        return spread(self.dilation, axes)
 
     def __repr__(self) -> str:
         given = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
         return f"ConvolutionDescriptor({', '.join(given)})"
-
-
-def _spread(value: Any, axes: int) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,) * axes
-
-
-def _each_axis(name: str, value: Any, least: int, *, pairs: bool) -> Any:
-    """One number, or a tuple with an item for each axis; equal pairs become a number."""
-    if not isinstance(value, tuple | list):
-        return _count(name, value, least)
-    if not 1 <= len(value) <= MOST_SPATIAL:
-        raise _refuse(name, "is for a wrong number of axes", f"{value!r:.80}", f"1 to {MOST_SPATIAL} axes")
-    return tuple(_pair(name, item, least) if pairs else _count(name, item, least) for item in value)
-
-
-def _pair(name: str, item: Any, least: int) -> Any:
-    if not isinstance(item, tuple | list):
-        return _count(name, item, least)
-    if len(item) != 2:
-        raise _refuse(name, "is no pair", f"{item!r:.80}", "(before, after) of an axis")
-    before, after = (_count(name, one, least) for one in item)
-    return before if before == after else (before, after)
-
-
-def _count(name: str, value: Any, least: int) -> int:
-    rule = f"an integer from {least} to {_MOST}"
-    try:
-        number = None if isinstance(value, bool) or hasattr(value, "__len__") else index(value)
-    except Exception:  # whatever a stranger's object raises
-        number = None
-    if number is None:
-        raise _refuse(name, "is no integer", f"{type(value).__name__} {value!r:.60}", rule)
-    if not least <= number <= _MOST:
-        raise _refuse(name, "is out of range", f"{number}" if number.bit_length() < 80 else "a huge integer", rule)
-    return number
-
-
-def _refuse(name: str, problem: str, got: object, rule: str) -> BadParamError:
-    return BadParamError("ConvolutionDescriptor", problem, param=name, got=got, expected=rule)
 
 
 def create_convolution_descriptor(

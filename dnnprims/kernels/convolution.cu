@@ -28,14 +28,9 @@
 // Limits    fewer than 2^31 elements of dw, and channels of db; fewer than 2^39 elements of y or dx.
 #include "activation.cuh"
 #include "reduce.cuh"
+#include "spatial.cuh"
 #include "vec.cuh"
 
-struct Spatial {
-  i64 d, h, w;
-};
-struct Steps {
-  i64 outer, channel, d, h, w;
-};
 struct Problem {
   i64 batch, groups, in_per_group, out_per_group;
   Spatial image, output, taps, stride, dilation, padding;
@@ -43,46 +38,6 @@ struct Problem {
   i64 w_first;  // offset of the tap that comes first
   int channels_last;  // order of memory of the images, for the walk over results
 };
-
-struct Place {
-  i64 outer, channel;
-  Spatial at;
-};
-
-DEVICE i64 taken(i64& index, i64 extent) {
-  const i64 outer = quotient(index, extent), here = index - outer * extent;
-  index = outer;
-  return here;
-}
-// Element `index` of (outer, channels, extent) or, with `last`, of (outer, extent, channels).
-DEVICE Place place_of(i64 index, i64 channels, const Spatial& extent, bool last) {
-  Place place;
-  if (last) place.channel = taken(index, channels);
-  place.at.w = taken(index, extent.w);
-  place.at.h = taken(index, extent.h);
-  place.at.d = taken(index, extent.d);
-  if (!last) place.channel = taken(index, channels);
-  place.outer = index;
-  return place;
-}
-
-DEVICE i64 offset(const Steps& steps, const Spatial& at) { return at.d * steps.d + at.h * steps.h + at.w * steps.w; }
-DEVICE i64 offset(const Steps& steps, const Place& place) {
-  return place.outer * steps.outer + place.channel * steps.channel + offset(steps, place.at);
-}
-
-// Where tap r lies for output o; the result is whether that is in the image.
-DEVICE bool sees(i64 o, i64 r, i64 stride, i64 dilation, i64 padding, i64 extent, i64& i) {
-  i = o * stride - padding + r * dilation;
-  return i >= 0 && i < extent;
-}
-// The output for which tap r lies at i; the result is whether there is one.
-DEVICE bool seen_by(i64 i, i64 r, i64 stride, i64 dilation, i64 padding, i64 extent, i64& o) {
-  const i64 from = i + padding - r * dilation;
-  if (from < 0) return false;
-  o = quotient(from, stride);
-  return o * stride == from && o < extent;
-}
 
 // sum of a[k * a_step] b[k * b_step] over channels
 template <class T> DEVICE acc_t<T> dot(const T* a, i64 a_step, const T* b, i64 b_step, i64 count, acc_t<T> sum) {

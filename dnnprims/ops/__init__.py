@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from ..runtime.gemm import GEMM_FAMILY
 from ..runtime.launch import Family
-from . import activation, adam, convolution, fc, glu, gradient, loss, maxout, prelu, reduction, sgd, softmax, tensor
+from . import (
+    activation,
+    adam,
+    convolution,
+    fc,
+    glu,
+    gradient,
+    loss,
+    maxout,
+    pooling,
+    prelu,
+    reduction,
+    sgd,
+    softmax,
+    tensor,
+)
 
 #: Every family of kernels by name.
 FAMILIES: dict[str, Family] = {
@@ -22,6 +37,7 @@ FAMILIES: dict[str, Family] = {
         gradient.FAMILY,
         loss.FAMILY,
         maxout.FAMILY,
+        pooling.FAMILY,
         prelu.FAMILY,
         reduction.FAMILY,
         sgd.FAMILY,

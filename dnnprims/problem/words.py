@@ -6,7 +6,7 @@
 ``gelu``                     text that looks like a name; other text is quoted: ``'no%20such'``, encoded as in URLs
 ``(0;1)``, ``[3;4]``         tuples and lists; ``3*word`` stands for three of the same
 ``elu(alpha=0.5)``           a descriptor: mode or kind, and what differs from its defaults;
-                             ``convolution(stride=2)``
+                             ``convolution(stride=2)``, ``pooling(mode=max;window=2)``
 ``float32(0.5)``             a scalar of NumPy; ``dtype(float32)``, ``type(float32)`` and ``row(float32)`` are types
 ``float32:3x4``              a tensor, see `dnnprims.problem.tensors`
 ``?Fraction``                a value of that type, which the line cannot give back
@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote
 import ml_dtypes  # noqa: F401  registers bfloat16's name with NumPy
 import numpy as np
 
-from ..descriptors import ActivationDescriptor, ConvolutionDescriptor, LossDescriptor
+from ..descriptors import ActivationDescriptor, ConvolutionDescriptor, LossDescriptor, PoolingDescriptor
 from ..descriptors.activation import ACTIVATION_MODES
 from ..descriptors.loss import LOSS_KINDS
 from ..dtypes import BY_NAME, DType
@@ -39,8 +39,9 @@ _INTEGER = re.compile(r"-?\d+", re.ASCII)
 _CONSTANTS = {"-": None, "True": True, "False": False}
 _SCALARS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _FLOATS = ("float16", "float32", "float64", "bfloat16")
-#: What stands for the name of a convolution's descriptor, which has none of its own.
-_CONVOLUTION = "convolution"
+#: What stands for the name of a descriptor that has none of its own.
+_UNNAMED: dict[str, type] = {"convolution": ConvolutionDescriptor, "pooling": PoolingDescriptor}
+_NAME_OF = {kind: name for name, kind in _UNNAMED.items()}
 _PYTHON_TYPES: dict[str, type] = {"float": float, "int": int}
 
 #: Longest text, most bits of an integer, most items of a list and deepest nesting that a line gives back.
@@ -70,7 +71,7 @@ def write(value: Any) -> str:
         return str(value)
     if value is None:
         return "-"
-    if isinstance(value, ActivationDescriptor | LossDescriptor | ConvolutionDescriptor):
+    if isinstance(value, ActivationDescriptor | LossDescriptor | ConvolutionDescriptor | PoolingDescriptor):
         return _write_descriptor(value)
     if isinstance(value, np.generic):
         return f"{value.dtype.name}({value.item() if value.dtype.name in _SCALARS else float(value)!r})"
@@ -102,12 +103,12 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _write_descriptor(value: ActivationDescriptor | LossDescriptor | ConvolutionDescriptor) -> str:
+def _write_descriptor(value: Any) -> str:
     if isinstance(value, ActivationDescriptor):
         name, defaults = value.mode, ACTIVATION_MODES[value.mode]
         options = {key: given for key, given in value.parameters if not _same(given, defaults[key])}
     else:
-        name = value.kind if isinstance(value, LossDescriptor) else _CONVOLUTION
+        name = value.kind if isinstance(value, LossDescriptor) else _NAME_OF[type(value)]
         rest = [f for f in fields(value) if f.name != "kind"]
         options = {f.name: getattr(value, f.name) for f in rest if not _same(getattr(value, f.name), f.default)}
     return f"{name}({';'.join(f'{key}={write(given)}' for key, given in options.items())})"
@@ -144,7 +145,7 @@ def _is_plain(value: Any) -> bool:
         return value.name in BY_NAME and value == BY_NAME[value.name].numpy
     if isinstance(value, type):
         return value in _PYTHON_TYPES.values() or any(value is row.numpy.type for row in BY_NAME.values())
-    return value is None or kind in (bool, float, DType, ActivationDescriptor, LossDescriptor, ConvolutionDescriptor)
+    return value is None or kind in (bool, float, DType, ActivationDescriptor, LossDescriptor, *_NAME_OF)
 
 
 def _type_name(value: Any) -> str:
@@ -190,13 +191,13 @@ def _read_items(part: str) -> list[Any]:
 
 def _read_call(word: str, name: str, inside: str) -> Any:
     """A descriptor, a scalar or a type."""
-    if name in ACTIVATION_MODES or name in LOSS_KINDS or name == _CONVOLUTION:
+    if name in ACTIVATION_MODES or name in LOSS_KINDS or name in _UNNAMED:
         options = dict(part.split("=", 1) for part in split(inside) if "=" in part)
         if len(options) != len(split(inside)):
             raise Unreadable(word)
         values = {key: read(given) for key, given in options.items()}
-        if name == _CONVOLUTION:
-            return ConvolutionDescriptor(**values)
+        if name in _UNNAMED:
+            return _UNNAMED[name](**values)
         return ActivationDescriptor(name, **values) if name in ACTIVATION_MODES else LossDescriptor(name, **values)
     if name in _SCALARS or name in _FLOATS:
         return np.dtype(name).type(read(inside))

@@ -1,6 +1,21 @@
 """NumPy references: pure functions, float64 inside, rounded once at the end. Also the backend without a GPU."""
 
-from . import activation, adam, convolution, fc, glu, gradient, loss, maxout, prelu, reduction, sgd, softmax, tensor
+from . import (
+    activation,
+    adam,
+    convolution,
+    fc,
+    glu,
+    gradient,
+    loss,
+    maxout,
+    pooling,
+    prelu,
+    reduction,
+    sgd,
+    softmax,
+    tensor,
+)
 
 __all__ = [
     "activation",
@@ -11,6 +26,7 @@ __all__ = [
     "gradient",
     "loss",
     "maxout",
+    "pooling",
     "prelu",
     "reduction",
     "sgd",

@@ -66,6 +66,8 @@ TIERS: dict[str, tuple[str, str]] = {
     "conv_backward_bias": ("T0 T2", "sums"),
     "conv_transpose_forward": ("T0 T2", "sums of products and a bias"),
     "conv_transpose_backward": ("T0 T2", "dx and dw sums of products, db a sum"),
+    "pooling_forward": ("T0 T2", "a maximum and its index exactly; a mean is a sum and two roundings"),
+    "pooling_backward": ("T0 T2", "sums over the windows of an element"),
     "activation_forward": ("T0 T1", "function_error; pieces that select or take one operation are exact on a grid"),
     "activation_backward": ("T0 T1", "function_error of the slope, then a product"),
     "prelu_forward": ("T0 T1", "one product, half an ULP of the accumulator"),

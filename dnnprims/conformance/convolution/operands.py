@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...descriptors import ActivationDescriptor, ConvolutionDescriptor, TensorDescriptor
+from ...descriptors import ActivationDescriptor, ConvolutionDescriptor, PoolingDescriptor, TensorDescriptor
 from ...reference import convolution as reference
 from ..calls import Generator
 from ..cases import Problem
@@ -41,8 +41,8 @@ def read_shapes(problem: Problem) -> tuple[ConvolutionDescriptor, Shape, Shape, 
     return conv, x, w, y
 
 
-def laid_out(conv: ConvolutionDescriptor, shape: Shape) -> Shape:
-    """(n, c, ...) in the layout of a convolution."""
+def laid_out(conv: ConvolutionDescriptor | PoolingDescriptor, shape: Shape) -> Shape:
+    """(n, c, ...) in the layout of a convolution or a pooling."""
     return (shape[0], *shape[2:], shape[1]) if conv.channels_last else shape
 
 

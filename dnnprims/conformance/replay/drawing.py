@@ -89,6 +89,11 @@ def _fit_indices(line: CallLine, values: Values, rng: Generator) -> Mapping[str,
     return {"which": rng.integers(0, line.arguments["pool_size"], values["which"].shape)}
 
 
+def _fit_taps(line: CallLine, values: Values, rng: Generator) -> Mapping[str, Any]:
+    shape = values["indices"].shape
+    return {"indices": rng.integers(0, line.arguments["pooling"].taps(len(shape) - 2), shape)}
+
+
 def _fit_masters(line: CallLine, values: Values, rng: Generator) -> Mapping[str, Any]:
     """The weights with a few digits more."""
     masters = {label: label.replace("masters", "weights") for label in values if label.startswith("masters")}
@@ -130,6 +135,7 @@ _FITS: dict[str, Callable[[CallLine, Values, Generator], Mapping[str, Any]]] = {
     "fc_backward": _fit_layer,
     "softmax_backward": _fit_softmax,
     "maxout_backward": _fit_indices,
+    "pooling_backward": _fit_taps,
     "sgd_update": _fit_masters,
     "adam_update": _fit_masters,
     "adamw_update": _fit_masters,

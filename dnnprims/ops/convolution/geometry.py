@@ -6,10 +6,8 @@ from math import prod
 from typing import NamedTuple
 
 from ... import checks
-from ...descriptors import ConvolutionDescriptor, TensorDescriptor
-
-#: Spatial axes that kernels walk; those that a problem lacks come first, with one element and one tap.
-_SPATIAL = 3
+from ...descriptors import ConvolutionDescriptor, TensorDescriptor, spatial
+from ...descriptors.spatial import filled_axes as _spatial
 
 Numbers = tuple[int, ...]
 
@@ -113,34 +111,29 @@ def examine_transposed(
 
 def channel_axis(conv: ConvolutionDescriptor, axes: int) -> int:
     """Which axis of an image holds the channels."""
-    return axes + 1 if conv.channels_last else 1
+    return spatial.channel_axis(conv.channels_last, axes)
 
 
 def split(conv: ConvolutionDescriptor, shape: Numbers) -> tuple[int, int, Numbers]:
     """First axis, channels, spatial axes of a shape or of steps."""
-    outer, *rest = shape
-    return (outer, rest[-1], tuple(rest[:-1])) if conv.channels_last else (outer, rest[0], tuple(rest[1:]))
+    return spatial.split_axes(conv.channels_last, shape)
 
 
-def join(conv: ConvolutionDescriptor, outer: int, channels: int, spatial: Numbers) -> Numbers:
+def join(conv: ConvolutionDescriptor, outer: int, channels: int, positions: Numbers) -> Numbers:
     """The shape that `split` takes apart."""
-    return (outer, *spatial, channels) if conv.channels_last else (outer, channels, *spatial)
+    return spatial.join_axes(conv.channels_last, outer, channels, positions)
 
 
 def steps(conv: ConvolutionDescriptor, strides: Numbers) -> Numbers:
     """The fields of the kernels' `Steps`."""
-    outer, channel, spatial = split(conv, strides)
-    return (outer, channel, *_spatial(spatial, 0))
+    outer, channel, along = split(conv, strides)
+    return (outer, channel, *_spatial(along, 0))
 
 
 def filter_steps(conv: ConvolutionDescriptor, taps: Numbers, strides: Numbers) -> tuple[int, Numbers]:
     """Offset of the first tap and steps: a flipped filter is walked from its last tap backwards."""
     if conv.mode == "cross_correlation":
         return 0, steps(conv, strides)
-    outer, channel, spatial = split(conv, strides)
-    first = sum((count - 1) * step for count, step in zip(taps, spatial, strict=True))
-    return first, (outer, channel, *_spatial(tuple(-step for step in spatial), 0))
-
-
-def _spatial(values: Numbers, fill: int) -> Numbers:
-    return (fill,) * (_SPATIAL - len(values)) + values
+    outer, channel, along = split(conv, strides)
+    first = sum((count - 1) * step for count, step in zip(taps, along, strict=True))
+    return first, (outer, channel, *_spatial(tuple(-step for step in along), 0))

@@ -183,6 +183,25 @@ def _maxout_backward(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]
     yield "", Pass(scatter, [t["dy"]])
 
 
+def _pooling(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
+    """Channels last as torch has them: an image whose axes are permuted. Its maxima always have indices beside them."""
+    pooling = case.options["pooling"]
+    window, stride, padding, last = pooling.window, pooling.stride, pooling.padding, pooling.channels_last
+    counted = {"count_include_pad": pooling.mode == "average_include_padding"}
+
+    def pool(x: Any) -> Any:
+        image = x.permute(0, 3, 1, 2) if last else x
+        if pooling.mode == "max":
+            y = functional.max_pool2d(image, window, stride, padding)
+        else:
+            y = functional.avg_pool2d(image, window, stride, padding, **counted)
+        return y.permute(0, 2, 3, 1) if last else y
+
+    backward = case.op == "pooling_backward"
+    direction, upstream = ("backward", t["dy"]) if backward else ("forward", None)
+    yield "", Pass(pool, [t["x"]], direction=direction, upstream=upstream)
+
+
 def _loss(direction: str, outputs: tuple[str, ...]) -> Maker:
     def make(case: Case, t: dict[str, Any]) -> Iterator[tuple[str, Pass]]:
         function = LOSSES[case.problem.word("kind")]
@@ -317,6 +336,8 @@ MAKERS: dict[str, Maker] = {
     "softmax_backward": _softmax_backward,
     "maxout_forward": _maxout_forward,
     "maxout_backward": _maxout_backward,
+    "pooling_forward": _pooling,
+    "pooling_backward": _pooling,
     "loss_forward": _loss("forward", ("out",)),
     "loss_backward": _loss("backward", ("out",)),
     "loss_forward_backward": _loss("both", ("out", "dprediction")),

@@ -1,0 +1,51 @@
+// Pooling of images of two axes with their channels last, in packs of channels.
+#pragma once
+#include "pooling.cuh"
+
+// Pack number `pack` of the channels; windows, or tiles of them, at `row` and `column` of image `image`.
+struct Piece {
+  int pack, column, row;
+  i64 image;
+  DEVICE Piece(i64 item, const Planes& c) {
+    u32 rest = (u32)item;
+    pack = taken(rest, c.inner, c.by_inner);
+    column = taken(rest, c.across, c.by_across);
+    row = taken(rest, c.down, c.by_down);
+    image = rest;
+  }
+};
+
+// A thread has `rows` windows, one below the other, so that the rows they share are still in the L1.
+template <class T, int VEC, int WINDOW, bool MAX>
+__global__ void __launch_bounds__(POOLING_BLOCK, PACKED_BLOCKS) pooling_forward_packed(const PoolingForwardParams<T> p) {
+  const i64 item = global_thread();
+  if (item >= p.size) return;
+  const Planes& c = p.pool;
+  const Piece piece(item, c);
+  const T* x = p.x + piece.image * c.h.image * c.w.image * c.inner * VEC;
+  const auto read = [&](int i, int j) { return load<VEC>(x, (i * c.w.image + j) * c.inner + piece.pack); };
+  const int end = min((piece.row + 1) * c.height, c.h.output);
+#pragma unroll 1
+  for (int o = piece.row * c.height; o < end; ++o) {
+    const auto state = pooled<T, VEC, WINDOW, MAX>(c.h, c.w, c.padded != 0, o, piece.column, read);
+    put(p, ((piece.image * c.h.output + o) * c.w.output + piece.column) * c.inner + piece.pack, state);
+  }
+}
+
+// A thread has a tile of as many elements as the strides.
+template <class T, int VEC, int WINDOW, int STRIDE, bool MAX>
+__global__ void __launch_bounds__(POOLING_BLOCK, PACKED_BLOCKS) pooling_backward_packed(const PoolingBackwardParams<T> p) {
+  const i64 item = global_thread();
+  if (item >= p.size) return;
+  const Planes& c = p.pool;
+  const Piece piece(item, c);
+  const i64 from = piece.image * c.h.output * c.w.output, to = piece.image * c.h.image * c.w.image;
+  const auto read = [&](int o, int q) {
+    return handed<VEC, MAX>(p, (from + o * c.w.output + q) * c.inner + piece.pack);
+  };
+  const auto give = [&](int i, int j, const acc_t<T>(&sum)[VEC]) {
+    if (!c.h.has(i) || !c.w.has(j)) return;
+    store_blended<VEC>(p.dx, (to + i * c.w.image + j) * c.inner + piece.pack, sum, p.alpha, p.beta);
+  };
+  gather<T, VEC, WINDOW, STRIDE, MAX>(p, piece.row, piece.column, read, give);
+}

@@ -1,0 +1,271 @@
+"""Kernels of poolings: their parameter structs, which of them takes a problem, and their launches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import NamedTuple
+
+from ...descriptors import TensorDescriptor, dense_strides
+from ...descriptors.spatial import Numbers, filled_axes
+from ...dtypes import DType
+from ...runtime.launch import Family, Kernel, KernelStep, Pointer, Profile, Struct, blocks_for, unaligned
+from .geometry import Geometry
+
+_BLOCK = 256
+#: Taps along both axes of the windows whose maximum has a kernel of its own, and with their strides, for its gradient.
+_WINDOWS, _TILES = (2, 3), ((2, 2), (3, 2))
+#: Windows, one below the other, of a thread that works through packs of channels.
+_ROWS = 4
+#: Bytes of shared memory of a block that works through rows; the most that it may need for one row of windows.
+_TILE_BYTES, _MOST_TILE_BYTES = 24 * 1024, 48 * 1024
+#: Blocks for each multiprocessor before a block is given more planes.
+_BLOCKS_EACH = 8
+#: Extents, and elements of a tile, that the kernels of images of two axes count in 32 bits and in one thread.
+_MOST_EXTENT, _MOST_TILE, _MOST_INDEX = 2**29, 256, 2**31
+
+
+def _fields(kind: str, *names: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, kind) for name in names)
+
+
+_SPATIAL, _STEPS = ("d", "h", "w"), ("outer", "channel", "d", "h", "w")
+_PROBLEM = (
+    *_fields("i64", "channels"),
+    *_fields("i64", *(f"{n}_{a}" for n in ("image", "output", "window", "stride", "padding") for a in _SPATIAL)),
+    *_fields("i64", *(f"{n}_{step}" for n in ("x", "y", "indices") for step in _STEPS)),
+    *_fields("i32", "channels_last", "padded", "wide"),
+)
+_AXIS = ("image", "output", "window", "stride", "before", "reach")
+_PLANES = (
+    *_fields("i64", "size", "images"),
+    *_fields("i32", *(f"{a}_{name}" for a in "hw" for name in _AXIS), "padded", "inner", "across", "down", "height"),
+    *_fields("u32", *(f"{n}_{part}" for n in ("inner", "across", "down") for part in ("multiplier", "shift"))),
+)
+_BLEND = (("alpha", "A"), ("beta", "A"))
+_TO, _FROM = ("y", "indices", "x"), ("dx", "flag", "dy", "indices")
+_PLAIN = {
+    "forward": Struct("PoolingPlainForwardParams", _TO, (*_BLEND, ("size", "i64"), *_PROBLEM)),
+    "backward": Struct("PoolingPlainBackwardParams", _FROM, (*_BLEND, ("size", "i64"), *_PROBLEM)),
+}
+_FAST = {
+    "forward": Struct("PoolingForwardParams", _TO, (*_BLEND, *_PLANES)),
+    "backward": Struct("PoolingBackwardParams", _FROM, (*_BLEND, *_PLANES)),
+}
+_KERNELS = {
+    **{(way, "plain"): Kernel("pooling", f"pooling_{way}", struct) for way, struct in _PLAIN.items()},
+    **{
+        (way, variant): Kernel("pooling", f"pooling_{way}_{kind}", struct)
+        for way, struct in _FAST.items()
+        for variant, kind in (("packed_channels", "packed"), ("staged_rows", "rows"))
+    },
+}
+
+
+class Launch(NamedTuple):
+    """What a launch of one direction has beside the geometry.
+
+    Attributes
+    ----------
+    way : str
+        ``forward`` or ``backward``.
+    image, output : TensorDescriptor or None
+        x or dx, and y or dy; None where the call makes it.
+    pointers : tuple
+        In the order of the struct.
+    alpha, beta : float
+        Of the blend.
+    """
+
+    way: str
+    dtype: DType
+    image: TensorDescriptor | None
+    output: TensorDescriptor | None
+    indices: TensorDescriptor | None
+    pointers: tuple[Pointer, ...]
+    alpha: float
+    beta: float
+
+
+def variants(g: Geometry, launch: Launch) -> Iterator[tuple[str, str | None]]:
+    """Each variant, and why it does not take the problem."""
+    reason = _not_in_planes(g, launch)
+    yield "packed_channels", reason or _not_packed(g, launch)
+    yield "staged_rows", reason or _not_in_rows(g, launch)
+    yield "plain", None
+
+
+def _not_in_planes(g: Geometry, launch: Launch) -> str | None:
+    """Why the kernels of images of two axes do not take a problem."""
+    if g.axes > 2:
+        return "there are three spatial axes"
+    for name, x in (("the image", launch.image), ("the result", launch.output), ("indices", launch.indices)):
+        if x is not None and not x.contiguous:
+            return f"{name} has gaps"
+    if g.is_max and g.index_dtype.name != "uint8":
+        return f"{g.taps} taps do not fit a byte"
+    if max(*g.image, *g.pooling.windows(g.axes), *g.pooling.strides(g.axes)) >= _MOST_EXTENT:
+        return "an extent is 2^29 or more"
+    if launch.way == "backward" and prod(g.pooling.strides(g.axes)) > _MOST_TILE:
+        return f"strides span more than {_MOST_TILE} elements"
+    return None
+
+
+def _not_packed(g: Geometry, launch: Launch) -> str | None:
+    lanes = launch.dtype.lanes
+    if not g.pooling.channels_last:
+        return "channels are not last"
+    if g.channels % lanes:
+        return f"{g.channels} channels are no multiple of {lanes}"
+    most = max(prod(g.image), prod(g.output)) * g.channels // lanes
+    pieces = g.batch * prod(_pieces(g, launch.way, 1)) * g.channels // lanes
+    if max(most, pieces) >= _MOST_INDEX:
+        return "there are 2^31 packs or more"
+    return unaligned(image=launch.image, result=launch.output, indices=launch.indices)
+
+
+def _not_in_rows(g: Geometry, launch: Launch) -> str | None:
+    if g.pooling.channels_last:
+        return "channels are last"
+    if max(prod(g.image), prod(g.output), g.batch * g.channels) >= _MOST_INDEX:
+        return "there are 2^31 elements of a plane, or planes, or more"
+    if _tile_bytes(g, launch, 1, 1) > _MOST_TILE_BYTES:
+        return f"a row of windows has more than {_MOST_TILE_BYTES} bytes of the image"
+    return unaligned(image=launch.image)
+
+
+def _plane(values: Numbers, fill: int) -> Numbers:
+    """Numbers for two axes."""
+    return filled_axes(values, fill)[1:]
+
+
+def _pieces(g: Geometry, way: str, rows: int) -> Numbers:
+    """Pieces of work down and across an image: windows, `rows` one below the other, or tiles that the strides span."""
+    if way == "forward":
+        down, across = _plane(g.output, 1)
+        return -(-down // rows), across
+    image, strides, before = _plane(g.image, 1), _plane(g.pooling.strides(g.axes), 1), _plane(g.befores(), 0)
+    down, across = (-(-(i + b) // s) for i, b, s in zip(image, before, strides, strict=True))
+    return -(-down // rows), across
+
+
+def _tile_bytes(g: Geometry, launch: Launch, planes: int, rows: int) -> int:
+    """Shared memory of a block that has so many planes, or rows of windows or tiles of one, and two packs to spare."""
+    (height, width), itemsize = _plane(g.image, 1), launch.dtype.itemsize
+    stride, window = (_plane(values, 1)[0] for values in (g.pooling.strides(g.axes), g.pooling.windows(g.axes)))
+    span = (rows - 1) * stride + window if launch.way == "forward" else rows * stride
+    elements = planes * height * width if planes > 1 else min(span, height) * width
+    return (elements + 2 * launch.dtype.lanes) * itemsize
+
+
+def plain_step(g: Geometry, launch: Launch) -> KernelStep:
+    """A thread an element."""
+    shape = g.y_shape if launch.way == "forward" else g.x_shape
+    dense = dense_strides(g.x_shape), dense_strides(g.y_shape)
+    several = zip((launch.image, launch.output, launch.indices), (*dense, dense[1]), strict=True)
+    steps = (step for d, strides in several for step in g.steps(strides if d is None else d.strides))
+    flags = int(g.pooling.channels_last), int(g.is_padded), int(g.index_dtype.name == "int32")
+    numbers = (launch.alpha, launch.beta, prod(shape), *g.scalars(), *steps, *flags)
+    template = (launch.dtype.cuda, _bool(g.is_max))
+    grid = blocks_for(prod(shape), _BLOCK)
+    return _step(launch, "plain", template, grid, numbers)
+
+
+def packed_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
+    """A thread a pack of channels of some windows, or of a tile."""
+    packs = g.channels // launch.dtype.lanes
+    rows = 1
+    if launch.way == "forward" and g.batch * prod(g.output) * packs >= _ROWS * 2048 * profile.sm_count:
+        rows = _ROWS
+    down, across = _pieces(g, launch.way, rows)
+    size = g.batch * down * across * packs
+    numbers = (size, g.batch, *_axes(g), packs, across, down, rows, *_divisors(packs, across, down))
+    template = (launch.dtype.cuda, str(launch.dtype.lanes), *_windows(g, launch.way), _bool(g.is_max))
+    grid = blocks_for(size, _BLOCK)
+    return _step(launch, "packed_channels", template, grid, (launch.alpha, launch.beta, *numbers))
+
+
+def rows_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
+    """A block some rows of a plane, or some planes."""
+    images = g.batch * g.channels
+    all_rows, across = _pieces(g, launch.way, 1)
+    planes, rows = _share(profile, g, launch, images, all_rows)
+    parts = -(-all_rows // rows)
+    size = images * prod(g.image)
+    numbers = (size, images, *_axes(g), planes, across, parts, rows, *_divisors(rows, across, parts))
+    template = (launch.dtype.cuda, str(launch.dtype.lanes), *_windows(g, launch.way), _bool(g.is_max))
+    grid = (-(-images // planes) * parts, 1, 1)
+    nbytes = _tile_bytes(g, launch, planes, rows)
+    return _step(launch, "staged_rows", template, grid, (launch.alpha, launch.beta, *numbers), nbytes)
+
+
+def _share(profile: Profile, g: Geometry, launch: Launch, images: int, all_rows: int) -> tuple[int, int]:
+    """Planes of a block, or else rows of it, all blocks having about as many."""
+    plane = prod(g.image) * launch.dtype.itemsize
+    if plane * 2 <= _TILE_BYTES:
+        most = min(_TILE_BYTES // plane, -(-images // (_BLOCKS_EACH * profile.sm_count)))
+        return max(most, 1), all_rows
+    rows = all_rows
+    while rows > 1 and _tile_bytes(g, launch, 1, rows) > _TILE_BYTES:
+        rows = -(-rows // 2) if rows > 64 else rows - 1
+    return 1, -(-all_rows // -(-all_rows // rows))
+
+
+def _axes(g: Geometry) -> Numbers:
+    """Two `PoolAxis`, and whether a mean counts the padding."""
+    windows, strides = (_plane(values, 1) for values in (g.pooling.windows(g.axes), g.pooling.strides(g.axes)))
+    along = zip(_plane(g.image, 1), _plane(g.output, 1), windows, strides, _plane(g.befores(), 0), strict=True)
+    return (*(n for i, o, w, s, b in along for n in (i, o, w, s, b, -(-w // s))), int(g.is_padded))
+
+
+def _windows(g: Geometry, way: str) -> tuple[str, ...]:
+    """The window, and backward the stride, that a kernel of its own is for; 0 where it is for any."""
+    windows, strides = (_plane(values, 1) for values in (g.pooling.windows(g.axes), g.pooling.strides(g.axes)))
+    window = windows[0] if g.is_max and len(set(windows)) == 1 else 0
+    if way == "forward":
+        return (str(window if window in _WINDOWS else 0),)
+    known = len(set(strides)) == 1 and (window, strides[0]) in _TILES
+    return (str(window), str(strides[0])) if known else ("0", "0")
+
+
+def _divisors(*extents: int) -> Numbers:
+    """Multiplier and shift of each `Divisor`: 2^shift / extent, rounded up, with 32 bits."""
+    pairs = []
+    for extent in extents:
+        shift = 31 + (extent - 1).bit_length()
+        pairs += [-(-(1 << shift) // extent), shift]
+    return tuple(pairs)
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _step(
+    launch: Launch, variant: str, template: tuple[str, ...], grid: Numbers, numbers: tuple[float, ...], nbytes: int = 0
+) -> KernelStep:
+    alpha, beta, *rest = numbers
+    kernel = _KERNELS[launch.way, variant]
+    scalars = (float(alpha), float(beta), *rest)
+    x, y, z = grid
+    return KernelStep(
+        kernel, launch.dtype, template, launch.way, (x, y, z), _BLOCK, launch.pointers, scalars, shared_bytes=nbytes
+    )
+
+
+def _instances(dtype: DType) -> dict[str, list[str]]:
+    t = dtype.cuda
+    windows = {"forward": [str(window) for window in (0, *_WINDOWS)]}
+    windows["backward"] = ["0, 0", *(f"{window}, {stride}" for window, stride in _TILES)]
+    groups = {}
+    for way, known in windows.items():
+        fast = [*(f"{window}, true" for window in known), f"{known[0]}, false"]
+        groups[way] = [
+            *(f"pooling_{way}<{t}, {options}>" for options in ("true", "false")),
+            *(f"pooling_{way}_packed<{t}, {dtype.lanes}, {options}>" for options in fast),
+            *(f"pooling_{way}_rows<{t}, {dtype.lanes}, {options}>" for options in fast),
+        ]
+    return groups
+
+
+FAMILY = Family("pooling", tuple(_KERNELS.values()), _instances)
