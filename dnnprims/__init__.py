@@ -16,12 +16,14 @@ from typing import Any
 from .creation import create_handle
 from .descriptors import (
     ActivationDescriptor,
+    BatchNormDescriptor,
     BoundTensor,
     ConvolutionDescriptor,
     LossDescriptor,
     PoolingDescriptor,
     TensorDescriptor,
     create_activation_descriptor,
+    create_batchnorm_descriptor,
     create_convolution_descriptor,
     create_loss_descriptor,
     create_pooling_descriptor,
@@ -38,6 +40,7 @@ from .errors import (
 from .handle import Handle
 from .ops.activation import activation_backward, activation_forward, backward_needs
 from .ops.adam import adam_update, adamw_update
+from .ops.batchnorm import batchnorm_backward, batchnorm_forward_inference, batchnorm_forward_training
 from .ops.convolution import (
     conv_backward_bias,
     conv_backward_data,
@@ -86,6 +89,9 @@ PRIMITIVES: tuple[Callable[..., Any], ...] = (
     conv_transpose_backward,
     pooling_forward,
     pooling_backward,
+    batchnorm_forward_training,
+    batchnorm_forward_inference,
+    batchnorm_backward,
     activation_forward,
     activation_backward,
     prelu_forward,
@@ -116,6 +122,7 @@ __all__ = [
     "ActivationDescriptor",
     "AllocationError",
     "BadParamError",
+    "BatchNormDescriptor",
     "BoundTensor",
     "CompileError",
     "ConvolutionDescriptor",
@@ -136,6 +143,9 @@ __all__ = [
     "adamw_update",
     "add_tensor",
     "backward_needs",
+    "batchnorm_backward",
+    "batchnorm_forward_inference",
+    "batchnorm_forward_training",
     "cast",
     "clip_by_global_norm",
     "conv_backward_bias",
@@ -146,6 +156,7 @@ __all__ = [
     "conv_transpose_backward",
     "conv_transpose_forward",
     "create_activation_descriptor",
+    "create_batchnorm_descriptor",
     "create_convolution_descriptor",
     "create_handle",
     "create_loss_descriptor",

@@ -84,6 +84,7 @@ def calls(r: int, c: int) -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]
         yield from products(r, c, place)
         yield from convolutions(r, c, place)
         yield from poolings(r, c, place)
+        yield from norms(r, c, place)
     yield from lists(t(r, c))
     yield from strided(r, c)
 
@@ -140,6 +141,24 @@ def poolings(r: int, c: int, place: int) -> Iterator[tuple[Callable[..., Any], d
             indices = t(*x.shape, dtype="uint8") if mode == "max" else None
             yield dp.pooling_forward, {"pooling": pooling, "x": x, "with_indices": mode == "max"}
             yield dp.pooling_backward, {"pooling": pooling, "dy": x, "x_descriptor": x, "indices": indices}
+
+
+def norms(r: int, c: int, place: int) -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]:
+    """One channel, a channel for each column, and a mean for each column of either layout."""
+    for norm, shape in (
+        (dp.BatchNormDescriptor(), (r, 1, c)),
+        (dp.BatchNormDescriptor(layout="NHWC"), (r, c)),
+        (dp.BatchNormDescriptor(mode="per_activation"), (r, c)),
+        (dp.BatchNormDescriptor(), (1, r, c)),
+    ):
+        per_image = shape[1:] if norm.mode == "per_activation" else shape[-1:] if norm.channels_last else shape[1:2]
+        x, of_channel = t(*shape, alignment=place), t(*per_image, dtype="float32")
+        scale = {"gamma": of_channel, "beta": of_channel}
+        running = {"running_mean": of_channel, "running_variance": of_channel}
+        yield dp.batchnorm_forward_training, {"norm": norm, "x": x, **scale, **running, "activation": "relu"}
+        yield dp.batchnorm_forward_inference, {"norm": norm, "x": x, **scale, **running}
+        kept = {"mean": of_channel, "rstd": of_channel, "activation": "relu"}
+        yield dp.batchnorm_backward, {"norm": norm, "dy": x, "x": x, **scale, **kept}
 
 
 def lists(x: dp.TensorDescriptor) -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]:

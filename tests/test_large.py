@@ -307,6 +307,39 @@ def test_poolings(scale: Scale, layout: str, mode: str) -> None:
         )  # fmt: skip
 
 
+# -- batch norms -----------------------------------------------------------------------------------------------------
+
+
+@covers(dp.batchnorm_forward_training, dp.batchnorm_forward_inference, dp.batchnorm_backward)
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_batch_norms(scale: Scale, layout: str, offset: int) -> None:
+    """Element by element with statistics that are given; the batch's own of what is zero but in few places."""
+    h, norm, channels = scale.handle, dp.BatchNormDescriptor(layout=layout, epsilon=0.0), 16
+    image = (channels, 8) if layout == "NCHW" else (8, channels)
+    rows = scale.wrap // 128 + 17
+    x = scale.ramp(rows * 128 + offset)[offset:].reshape(rows, *image)
+    ones = scale.xp.ones(channels, np.float32)
+    zeros, halves = 0 * ones, 0.5 * ones
+    scale.agrees(lambda x: dp.batchnorm_forward_inference(h, norm, x, halves, ones, zeros, ones, activation="relu"), x)
+    dy = scale.sparse(rows * 128 + offset)[offset:].reshape(rows, *image)
+    _, dgamma, dbeta, dz = dp.batchnorm_backward(
+        h, norm, dy, x, ones, zeros, ones, needs=("dgamma", "dbeta", "dresidual")
+    )
+    y, mean, _ = dp.batchnorm_forward_training(h, dp.BatchNormDescriptor(layout=layout), dy, ones, zeros)
+    axes = (0, 2) if layout == "NCHW" else (0, 1)
+    busy = sorted(
+        {place // 128 for place in scale.places(dy.size)}
+        | {max(place // 128 - 1, 0) for place in scale.places(dy.size)}
+    )
+    few, seen = (np.concatenate([scale.host(a[i : i + 1]) for i in busy]).astype(np.float64) for a in (dy, x))
+    np.testing.assert_array_equal(scale.host(dbeta), few.sum(axes))
+    np.testing.assert_array_equal(scale.host(dgamma), (few * seen).sum(axes))
+    np.testing.assert_array_equal(scale.host(dz[-1:]), scale.host(dy[-1:]))
+    np.testing.assert_allclose(scale.host(mean), few.sum(axes) / (rows * 8), rtol=2.0**-18, atol=0)
+    assert not scale.host(scale.xp.isnan(y[-1:])).any()
+
+
 # -- products --------------------------------------------------------------------------------------------------------
 
 

@@ -99,6 +99,17 @@ PLANTS = {
         "convolution", "convolution", "float64", "z *= p.scale[k];", "z = (z - p.b[k]) * p.scale[k] + p.b[k];",
         instances="Relu<double>", words="scaled=1 data=lopsided",
     ),
+    "difference_of_mean_squares": Plant(
+        "batchnorm", "batchnorm", "float32", "mean[k] = fma(mean[k], part, middle);", "mean[k] = A(0);",
+        words="batchnorm_forward_training",
+    ),
+    "biased_running_variance": Plant(
+        "batchnorm", "batchnorm", "float64", "? all.count - A(1) :", "? all.count :",
+        words="batchnorm_forward_training",
+    ),
+    "gradient_without_the_mean": Plant(
+        "batchnorm", "batchnorm", "float16", "dz - constant[j]", "dz", words="batchnorm_backward",
+    ),
     "wrong_bias_correction": Plant(
         "adam", "adam", "float32", "(A)(1.0 / sqrt(correction2))", "(A)(1.0 / correction2)"
     ),
@@ -200,7 +211,7 @@ VARIANCE = CaseFamily(
 def test_cancelling_variance_is_caught(
     compute: Callable[[Array], Array], passes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No primitive has a variance yet: float32 stand-ins are held to the bound that one will have."""
+    """Float32 stand-ins are held to the bound of a variance."""
     monkeypatch.setattr(dnnprims, "variance", lambda handle, x: compute(x), raising=False)
     with dnnprims.create_handle("numpy") as handle:
         problems = VARIANCE.problems("float32", seed=0, count=20)

@@ -48,6 +48,8 @@ _IMAGE, _FILTERS, _RESULT = (2, 4, 5, 4), (6, 2, 3, 3), (2, 6, 3, 4)
 #: One pooling for all: 2 images of 3 channels and 5 x 4 positions.
 _POOLING = dp.PoolingDescriptor("max", (3, 2), (2, 1), padding=1)
 _POOLED_IMAGE, _POOLED = (2, 3, 5, 4), (2, 3, 3, 5)
+#: One batch norm for all, with a residual before its activation.
+_NORM = dp.BatchNormDescriptor(epsilon=0.25)
 
 
 def _described_as(shape: tuple[int, ...]) -> TensorDescriptor:
@@ -110,6 +112,21 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "pooling_backward": lambda: {
         "pooling": _POOLING, "dy": _floats(*_POOLED), "x_descriptor": _described_as(_POOLED_IMAGE),
         "indices": np.ones(_POOLED, np.uint8), "out": _floats(*_POOLED_IMAGE), "alpha": 1.0, "beta": 0.0,
+    },
+    "batchnorm_forward_training": lambda: {
+        "norm": _NORM, "x": _floats(*_IMAGE), "gamma": _floats(4), "beta": _floats(4), "activation": "relu",
+        "residual": _floats(*_IMAGE), "running_mean": _floats(4), "running_variance": _floats(4),
+        "exponential_average_factor": 0.5, "out": _floats(*_IMAGE), "mean": _floats(4), "rstd": _floats(4),
+    },
+    "batchnorm_forward_inference": lambda: {
+        "norm": _NORM, "x": _floats(*_IMAGE), "gamma": _floats(4), "beta": _floats(4), "running_mean": _floats(4),
+        "running_variance": _floats(4), "activation": "relu", "residual": _floats(*_IMAGE), "out": _floats(*_IMAGE),
+    },
+    "batchnorm_backward": lambda: {
+        "norm": _NORM, "dy": _floats(*_IMAGE), "x": _floats(*_IMAGE), "gamma": _floats(4), "mean": _floats(4),
+        "rstd": _floats(4), "activation": "relu", "beta": _floats(4), "y": _floats(*_IMAGE),
+        "needs": ("dx", "dgamma", "dbeta", "dresidual"), "dx": _floats(*_IMAGE), "dgamma": _floats(4),
+        "dbeta": _floats(4), "dresidual": _floats(*_IMAGE),
     },
     "activation_forward": lambda: {
         "activation": "tanh", "x": _floats(4, 5), "out": _floats(4, 5), "alpha": 1.0, "beta": 0.0,
@@ -447,7 +464,13 @@ def test_partial_overlap(op: FunctionType, backend: str) -> None:
     good = GOOD[op.__name__]()
     names = [name for name, value in good.items() if isinstance(value, np.ndarray) and value.size > 1]
     written = {"out", "dx", "dw", "db", "dslope", "dprediction", "c"}
-    written |= {dp.fc_forward: {"aux"}, dp.maxout_forward: {"which"}, dp.pooling_forward: {"indices"}}.get(op, set())
+    written |= {
+        dp.fc_forward: {"aux"},
+        dp.maxout_forward: {"which"},
+        dp.pooling_forward: {"indices"},
+        dp.batchnorm_forward_training: {"running_mean", "running_variance", "mean", "rstd"},
+        dp.batchnorm_backward: {"dgamma", "dbeta", "dresidual"},
+    }.get(op, set())
     with dp.create_handle(backend) as handle:
         for name in (n for n in names if n in written):
             for other in (n for n in names if n != name):
@@ -558,7 +581,7 @@ def test_described_results(op: FunctionType, backend: str) -> None:
     left_out = {name: None for name in destinations if name in GOOD[op.__name__]()}
     if op in (dp.maxout_backward, dp.pooling_backward, dp.fc_backward):
         left_out = {name: None for name in left_out if name not in ("which", "indices", "aux")}
-    if "beta" in GOOD[op.__name__]() and op is not dp.add_tensor:
+    if isinstance(GOOD[op.__name__]().get("beta"), float) and op is not dp.add_tensor:
         left_out["beta"] = 0.0
     call = {**GOOD[op.__name__](), **left_out}
     told = dp.output_descriptors(op, **{name: _described(value) for name, value in call.items()})

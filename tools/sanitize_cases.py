@@ -214,6 +214,12 @@ def _softmax_lines() -> list[str]:
 
 _KINDS = ("float32", "float64", "float16", "bfloat16", "int32", "int64", "uint8")
 _OTHERS = {
+    "batchnorm": [
+        f"{op} shape={shape} layout={layout} activation=relu"
+        for op in ("batchnorm_forward_training", "batchnorm_forward_inference", "batchnorm_backward")
+        for shape in ("700x24x3", "3x2x4200", "9x3x70")
+        for layout in ("NCHW", "NHWC")
+    ],
     "convolution": [
         f"conv_forward shape=2x3x7x{n} k=5 filter=3x3 padding=1 data=integers activation={mode}"
         for mode in ACTIVATION_MODES

@@ -17,6 +17,7 @@ from .convolutions import (
     require_taps,
     require_window,
 )
+from .norms import require_batchnorm, require_fused, require_image
 from .options import (
     plain_axis,
     require_axes,
@@ -102,6 +103,7 @@ __all__ = [
     "require_absent",
     "require_axes",
     "require_axis",
+    "require_batchnorm",
     "require_blend",
     "require_broadcast",
     "require_choice",
@@ -115,6 +117,8 @@ __all__ = [
     "require_few_axes",
     "require_finite",
     "require_float",
+    "require_fused",
+    "require_image",
     "require_indexed",
     "require_integer",
     "require_labels",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from . import (
     activation,
     adam,
+    batchnorm,
     convolution,
     fc,
     glu,
@@ -34,6 +35,7 @@ _MODULES = (
     fc,
     convolution,
     pooling,
+    batchnorm,
     reduction,
     tensor,
     gradient,

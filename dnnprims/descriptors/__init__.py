@@ -1,4 +1,4 @@
-"""What is wanted, as immutable values: tensors, activations, losses, convolutions, poolings.
+"""What is wanted, as immutable values: tensors, activations, losses, convolutions, poolings, batch norms.
 
 A descriptor is validated when it is made, is hashable, and its `repr` can be pasted back.
 """
@@ -6,6 +6,7 @@ A descriptor is validated when it is made, is hashable, and its `repr` can be pa
 from __future__ import annotations
 
 from .activation import ACTIVATION_MODES, ActivationDescriptor, as_activation, create_activation_descriptor
+from .batchnorm import BATCHNORM_MODES, RUNNING_VARIANCES, BatchNormDescriptor, create_batchnorm_descriptor
 from .convolution import CONVOLUTION_MODES, ConvolutionDescriptor, create_convolution_descriptor
 from .loss import LOSS_KINDS, REDUCTIONS, LossDescriptor, as_loss, create_loss_descriptor
 from .pooling import POOLING_MODES, PoolingDescriptor, create_pooling_descriptor
@@ -14,12 +15,15 @@ from .tensor import BoundTensor, TensorDescriptor, create_tensor_descriptor, den
 
 __all__ = [
     "ACTIVATION_MODES",
+    "BATCHNORM_MODES",
     "CONVOLUTION_MODES",
     "LAYOUTS",
     "LOSS_KINDS",
     "POOLING_MODES",
     "REDUCTIONS",
+    "RUNNING_VARIANCES",
     "ActivationDescriptor",
+    "BatchNormDescriptor",
     "BoundTensor",
     "ConvolutionDescriptor",
     "LossDescriptor",
@@ -28,6 +32,7 @@ __all__ = [
     "as_activation",
     "as_loss",
     "create_activation_descriptor",
+    "create_batchnorm_descriptor",
     "create_convolution_descriptor",
     "create_loss_descriptor",
     "create_pooling_descriptor",

@@ -56,6 +56,9 @@ template <class T, int VEC, class A> DEVICE pack<T, VEC> rounded(const A (&v)[VE
   if constexpr (sizeof(T) == 2 && VEC == 8) {
     typedef rounding<T> R;
     r.bits = uint4{R::from(v[0], v[1]), R::from(v[2], v[3]), R::from(v[4], v[5]), R::from(v[6], v[7])};
+  } else if constexpr (sizeof(T) == 2 && VEC == 4) {
+    typedef rounding<T> R;
+    r.bits = (u64)R::from(v[0], v[1]) | (u64)R::from(v[2], v[3]) << 32;
   } else {
 #pragma unroll
     for (int k = 0; k < VEC; ++k) r.lane[k] = from_acc<T>(v[k]);

@@ -7,6 +7,7 @@ from ..runtime.launch import Family
 from . import (
     activation,
     adam,
+    batchnorm,
     convolution,
     fc,
     glu,
@@ -27,6 +28,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         activation.FAMILY,
         adam.FAMILY,
+        batchnorm.FAMILY,
         convolution.FAMILY,
         convolution.IMPLICIT_FAMILY,
         convolution.LAYOUT_FAMILY,

@@ -6,7 +6,7 @@
 ``gelu``                     text that looks like a name; other text is quoted: ``'no%20such'``, encoded as in URLs
 ``(0;1)``, ``[3;4]``         tuples and lists; ``3*word`` stands for three of the same
 ``elu(alpha=0.5)``           a descriptor: mode or kind, and what differs from its defaults;
-                             ``convolution(stride=2)``, ``pooling(mode=max;window=2)``
+                             ``convolution(stride=2)``, ``pooling(mode=max;window=2)``, ``batchnorm(layout=NHWC)``
 ``float32(0.5)``             a scalar of NumPy; ``dtype(float32)``, ``type(float32)`` and ``row(float32)`` are types
 ``float32:3x4``              a tensor, see `dnnprims.problem.tensors`
 ``?Fraction``                a value of that type, which the line cannot give back
@@ -25,7 +25,13 @@ from urllib.parse import quote, unquote
 import ml_dtypes  # noqa: F401  registers bfloat16's name with NumPy
 import numpy as np
 
-from ..descriptors import ActivationDescriptor, ConvolutionDescriptor, LossDescriptor, PoolingDescriptor
+from ..descriptors import (
+    ActivationDescriptor,
+    BatchNormDescriptor,
+    ConvolutionDescriptor,
+    LossDescriptor,
+    PoolingDescriptor,
+)
 from ..descriptors.activation import ACTIVATION_MODES
 from ..descriptors.loss import LOSS_KINDS
 from ..dtypes import BY_NAME, DType
@@ -40,7 +46,11 @@ _CONSTANTS = {"-": None, "True": True, "False": False}
 _SCALARS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _FLOATS = ("float16", "float32", "float64", "bfloat16")
 #: What stands for the name of a descriptor that has none of its own.
-_UNNAMED: dict[str, type] = {"convolution": ConvolutionDescriptor, "pooling": PoolingDescriptor}
+_UNNAMED: dict[str, type] = {
+    "batchnorm": BatchNormDescriptor,
+    "convolution": ConvolutionDescriptor,
+    "pooling": PoolingDescriptor,
+}
 _NAME_OF = {kind: name for name, kind in _UNNAMED.items()}
 _PYTHON_TYPES: dict[str, type] = {"float": float, "int": int}
 
@@ -71,7 +81,7 @@ def write(value: Any) -> str:
         return str(value)
     if value is None:
         return "-"
-    if isinstance(value, ActivationDescriptor | LossDescriptor | ConvolutionDescriptor | PoolingDescriptor):
+    if isinstance(value, (ActivationDescriptor, LossDescriptor, *_NAME_OF)):
         return _write_descriptor(value)
     if isinstance(value, np.generic):
         return f"{value.dtype.name}({value.item() if value.dtype.name in _SCALARS else float(value)!r})"

@@ -3,6 +3,7 @@
 from . import (
     activation,
     adam,
+    batchnorm,
     convolution,
     fc,
     glu,
@@ -20,6 +21,7 @@ from . import (
 __all__ = [
     "activation",
     "adam",
+    "batchnorm",
     "convolution",
     "fc",
     "glu",

@@ -49,6 +49,7 @@ from .losses import (
     loss_grid,
     nll_errors,
 )
+from .norms import averaged_error, inverse_root_error, moments_errors
 from .rows import exponential_sum, log_softmax_error, softmax_error
 from .sums import early_rounding, growth, norm_error, sum_bound, sum_error, tf32_error
 from .updates import adam_errors, sgd_errors, sgd_exact
@@ -68,6 +69,12 @@ TIERS: dict[str, tuple[str, str]] = {
     "conv_transpose_backward": ("T0 T2", "dx and dw sums of products, db a sum"),
     "pooling_forward": ("T0 T2", "a maximum and its index exactly; a mean is a sum and two roundings"),
     "pooling_backward": ("T0 T2", "sums over the windows of an element"),
+    "batchnorm_forward_training": (
+        "T0 T2 T1",
+        "moments_errors, through a root (inverse_root_error) into every element",
+    ),
+    "batchnorm_forward_inference": ("T0 T1", "a root, a difference, products and sums counted"),
+    "batchnorm_backward": ("T0 T2 T1", "two sums of products, then three terms; dz may jump where z is near a kink"),
     "activation_forward": ("T0 T1", "function_error; pieces that select or take one operation are exact on a grid"),
     "activation_backward": ("T0 T1", "function_error of the slope, then a product"),
     "prelu_forward": ("T0 T1", "one product, half an ULP of the accumulator"),
@@ -105,6 +112,7 @@ __all__ = [
     "accumulator",
     "accumulator_error",
     "adam_errors",
+    "averaged_error",
     "blended",
     "carried",
     "cosine_errors",
@@ -120,11 +128,13 @@ __all__ = [
     "function_error",
     "grid",
     "growth",
+    "inverse_root_error",
     "largest_finite",
     "library_gelu_error",
     "log_softmax_error",
     "loss_grid",
     "lowest_bit",
+    "moments_errors",
     "nll_errors",
     "norm_error",
     "product_error",

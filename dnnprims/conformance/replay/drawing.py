@@ -85,6 +85,11 @@ def _fit_softmax(line: CallLine, values: Values, rng: Generator) -> Mapping[str,
     return {"y": softmax.softmax_forward(3.0 * rng.standard_normal(values["y"].shape), **options)}
 
 
+def _fit_spread(line: CallLine, values: Values, rng: Generator) -> Mapping[str, Any]:
+    """Variances and what is one over their roots are positive."""
+    return {name: rng.uniform(0.25, 4.0, values[name].shape) for name in ("running_variance", "rstd") if name in values}
+
+
 def _fit_indices(line: CallLine, values: Values, rng: Generator) -> Mapping[str, Any]:
     return {"which": rng.integers(0, line.arguments["pool_size"], values["which"].shape)}
 
@@ -134,6 +139,9 @@ _FITS: dict[str, Callable[[CallLine, Values, Generator], Mapping[str, Any]]] = {
     "activation_backward": _fit_activation,
     "fc_backward": _fit_layer,
     "softmax_backward": _fit_softmax,
+    "batchnorm_forward_training": _fit_spread,
+    "batchnorm_forward_inference": _fit_spread,
+    "batchnorm_backward": _fit_spread,
     "maxout_backward": _fit_indices,
     "pooling_backward": _fit_taps,
     "sgd_update": _fit_masters,

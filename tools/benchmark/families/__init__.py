@@ -42,6 +42,7 @@ def load() -> dict[str, Family]:
     """Every family by name, in the order in which they run: the one of most cases last, should time run out."""
     from . import (
         activation,
+        batchnorm,
         convolution,
         fc,
         glu,
@@ -60,6 +61,7 @@ def load() -> dict[str, Family]:
     modules = (
         step,
         convolution,
+        batchnorm,
         fc,
         softmax,
         loss,

@@ -12,14 +12,14 @@ import torch
 
 from ..arrays import Arrays
 from ..case import Case, Contestant
-from . import torch_convolution, torch_functions
+from . import torch_convolution, torch_functions, torch_norms
 from .torch_functions import Pass
 from .torch_training import TRAINING
 
 #: Ops whose contestants are no single function: lists of tensors, and whole steps.
 _BUILDERS = TRAINING
 #: The others: a function each.
-_MAKERS = {**torch_functions.MAKERS, **torch_convolution.MAKERS}
+_MAKERS = {**torch_functions.MAKERS, **torch_convolution.MAKERS, **torch_norms.MAKERS}
 
 
 class Torch:

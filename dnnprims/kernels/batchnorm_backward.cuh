@@ -1,0 +1,163 @@
+// Gradients of the batch norm: batchnorm.cu says what and how.
+#pragma once
+#include "batchnorm.cuh"
+
+template <class T> struct NormSumsParams {
+  Sums<acc_t<T>>* parts;  // (channels, slots)
+  T* dz;                  // or null
+  const T* dy;
+  const T* x;
+  const T* y;                 // or null
+  const acc_t<T>* gamma;
+  const acc_t<T>* beta;       // or null: without it and y there is no activation
+  const acc_t<T>* mean;
+  const acc_t<T>* rstd;
+  acc_t<T> low, high;
+  NormTiling tiling;
+};
+
+// dz of one element: f' is taken at the z computed again, at y, or there is none.
+enum Source { NONE, FROM_Z, FROM_Y };
+template <class T> struct NormSlope {
+  typedef acc_t<T> A;
+  A low, high;
+  Source source;
+  DEVICE NormSlope(A low, A high, const T* y, const A* beta)
+      : low(y ? stored<T>(low) : low), high(y ? stored<T>(high) : high), source(y ? FROM_Y : beta ? FROM_Z : NONE) {}
+  DEVICE A operator()(A dy, A apart, A scale, A beta, T y) const {
+    if (source == NONE) return dy;
+    return passed(dy, source == FROM_Y ? to_acc(y) : fma(apart, scale, beta), low, high);
+  }
+};
+
+template <class T, int VEC>
+__global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_sums(const NormSumsParams<T> p) {
+  typedef acc_t<T> A;
+  const NormPlace<VEC> at(p.tiling, blockIdx.y);
+  const NormSlope<T> slope(p.low, p.high, p.y, p.beta);
+  Sums<A> sums[VEC] = {};
+  if (at.count > 0) {
+    i64 channel[VEC];
+    A mean[VEC], scale[VEC] = {}, beta[VEC] = {};
+    channels_of<VEC>(at.column, p.tiling.inner, channel);
+    gather<VEC>(p.mean, channel, mean);
+    if (slope.source == FROM_Z) {
+      A gamma[VEC];
+      gather<VEC>(p.gamma, channel, gamma);
+      gather<VEC>(p.rstd, channel, scale);
+      gather<VEC>(p.beta, channel, beta);
+#pragma unroll
+      for (int k = 0; k < VEC; ++k) scale[k] *= gamma[k];
+    }
+    i64 from = at.first;
+    for (int k = at.count; k > 0; k -= AHEAD_OF_TWO, from += AHEAD_OF_TWO * at.step) {
+      pack<T, VEC> x[AHEAD_OF_TWO], dy[AHEAD_OF_TWO], y[AHEAD_OF_TWO];
+#pragma unroll
+      for (int u = 0; u < AHEAD_OF_TWO; ++u)
+        if (u < k) {
+          x[u] = load<VEC>(p.x, from + u * at.step);
+          dy[u] = load<VEC>(p.dy, from + u * at.step);
+          if (p.y) y[u] = load<VEC>(p.y, from + u * at.step);
+        }
+#pragma unroll
+      for (int u = 0; u < AHEAD_OF_TWO; ++u)
+        if (u < k) {
+          A dz[VEC];
+#pragma unroll
+          for (int j = 0; j < VEC; ++j) {
+            const A apart = to_acc(x[u].lane[j]) - mean[j];
+            dz[j] = slope(to_acc(dy[u].lane[j]), apart, scale[j], beta[j], y[u].lane[j]);
+            sums[j].dz += dz[j];
+            sums[j].product = fma(dz[j], apart, sums[j].product);
+          }
+          if (p.dz) store(p.dz, from + u * at.step, rounded<T>(dz));
+        }
+    }
+  }
+  const bool alike = p.tiling.inner % VEC == 0;
+  if (alike) {
+#pragma unroll
+    for (int k = 1; k < VEC; ++k) sums[0].dz += sums[k].dz, sums[0].product += sums[k].product;
+  }
+  store_slots<VEC>(p.parts, p.tiling, at, sums, alike);
+}
+
+template <class T> struct NormGradientsParams {
+  acc_t<T>* factors;  // (2, channels): what dz and x - mean lose of themselves in dx / (gamma rstd)
+  acc_t<T>* dgamma;   // or null
+  acc_t<T>* dbeta;    // or null
+  const acc_t<T>* rstd;
+  const Sums<acc_t<T>>* parts;
+  i64 channels, slots, team, count;
+};
+
+template <class T> __global__ void __launch_bounds__(NORM_BLOCK) batchnorm_gradients(const NormGradientsParams<T> p) {
+  typedef acc_t<T> A;
+  const int team = (int)p.team, member = (int)threadIdx.x % team;
+  const i64 channel = quotient(global_thread(), team), slots = channel < p.channels ? p.slots : 0;
+  const Sums<A> all = Sums<A>::all_of(SlotWalk<Sums<A>>{p.parts + channel * p.slots, member, slots, team}, team);
+  if (member != 0 || channel >= p.channels) return;
+  const A rstd = p.rstd[channel], dgamma = rstd * all.product;
+  if (p.dgamma) p.dgamma[channel] = dgamma;
+  if (p.dbeta) p.dbeta[channel] = all.dz;
+  if (slots == 0) return;
+  p.factors[channel] = all.dz / A(p.count);
+  p.factors[p.channels + channel] = rstd * dgamma / A(p.count);
+}
+
+template <class T> struct NormDataParams {
+  T* dx;
+  const T* dy;
+  const T* x;
+  const T* y;  // or null
+  const acc_t<T>* gamma;
+  const acc_t<T>* beta;  // or null: without it and y there is no activation
+  const acc_t<T>* mean;
+  const acc_t<T>* rstd;
+  const acc_t<T>* factors;
+  acc_t<T> low, high;
+  i64 channels;
+  NormTiling tiling;
+};
+
+template <class T, int VEC>
+__global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_data(const NormDataParams<T> p) {
+  typedef acc_t<T> A;
+  const NormPlace<VEC> at(p.tiling, gridDim.y - 1 - blockIdx.y);
+  if (at.count == 0) return;
+  const NormSlope<T> slope(p.low, p.high, p.y, p.beta);
+  i64 channel[VEC];
+  A mean[VEC], scale[VEC], gamma[VEC], beta[VEC] = {}, constant[VEC], linear[VEC];
+  channels_of<VEC>(at.column, p.tiling.inner, channel);
+  gather<VEC>(p.mean, channel, mean);
+  gather<VEC>(p.rstd, channel, scale);
+  gather<VEC>(p.gamma, channel, gamma);
+  gather<VEC>(p.factors, channel, constant);
+  gather<VEC>(p.factors + p.channels, channel, linear);
+  if (slope.source == FROM_Z) gather<VEC>(p.beta, channel, beta);
+#pragma unroll
+  for (int k = 0; k < VEC; ++k) scale[k] *= gamma[k];
+  for (int k = at.count; k > 0; k -= AHEAD_OF_TWO) {
+    const i64 from = at.first + (k - 1) * at.step;
+    pack<T, VEC> x[AHEAD_OF_TWO], dy[AHEAD_OF_TWO], y[AHEAD_OF_TWO];
+#pragma unroll
+    for (int u = 0; u < AHEAD_OF_TWO; ++u)
+      if (u < k) {
+        x[u] = load<VEC>(p.x, from - u * at.step);
+        dy[u] = load<VEC>(p.dy, from - u * at.step);
+        if (p.y) y[u] = load<VEC>(p.y, from - u * at.step);
+      }
+#pragma unroll
+    for (int u = 0; u < AHEAD_OF_TWO; ++u)
+      if (u < k) {
+        A dx[VEC];
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) {
+          const A apart = to_acc(x[u].lane[j]) - mean[j];
+          const A dz = slope(to_acc(dy[u].lane[j]), apart, scale[j], beta[j], y[u].lane[j]);
+          dx[j] = scale[j] * fma(-linear[j], apart, dz - constant[j]);
+        }
+        store(p.dx, from - u * at.step, rounded<T>(dx));
+      }
+  }
+}

@@ -1,0 +1,254 @@
+"""Plans of the batch norms: what is refused, which variant is taken, and its launches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import nan, prod
+
+from ... import checks
+from ...descriptors import ActivationDescriptor, BatchNormDescriptor, TensorDescriptor, as_activation
+from ...runtime.launch import NULL, Live, PlanSpec, Pointer, Profile, Result, Scratch, choose, unaligned
+from .kernels import (
+    APPLY,
+    DATA,
+    FINISH,
+    FUSED,
+    GRADIENTS,
+    MOMENTS,
+    SUMS,
+    Tiling,
+    fold_step,
+    limits,
+    reason_against_packs,
+    resident_blocks,
+    share_out,
+    walk_step,
+)
+
+Activation = str | ActivationDescriptor | None
+
+#: Gradients that `batchnorm_backward` has, in the order in which it returns them.
+GRADIENT_NAMES = ("dx", "dgamma", "dbeta", "dresidual")
+
+
+def plan_batchnorm_forward_training(
+    profile: Profile,
+    norm: BatchNormDescriptor,
+    activation: Activation,
+    x: TensorDescriptor,
+    gamma: TensorDescriptor,
+    beta: TensorDescriptor,
+    residual: TensorDescriptor | None,
+    running_mean: TensorDescriptor | None,
+    running_variance: TensorDescriptor | None,
+    out: TensorDescriptor | None,
+    mean: TensorDescriptor | None,
+    rstd: TensorDescriptor | None,
+) -> PlanSpec:
+    """Plan of `batchnorm_forward_training`."""
+    op = "batchnorm_forward_training"
+    mode = _require_fused(op, norm, activation, x)
+    given = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_variance": running_variance}
+    shape = _require_parameters(op, norm, x, given)
+    _require_images(op, x, residual=residual)
+    _require_outs(op, x, shape, out=out)
+    _require_outs(op, x, shape, mean=mean, rstd=rstd)
+    tiling, variant, refused = _share_out(profile, norm, x, residual=residual, out=out)
+    kept = tuple(Result(i, shape, x.dtype.acc) for i in (7, 8))
+    elements = x.size // max(prod(shape), 1)
+    finish = fold_step(
+        FINISH, x.dtype, tiling, (7, 8, _or_null(4, running_mean), _or_null(5, running_variance), Scratch(0)),
+        (norm.epsilon, Live(0), tiling.channels, tiling.slots if elements else 0, tiling.team,
+         int(norm.running_variance == "unbiased")),
+    )  # fmt: skip
+    moments = walk_step(MOMENTS, x.dtype, tiling, (Scratch(0), 0))
+    apply = walk_step(
+        APPLY, x.dtype, tiling, (6, 0, _or_null(3, residual), 1, 2, 7, 8), (norm.epsilon, *limits(mode), 0)
+    )
+    steps = (moments, finish, apply) if elements else (finish,)
+    return PlanSpec(
+        op,
+        variant,
+        steps if prod(shape) else (),
+        results=(Result(6, x.shape, x.dtype), *kept),
+        returns=(6, 7, 8),
+        writes=(6, 7, 8, 4, 5),
+        in_place=((6, 0), (6, 3)),
+        scratch=(_part_bytes(x, tiling, 3),),
+        refused=refused,
+    )
+
+
+def plan_batchnorm_forward_inference(
+    profile: Profile,
+    norm: BatchNormDescriptor,
+    activation: Activation,
+    x: TensorDescriptor,
+    gamma: TensorDescriptor,
+    beta: TensorDescriptor,
+    running_mean: TensorDescriptor,
+    running_variance: TensorDescriptor,
+    residual: TensorDescriptor | None,
+    out: TensorDescriptor | None,
+) -> PlanSpec:
+    """Plan of `batchnorm_forward_inference`."""
+    op = "batchnorm_forward_inference"
+    mode = _require_fused(op, norm, activation, x)
+    given = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_variance": running_variance}
+    _require_parameters(op, norm, x, given)
+    _require_images(op, x, residual=residual)
+    checks.require_out(op, out, x.shape, x.dtype, rule="x.shape")
+    tiling, variant, refused = _share_out(profile, norm, x, residual=residual, out=out)
+    step = walk_step(
+        APPLY, x.dtype, tiling, (6, 0, _or_null(5, residual), 1, 2, 3, 4), (norm.epsilon, *limits(mode), 1)
+    )
+    return PlanSpec(
+        op,
+        variant,
+        (step,) if x.size else (),
+        results=(Result(6, x.shape, x.dtype),),
+        returns=(6,),
+        writes=(6,),
+        in_place=((6, 0), (6, 5)),
+        refused=refused,
+    )
+
+
+def plan_batchnorm_backward(
+    profile: Profile,
+    norm: BatchNormDescriptor,
+    activation: Activation,
+    needs: tuple[str, ...],
+    dy: TensorDescriptor,
+    x: TensorDescriptor,
+    gamma: TensorDescriptor,
+    mean: TensorDescriptor,
+    rstd: TensorDescriptor,
+    beta: TensorDescriptor | None,
+    y: TensorDescriptor | None,
+    dx: TensorDescriptor | None,
+    dgamma: TensorDescriptor | None,
+    dbeta: TensorDescriptor | None,
+    dresidual: TensorDescriptor | None,
+) -> PlanSpec:
+    """Plan of `batchnorm_backward`."""
+    op = "batchnorm_backward"
+    mode = _require_fused(op, norm, activation, x)
+    checks.require_needs(op, needs, GRADIENT_NAMES, dx=dx, dgamma=dgamma, dbeta=dbeta, dresidual=dresidual)
+    shape = _require_parameters(op, norm, x, {"gamma": gamma, "mean": mean, "rstd": rstd, "beta": beta})
+    _require_images(op, x, dy=dy, y=y)
+    if mode.mode != "identity" and y is None:
+        checks.require_present(op, "beta", beta, "beta, or y, to know on which side of the kink z was")
+    checks.require_out(op, dx, x.shape, x.dtype, param="dx", rule="x.shape")
+    checks.require_out(op, dresidual, x.shape, x.dtype, param="dresidual", rule="x.shape")
+    for name, value in (("dgamma", dgamma), ("dbeta", dbeta)):
+        checks.require_out(op, value, shape, x.dtype.acc, param=name, rule="gamma.shape")
+    places = dict(zip(GRADIENT_NAMES, (7, 8, 9, 10), strict=True))
+    made = tuple(
+        Result(places[name], *((x.shape, x.dtype) if name in ("dx", "dresidual") else (shape, x.dtype.acc)))
+        for name in GRADIENT_NAMES
+        if name in needs
+    )
+    written = tuple(result.operand for result in made)
+    tiling, variant, refused = _share_out(profile, norm, x, dy=dy, y=y, dx=dx, dresidual=dresidual)
+    spec = PlanSpec(
+        op, variant, (), results=made, returns=written, writes=written, in_place=((7, 0), (10, 0)), refused=refused
+    )
+    return _with_gradients(spec, mode, needs, x, tiling, y is not None) if prod(shape) else spec
+
+
+def _with_gradients(
+    spec: PlanSpec, mode: ActivationDescriptor, needs: tuple[str, ...], x: TensorDescriptor, t: Tiling, has_y: bool
+) -> PlanSpec:
+    """Add the launches; dx takes its dz from dresidual where that is written anyhow."""
+    places = {name: i if name in needs else NULL for name, i in zip(GRADIENT_NAMES, (7, 8, 9, 10), strict=True)}
+    bent = mode.mode != "identity"
+    y: Pointer = 6 if bent and has_y else NULL
+    beta: Pointer = 5 if bent and not has_y else NULL
+    elements = t.rows * t.inner
+    sums = walk_step(SUMS, x.dtype, t, (Scratch(0), places["dresidual"], 0, 1, y, 2, beta, 3, 4), limits(mode, nan))
+    fold = fold_step(
+        GRADIENTS, x.dtype, t, (Scratch(1), places["dgamma"], places["dbeta"], 4, Scratch(0)),
+        (t.channels, t.slots if elements else 0, t.team, elements),
+    )  # fmt: skip
+    known = places["dresidual"] is not NULL
+    source: tuple[Pointer, ...] = (places["dresidual"], 1, NULL, 2, NULL, 3, 4) if known else (0, 1, y, 2, beta, 3, 4)
+    data = walk_step(DATA, x.dtype, t, (7, *source, Scratch(1)), (*limits(mode, nan), t.channels))
+    steps = [sums, fold, data] if elements else [fold]
+    if places["dx"] is NULL and elements:
+        steps = [sums, fold] if {"dgamma", "dbeta"} & set(needs) else [sums]
+    return replace(
+        spec, steps=tuple(steps), scratch=(_part_bytes(x, t, 2), 2 * max(t.channels, 1) * x.dtype.acc.itemsize)
+    )
+
+
+def _require_fused(
+    op: str, norm: BatchNormDescriptor, activation: Activation, x: TensorDescriptor
+) -> ActivationDescriptor:
+    checks.require_batchnorm(op, norm)
+    mode = as_activation(activation, op)
+    checks.require_float(op, "x", x)
+    checks.require_image(op, "x", x)
+    checks.require_contiguous(op, x=x)
+    checks.require_fused(op, mode, FUSED)
+    return mode
+
+
+def _require_parameters(
+    op: str, norm: BatchNormDescriptor, x: TensorDescriptor, given: Mapping[str, TensorDescriptor | None]
+) -> tuple[int, ...]:
+    """Check what there is one of for each channel, or for each element of an image; return the shape of it."""
+    at = x.ndim - 1 if norm.channels_last else 1
+    spatial = norm.mode == "spatial"
+    shape, rule = ((x.shape[at],), f"(x.shape[{at}],)") if spatial else (x.shape[1:], "x.shape[1:]")
+    for name, value in given.items():
+        if value is not None:
+            checks.require_shape(op, name, value, shape, rule)
+            checks.require_dtype(op, name, value, (x.dtype.acc,))
+            checks.require_contiguous(op, **{name: value})
+    return shape
+
+
+def _require_images(op: str, x: TensorDescriptor, **images: TensorDescriptor | None) -> None:
+    for name, value in images.items():
+        if value is not None:
+            checks.require_shape(op, name, value, x.shape, "x.shape")
+            checks.require_same_dtype(op, x=x, **{name: value})
+            checks.require_contiguous(op, **{name: value})
+
+
+def _require_outs(op: str, x: TensorDescriptor, shape: tuple[int, ...], **outs: TensorDescriptor | None) -> None:
+    for name, value in outs.items():
+        if name == "out":
+            checks.require_out(op, value, x.shape, x.dtype, rule="x.shape")
+        else:
+            checks.require_out(op, value, shape, x.dtype.acc, param=name, rule="gamma.shape")
+
+
+def _share_out(
+    profile: Profile, norm: BatchNormDescriptor, x: TensorDescriptor, **images: TensorDescriptor | None
+) -> tuple[Tiling, str, tuple[tuple[str, str], ...]]:
+    """How the work is shared out, the variant and those refused before it."""
+    if norm.mode == "per_activation":
+        rows, channels, inner = x.shape[0], prod(x.shape[1:]), 1
+    elif norm.channels_last:
+        rows, channels, inner = prod(x.shape[:-1]), x.shape[-1], 1
+    else:
+        rows, channels, inner = x.shape[0], x.shape[1], prod(x.shape[2:])
+    if not x.size:  # only what there is of each channel is written
+        rows, inner = 0, 1
+    lanes = x.dtype.lanes
+    reason = unaligned(x=x, **images) or reason_against_packs(channels, inner, lanes)
+    variant, refused = choose((("packed", reason), ("plain", None)))
+    vec, resident = lanes if variant == "packed" else 1, resident_blocks(profile, x.dtype, "dy" in images)
+    return share_out(rows, channels, inner, vec, resident), str(variant), refused
+
+
+def _part_bytes(x: TensorDescriptor, t: Tiling, numbers: int) -> int:
+    """So many numbers for each channel and slot."""
+    return numbers * max(t.channels * t.slots, 1) * x.dtype.acc.itemsize
+
+
+def _or_null(place: int, value: TensorDescriptor | None) -> Pointer:
+    return NULL if value is None else place
