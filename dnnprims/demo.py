@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import dnnprims as dp
-from dnnprims.demo_network import CapturedStep, Network, Recipe, fill, initial_parameters, predict
+from dnnprims import demo_convolution, demo_network
+from dnnprims.demo_network import CapturedStep, Recipe, fill
 
 HELD_OUT = 0.2
 
-#: (loss, activation) -> a learning rate that trains well.
+#: (loss, activation) -> a learning rate that trains the fully connected network well.
 LEARNING_RATES = {
     ("cross_entropy", "relu"): 0.1,
     ("cross_entropy", "maxout"): 0.1,
@@ -33,6 +34,24 @@ LEARNING_RATES = {
     ("mse", "maxout"): 0.02,
     ("mse", "tanh"): 0.02,
     ("mse", "sigmoid"): 0.02,
+}
+
+
+class Kind(NamedTuple):
+    """A kind of network: its module, and a learning rate for each loss and activation that it has."""
+
+    module: Any
+    learning_rates: Mapping[tuple[str, str], float]
+    network: type[demo_network.Network]
+
+
+NETWORKS = {
+    "fc": Kind(demo_network, LEARNING_RATES, demo_network.Network),
+    "cnn": Kind(
+        demo_convolution,
+        {("cross_entropy", "relu"): 0.02, ("mse", "relu"): 0.001},
+        demo_convolution.ConvolutionNetwork,
+    ),
 }
 
 
@@ -90,7 +109,8 @@ def train(
     handle: dp.Handle, data: Digits, recipe: Recipe, options: argparse.Namespace, weights_file: Path
 ) -> list[tuple[float, float]]:
     """Train, say how it goes, and save the weights after each epoch; return loss and accuracy of each."""
-    network = Network(handle, initial_parameters(recipe.activation, options.seed), recipe)
+    kind = NETWORKS[options.network]
+    network = kind.network(handle, kind.module.initial_parameters(recipe.activation, options.seed), recipe)
     step = CapturedStep(network.step) if options.graph else network.step
     rng, history = np.random.default_rng(options.seed), []
     steps = len(data.labels) // recipe.batch
@@ -103,7 +123,7 @@ def train(
                 step()
                 advance()
             loss, parameters = float(handle.to_numpy(network.total_loss)) / steps, network.parameters()
-            outputs = predict(handle, parameters, data.held_out_images, recipe)
+            outputs = kind.module.predict(handle, parameters, data.held_out_images, recipe)
             history.append((loss, accuracy(outputs, data.held_out_labels)))
             save_parameters(weights_file, parameters)
             say(f"epoch {epoch:3d}  loss {loss:.5f}  held-out accuracy {history[-1][1]:.2%}")
@@ -207,6 +227,7 @@ def run(options: argparse.Namespace) -> int:
             kept = f"the last whole epoch's weights are in {weights_file}"
             print(f"\ninterrupted: {kept if weights_file.exists() else 'no epoch was finished'}", flush=True)
             return 130
+        predict = NETWORKS[options.network].module.predict
         outputs = predict(handle, load_parameters(weights_file), data.held_out_images, recipe)
     print(f"accuracy of the reloaded weights on held-out images: {accuracy(outputs, data.held_out_labels):.2%}")
     files = [weights_file]
@@ -226,6 +247,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Train a classifier of handwritten digits.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="fc", help="fully connected, or convolutional")
     parser.add_argument("--loss", choices=("cross_entropy", "mse"), default="cross_entropy")
     parser.add_argument("--activation", choices=("relu", "tanh", "sigmoid", "maxout"), default="relu")
     parser.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"), default="float32")
@@ -239,8 +261,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.epochs < 1:
         parser.error(f"--epochs: got {options.epochs}, expected at least 1")
+    rates = NETWORKS[options.network].learning_rates
+    if (options.loss, options.activation) not in rates:
+        known = ", ".join(dict.fromkeys(activation for _, activation in rates))
+        raise DemoError(f"--activation: got {options.activation}, {options.network} has {known}")
     if options.lr is None:
-        options.lr = LEARNING_RATES[options.loss, options.activation]
+        options.lr = rates[options.loss, options.activation]
     return options
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import dnnprims as dp
 
 WIDTHS = (64, 256, 128, 10)
+CLASSES = WIDTHS[-1]
 POOL = 2  # entries of a maxout unit
 MOMENTUM = 0.9
 
@@ -33,6 +34,11 @@ class Recipe(NamedTuple):
     def kind(self) -> np.dtype:
         """NumPy's dtype of weights and activations."""
         return dp.TensorDescriptor((), self.dtype).dtype.numpy
+
+    @property
+    def state(self) -> np.dtype:
+        """Of losses, velocities and statistics."""
+        return np.dtype(np.float64 if self.dtype == "float64" else np.float32)
 
 
 class Layer:
@@ -58,6 +64,7 @@ class Layer:
             self.which = buffer(batch, units, dtype=np.uint8)
         else:
             self.z, self.dz = self.y, self.dy
+        self.weights, self.gradients = [self.w, self.b], [self.dw, self.db]
 
     def forward(self, x: Any) -> Any:
         """Fill `y` from x, and return it."""
@@ -97,31 +104,39 @@ class Network:
         Sum of the losses of the steps since it was last set to 0.
     """
 
+    image: tuple[int, ...] = WIDTHS[:1]
+
     def __init__(self, handle: dp.Handle, parameters: Sequence[np.ndarray], recipe: Recipe) -> None:
         def zeros(*shape: int, dtype: Any) -> Any:
             return handle.asarray(np.zeros(shape, dtype))
 
-        kind, state = recipe.kind, np.dtype(np.float64 if recipe.dtype == "float64" else np.float32)
+        kind, state = recipe.kind, recipe.state
         self.handle, self.lr = handle, recipe.lr
         self.loss = dp.LossDescriptor(recipe.loss, reduction="mean_samples")
-        self.layers = []
+        self.layers = self.make_layers(handle, parameters, recipe)
+        self.x = zeros(recipe.batch, *self.image, dtype=kind)
+        one_hot = recipe.loss == "mse"
+        self.target = zeros(recipe.batch, CLASSES, dtype=kind) if one_hot else zeros(recipe.batch, dtype=np.int32)
+        self.batch_loss, self.total_loss = zeros(dtype=state), zeros(dtype=state)
+        self.weights = [array for layer in self.layers for array in layer.weights]
+        self.gradients = [array for layer in self.layers for array in layer.gradients]
+        trained = parameters[: len(self.weights)]
+        self.velocities = [zeros(*array.shape, dtype=state) for array in trained]
+        narrow = kind.itemsize == 2
+        self.masters = [handle.asarray(array.astype(state)) for array in trained] if narrow else None
+
+    def make_layers(self, handle: dp.Handle, parameters: Sequence[np.ndarray], recipe: Recipe) -> list[Any]:
+        """From the images to the outputs."""
+        layers = []
         for w, b in zip(parameters[::2], parameters[1::2], strict=True):
             activation = recipe.activation if b is not parameters[-1] else None
-            self.layers.append(Layer(handle, w, b, activation, kind, recipe.batch))
-        self.x = zeros(recipe.batch, WIDTHS[0], dtype=kind)
-        one_hot = recipe.loss == "mse"
-        self.target = zeros(recipe.batch, WIDTHS[-1], dtype=kind) if one_hot else zeros(recipe.batch, dtype=np.int32)
-        self.batch_loss, self.total_loss = zeros(dtype=state), zeros(dtype=state)
-        self.weights = [array for layer in self.layers for array in (layer.w, layer.b)]
-        self.gradients = [array for layer in self.layers for array in (layer.dw, layer.db)]
-        self.velocities = [zeros(*array.shape, dtype=state) for array in parameters]
-        narrow = kind.itemsize == 2
-        self.masters = [handle.asarray(array.astype(state)) for array in parameters] if narrow else None
+            layers.append(Layer(handle, w, b, activation, recipe.kind, recipe.batch))
+        return layers
 
     def set_batch(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Copy a batch into the buffers that the step reads."""
         fill(self.x, images)
-        fill(self.target, labels if self.target.ndim == 1 else np.eye(WIDTHS[-1])[labels])
+        fill(self.target, labels if self.target.ndim == 1 else np.eye(CLASSES)[labels])
 
     def step(self) -> None:
         """Train on the batch: calls of the library alone, each into a buffer that exists."""

@@ -12,7 +12,7 @@ import pytest
 from conftest import HAS_COMPILER, HAS_GPU
 
 import dnnprims as dp
-from dnnprims import demo, demo_network
+from dnnprims import demo, demo_convolution, demo_network
 from dnnprims.__main__ import main
 from dnnprims.conformance import bounds
 
@@ -81,18 +81,40 @@ def test_every_option_learns(
     assert held_out_accuracy(printed) >= least
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures("no_pictures")
+def test_the_convolutional_network_learns_better(run: Callable[..., tuple[int, str]], backend: str) -> None:
+    """Some epochs reach 98.5%, by the running statistics of batch norm that were saved with the weights."""
+    code, printed = run("--backend", backend, "--network", "cnn", "--epochs", "8")
+    assert code == 0
+    assert held_out_accuracy(printed) >= 98.5
+
+
+@pytest.mark.parametrize("options", [("--loss", "mse"), ("--dtype", "bfloat16")])
+@pytest.mark.usefixtures("no_pictures")
+def test_the_convolutional_network_takes_the_other_options(
+    run: Callable[..., tuple[int, str]], options: tuple[str, ...]
+) -> None:
+    """An epoch of each gets beyond guessing."""
+    code, printed = run("--backend", "numpy", "--network", "cnn", "--epochs", "1", *options)
+    assert code == 0
+    assert held_out_accuracy(printed) >= 30.0
+
+
 @pytest.mark.skipif(not HAS_COMPILER, reason="the emulator needs g++")
-def test_one_step_on_the_emulator_is_the_step_of_numpy() -> None:
+@pytest.mark.parametrize("kind", ["fc", "cnn"])
+def test_one_step_on_the_emulator_is_the_step_of_numpy(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels, run on the CPU, train as the reference does.
 
     The bound is that of one sum over all that a step adds up for a weight, of terms below 1 in absolute sum.
     """
+    monkeypatch.setattr(demo_convolution, "CHANNELS", (4, 8, 8))
     recipe = demo_network.Recipe("relu", "cross_entropy", "float32", lr=0.1, batch=4)
-    data = demo.load_digits()
+    data, (module, _, make) = demo.load_digits(), demo.NETWORKS[kind]
     trained = []
     for backend in ("numpy", "emulator"):
         with dp.create_handle(backend) as handle:
-            network = demo_network.Network(handle, demo_network.initial_parameters("relu", seed=0), recipe)
+            network = make(handle, module.initial_parameters("relu", seed=0), recipe)
             network.set_batch(data.images[:4], data.labels[:4])
             network.step()
             trained.append(network.parameters())
@@ -104,14 +126,14 @@ def test_one_step_on_the_emulator_is_the_step_of_numpy() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU here")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("activation", ["relu", "maxout"])
+@pytest.mark.parametrize("options", [("--activation", "relu"), ("--activation", "maxout"), ("--network", "cnn")])
 @pytest.mark.usefixtures("no_pictures")
-def test_captured_step_gives_the_same_bits(tmp_path: Path, dtype: str, activation: str) -> None:
+def test_captured_step_gives_the_same_bits(tmp_path: Path, dtype: str, options: tuple[str, ...]) -> None:
     """Weights trained by replaying one CUDA graph are those trained call by call, bit for bit."""
     weights = []
     for extra in ((), ("--graph",)):
         folder = tmp_path / f"run{len(extra)}"
-        arguments = ["--backend", "cuda", "--epochs", "3", "--dtype", dtype, "--activation", activation]
+        arguments = ["--backend", "cuda", "--epochs", "3", "--dtype", dtype, *options]
         assert demo.main([*arguments, "--output", str(folder), *extra]) == 0
         weights.append(demo.load_parameters(folder / "weights.npz"))
     for plain, captured in zip(*weights, strict=True):
@@ -207,6 +229,7 @@ def test_without_matplotlib_and_rich(run: Callable[..., tuple[int, str]], monkey
         (("--backend", "numpy", "--batch", "5000"), "--batch: got 5000, expected 1 to 1438"),
         (("--backend", "numpy", "--batch", "0"), "--batch: got 0"),
         (("--backend", "numpy", "--lr", "nan"), "lr"),
+        (("--network", "cnn", "--activation", "tanh"), "--activation: got tanh, cnn has relu"),
         pytest.param(("--backend", "cuda"), "doctor", marks=pytest.mark.skipif(HAS_GPU, reason="there is a GPU here")),
     ],
 )

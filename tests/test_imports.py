@@ -24,7 +24,8 @@ ALLOWED = {
     "handle": {"checks", "context", "descriptors", "errors", "operands", "runtime", "watching"},
     "ops": {"checks", "descriptors", "dtypes", "errors", "handle", "runtime", "reference"},
     "conformance": {"conformance", "problem", "reference", "dtypes", "errors", "descriptors", ""},
-    "demo": {"", "demo_network"},
+    "demo": {"", "demo_convolution", "demo_network"},
+    "demo_convolution": {"", "demo_network"},
     "demo_network": {""},
 }
 
