@@ -63,6 +63,7 @@ def test_every_kind_of_case_is_checked_and_timed(tmp_path: Path) -> None:
     assert all(line["over_bound"] > 0.0 for op, line in cases.items() if op in ("fc_forward", "adamw_update"))
     assert {line["name"] for line in lines if line["name"].startswith("host.")} >= {"host.plan(x, out=y)"}
     assert any(line["name"].startswith("first_use.") and line["cache"] == "warm" for line in lines)
+    assert any(line["name"].startswith("resnet50.") and line["images/s"] > 0 for line in lines)
     assert plot.stat().st_size > 10_000
     if HAS_TORCH:
         assert all(any(peer.startswith("torch") for peer in line["peers"]) for line in cases.values())

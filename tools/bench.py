@@ -27,6 +27,7 @@ import dnnprims as dp
 from benchmark import families as family_list
 from benchmark import peers as peer_list
 from benchmark.case import name_of
+from benchmark.example import example_records
 from benchmark.families import Family
 from benchmark.first_use import first_use_records
 from benchmark.host import host_records
@@ -39,7 +40,7 @@ from dnnprims.runtime.cuda import gpu_works
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = ROOT / "benchmarks" / "shapes"
 #: What is measured besides the families: (name, what it is).
-SPECIAL = ("host", "first_use")
+SPECIAL = ("host", "first_use", "resnet50")
 DTYPES = ("float32", "float16", "bfloat16")
 #: Words of errors after which the process has no GPU any more.
 LOST = ("cudaErrorIllegalAddress", "illegal memory access", "cudaErrorLaunchFailure", "unspecified launch failure")
@@ -212,6 +213,12 @@ def measure(given: argparse.Namespace, session: Session, special: list[str], lin
         for found in first_use_records(given.backend, given.dtype, given.device):
             output.keep(found)
             output.tell(f"{found['name']}  {found.get('ms', found.get('failed'))} ms")
+    if "resnet50" in special:
+        for found in example_records(given.backend, given.peers):
+            output.keep(found)
+            output.tell(
+                f"{found['name']}  {found.get('images/s', '')} images/s  {found.get('ms', found.get('failed'))} ms"
+            )
     if not lines:
         return
     if given.backend == "cuda":

@@ -69,6 +69,15 @@ def host_table(results: Results) -> Iterator[str]:
         yield f"| `{name}` | {micros:.1f} |"
 
 
+def example_table(results: Results) -> Iterator[str]:
+    """Images per second of the example, beside PyTorch's."""
+    yield "| training step of ResNet-50, bfloat16, batch of 256 | images/s | ms |"
+    yield "| --- | --- | --- |"
+    for name, line in results.example.items():
+        if "images/s" in line:
+            yield f"| {name.removeprefix('resnet50.')} | {line['images/s']:.0f} | {line['ms']:.1f} |"
+
+
 def section(results: Results) -> str:
     """Text between the README's markers."""
     facts, limits = results.environment, results.limits
@@ -88,6 +97,7 @@ def section(results: Results) -> str:
         "Host time of a call, wall time over 20,000 calls, best of three passes over all of them:",
         "",
         *host_table(results),
+        *(["", "`examples/resnet50.py`:", "", *example_table(results)] if results.example else []),
     ]
     return "\n".join(text)
 

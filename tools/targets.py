@@ -130,6 +130,11 @@ def _first_use(target: Mapping[str, Any], results: Results) -> Figures:
     return [(ms, name) for name, ms in results.first_use.items() if name.endswith("." + target["state"])]
 
 
+def _example(target: Mapping[str, Any], results: Results) -> Figures:
+    found = results.example
+    return [(found[name]["images/s"], name) for name in target["lines"] if name in found]
+
+
 _FIGURES: dict[str, Callable[[Mapping[str, Any], Results], Figures]] = {
     "of_copy": _share,
     "of_roof": _share,
@@ -138,6 +143,7 @@ _FIGURES: dict[str, Callable[[Mapping[str, Any], Results], Figures]] = {
     "of_other": _of_other,
     "host": _host,
     "first_use": _first_use,
+    "example": _example,
 }
 
 
@@ -163,6 +169,7 @@ def rows(verdicts: Sequence[Verdict], *, missed: bool = False) -> list[str]:
 
 def _unit(target: Mapping[str, Any]) -> str:
     words = {"of_copy": "of copy", "of_roof": "of roof", "of_other": "times it", "host": "times it", "first_use": "ms"}
+    words["example"] = "images/s"
     if target["measure"] in ("faster", "of_peer"):
         return "times faster, mean" if target["over"] == "mean" else target["measure"].replace("_", " ")
     return words[target["measure"]]

@@ -30,6 +30,8 @@ class Results:
         Name without ``host.`` -> microseconds.
     first_use : dict
         Name without ``first_use.`` -> milliseconds.
+    example : dict
+        Name -> line of what the example of ResNet-50 prints.
     failed : list
         Lines of cases that could not be measured.
     """
@@ -40,6 +42,7 @@ class Results:
     cases: dict[str, Line] = field(default_factory=dict)
     host: dict[str, float] = field(default_factory=dict)
     first_use: dict[str, float] = field(default_factory=dict)
+    example: dict[str, Line] = field(default_factory=dict)
     failed: list[Line] = field(default_factory=list)
 
 
@@ -65,6 +68,8 @@ def _add(found: Results, line: Line) -> None:
         found.host[name.removeprefix("host.")] = line["us"]
     elif name.startswith("first_use."):
         found.first_use[name.removeprefix("first_use.")] = line["ms"]
+    elif name.startswith("resnet50."):
+        found.example[name] = line
     else:
         found.cases[name] = _completed(line)
 
