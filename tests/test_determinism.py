@@ -32,6 +32,7 @@ NEED_TF32 = {"lt_product_along_k"}
 #: Variants of Hopper, and the types that variants are not for with IEEE products.
 ONLY_HOPPER = {"ping_pong"}
 NOT_FOR = {("ping_pong", "float32"), ("ping_pong", "float64"), ("lt_product_after_copies", "float64")}
+NOT_FOR |= {("few_channels", "float32"), ("few_channels", "float64")}
 H200 = Profile("cuda", blaslt=True, tensor_maps=True)
 
 

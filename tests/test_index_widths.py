@@ -104,6 +104,8 @@ NARROW_FIELDS = {
     "divisor_parts": "at most 32",
 }
 
+_CONVOLVED = "positions of images, below 2^31 as the front end sees to"
+
 #: Where an index, or part of one, is narrower than 64 bits in the kernels' text, and why it may be.
 NARROW_TEXT = {
     "for (int i = threadIdx.x; i < groups": "groups of a chunk, at most 65,536 elements",
@@ -150,6 +152,15 @@ NARROW_TEXT = {
     "(int)(first + at % rows)": "rows of a matrix, at most 2^31 - 128 as the front end sees to",
     "(int)(at / rows)": "columns of a matrix, at most 2^31 - 128 as the front end sees to",
     "(int)p.k_blocks": "fewer than 2^31 elements along k, as the front end sees to",
+    **dict.fromkeys(("(u32)index", "(u32)extent", "(u32)i", "(int)w", "(int)h"), _CONVOLVED),
+    **dict.fromkeys(("(int)p.result.w", "(int)extent.h"), _CONVOLVED),
+    **dict.fromkeys(("(int)walk.w", "(int)p.y_walk.w"), "between positions, below 2^27 as the front end sees to"),
+    "(u32)within": "a bit",
+    "(int)(4 * across)": "of a patch in shared memory",
+    "(int)p.k_steps": "of filters in shared memory",
+    "for (int i = threadIdx.x; i < ALL *": "filters of a block",
+    "for (int at = threadIdx.x + lanes; at < FILTER_BLOCK": "threads of a block",
+    "blockIdx.x * sharing": "shares have 64 bits",
     "blockIdx.y * p.columns": "columns have 64 bits",
     "blockIdx.y * per_split": "elements of a split have 64 bits",
 }
@@ -166,7 +177,10 @@ NARROW = (
 IN_32_BITS = ("convolution_implicit.cu", "convolution_implicit.cuh")
 
 #: Headers that compute with bits of numbers and with addresses of shared memory, not with indices.
-BITS = ("elementary.cuh", "math.cuh", "series.cuh", "ptx.cuh", "parts.cuh", "gates.cuh", "activation.cuh", "hopper.cuh")
+BITS = (
+    *("elementary.cuh", "math.cuh", "series.cuh", "ptx.cuh", "parts.cuh", "gates.cuh"),
+    *("activation.cuh", "hopper.cuh", "mma.cuh"),
+)
 
 
 def narrow_places() -> Iterator[str]:

@@ -224,6 +224,20 @@ _OTHERS = {
         f"conv_forward shape=2x3x7x{n} k=5 filter=3x3 padding=1 data=integers activation={mode}"
         for mode in ACTIVATION_MODES
         for n in (6, 8)
+    ]
+    + [
+        f"conv_{way} shape=2x8x11x{n} k=8 groups=8 filter={taps} stride={stride} padding=1 layout=NHWC"
+        for way in ("forward", "backward_data", "backward_filter")
+        for taps in ("3x3", "5x5", "2x3")
+        for stride in (1, 2)
+        for n in (6, 9)
+    ]
+    + [
+        f"conv_{way} shape=2x{c}x19x{n} k=9 filter={taps} stride={stride} padding=1 layout={layout}"
+        for way in ("forward", "backward_filter", "backward_bias")
+        for c, taps, stride in ((3, "7x7", 2), (1, "3x3", 1), (4, "3x2", 3))
+        for layout in ("NHWC", "NCHW")
+        for n in (16, 37)
     ],
     "maxout": [f"maxout_{way} shape=3x{300 * n} pool=300" for way in ("forward", "backward") for n in (7, 8)]
     + [f"maxout_{way} shape=3x600x{n} pool=300 axis=1" for way in ("forward", "backward") for n in (7, 8)],

@@ -176,7 +176,17 @@ _QUICK = (
     "rsqrt.approx.f32",
 )
 APPROXIMATE = {"float32": ("rcp.approx.ftz.f32",), "float16": _QUICK, "bfloat16": _QUICK}
-APPROXIMATING = ("activation", "convolution", "fc", "fc_hopper", "glu", "loss", "softmax")
+APPROXIMATING = (
+    "activation",
+    "convolution",
+    "convolution_depthwise",
+    "convolution_first",
+    "fc",
+    "fc_hopper",
+    "glu",
+    "loss",
+    "softmax",
+)
 #: What float32 kernels take beside that, in families whose bounds count in units of whole terms: exponentials good to a
 #: few u with an instruction (exp_of_term, elementary.cuh; loss_kinds.cuh), logarithms of what is below 1 / 2.
 FOR_TERMS = {

@@ -51,6 +51,9 @@ def _draw_epilogue(rng: Generator) -> str:
     return " ".join([*words, activation, f"data={data}", factors])
 
 
+#: Activations that the kernels of special cases choose among as they run.
+_FUSED = ("relu", "clipped_relu", "leaky_relu", "hard_swish", "swish")
+
 #: Kinds of problem that every direction has: of one to three axes, each option alone and some together.
 _PROBLEMS = (
     "shape=0x2x3x3 k=3 filter=2x2",
@@ -63,6 +66,10 @@ _PROBLEMS = (
     "shape=2x3x7x6 k=4 filter=2x2 dilation=2x3 stride=2 mode=convolution",
     "shape=2x4x5x5 k=6 filter=3x3 groups=2 padding=1",
     "shape=2x5x6x5 k=10 filter=3x3 groups=5 padding=1 layout=NHWC",  # depthwise
+    "shape=2x8x9x7 k=8 filter=3x3 groups=8 padding=1 layout=NHWC",  # depthwise, in packs of channels
+    "shape=2x6x9x10 k=6 filter=5x5 groups=6 padding=2 stride=2 layout=NHWC mode=convolution",
+    "shape=2x7x6x5 k=7 filter=3x2 groups=7 padding=1 layout=NHWC",  # depthwise, one channel at a time
+    "shape=2x3x11x20 k=9 filter=7x7 stride=2 padding=3 layout=NHWC",  # few channels, as a first layer has
     "shape=2x9x5x4 k=7 filter=1x1 place=offset layout=NHWC",
     "shape=2x3x5x6 k=4 filter=2x3 bias=0 place=strided",
     "shape=2x3x5x6 k=4 filter=2x3 bias=0 place=strided layout=NHWC mode=convolution",
@@ -96,6 +103,15 @@ def _corners() -> tuple[str, ...]:
     lines += [f"{op} {sums} data=integers beta=1.0 into=out" for op in FAMILY_OPS]
     lines += [f"conv_forward {image} activation={mode}" for mode in _ACTIVATIONS]
     lines += [
+        *(
+            f"conv_forward {shape} layout=NHWC residual=1 scaled=1 alpha1=-0.5 alpha2=0.75 activation={mode}"
+            for shape in (
+                "shape=2x8x7x6 k=8 filter=3x3 groups=8 padding=1",
+                "shape=2x3x7x6 k=6 filter=3x3 groups=3 padding=1",
+                "shape=2x3x7x6 k=8 filter=3x3 padding=1",
+            )
+            for mode in _FUSED
+        ),
         "conv_forward shape=2x0x3x3 k=2 filter=1x1 into=out",  # act(b)
         "conv_forward shape=2x2x0x3 k=2 filter=1x2 padding=1-0x0 into=out",  # an image of padding alone
         f"conv_forward {image} bias=0 residual=1 data=integers into=out",

@@ -15,7 +15,10 @@ from .backward import (
     plan_conv_backward_data,
     plan_conv_backward_filter,
 )
+from .bias import BIAS_FAMILY
+from .depthwise import DEPTHWISE_FAMILY
 from .direct import FAMILY
+from .first import FIRST_FAMILY
 from .forward import conv_forward, conv_output_descriptor, plan_conv_forward
 from .implicit import IMPLICIT_FAMILY
 from .relaid import LAYOUT_FAMILY
@@ -28,7 +31,10 @@ from .transposed import (
 
 __all__ = [
     "ALGORITHMS",
+    "BIAS_FAMILY",
+    "DEPTHWISE_FAMILY",
     "FAMILY",
+    "FIRST_FAMILY",
     "IMPLICIT_FAMILY",
     "LAYOUT_FAMILY",
     "conv_backward_bias",

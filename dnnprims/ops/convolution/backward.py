@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ... import checks
 from ...descriptors import ConvolutionDescriptor, TensorDescriptor
 from ...reference import convolution as reference
-from ...runtime.launch import KernelStep, PlanSpec, Profile, Result
+from ...runtime.launch import PlanSpec, Profile, Result
 from .algorithms import work_of
-from .direct import bias_step
-from .geometry import Numbers, channel_axis, examine, split, steps
+from .bias import sums_of_channels
+from .geometry import Numbers, channel_axis, examine
 from .product import Epilogue, Product, operand
 
 if TYPE_CHECKING:
@@ -235,14 +235,15 @@ def plan_conv_backward_bias(
     shape = (dy.shape[channel_axis(conv, axes)],)
     checks.require_out(op, out, shape, dy.dtype, rule="the channels of dy")
     checks.require_blend(op, alpha, beta, out)
-    step = sum_of_channels(conv, dy, 0, 1, alpha, beta)
+    variant, work = sums_of_channels(profile, conv, dy, (0, 1), (alpha, beta))
     return PlanSpec(
         op,
-        "direct_plain",
-        (step,) if prod(shape) else (),
+        variant,
+        work.steps if prod(shape) else (),
         results=(Result(1, shape, dy.dtype),),
         returns=(1,),
         writes=(1,),
+        scratch=work.scratch if prod(shape) else (),
     )
 
 
@@ -259,11 +260,3 @@ def _plan_one(op: str, product: Product, shape: Numbers) -> PlanSpec:
         scratch=work.scratch,
         refused=refused,
     )
-
-
-def sum_of_channels(
-    conv: ConvolutionDescriptor, dy: TensorDescriptor, at: int, to: int, alpha: float, beta: float
-) -> KernelStep:
-    """The step that sums dy over images and positions."""
-    batch, channels, spatial = split(conv, dy.shape)
-    return bias_step(dy.dtype, batch, channels, spatial, steps(conv, dy.strides), (to, at), alpha, beta)

@@ -11,7 +11,7 @@ from ...reference import convolution as reference
 from ...runtime.gemm import GemmStep
 from ...runtime.launch import NULL, FillStep, KernelStep, PlanSpec, Profile, Result
 from .algorithms import work_of
-from .backward import sum_of_channels
+from .bias import sums_of_channels
 from .geometry import examine, examine_transposed
 from .product import Epilogue, Product, operand
 
@@ -211,7 +211,8 @@ def plan_conv_transpose_backward(
     wanted = [name for name in shapes if name in needs]
     variants, made, scratch, refused = _works([products[name] for name in wanted if name in products])
     if "db" in needs and g.in_channels:
-        made += (sum_of_channels(conv, dy, _DY, _DB, 1.0, beta),)
+        _, sums = sums_of_channels(profile, conv, dy, (_DY, _DB), (1.0, beta), scratch)
+        made, scratch = made + sums.steps, scratch + sums.scratch
     return PlanSpec(
         op,
         "+".join(dict.fromkeys(variants)) or "direct_plain",

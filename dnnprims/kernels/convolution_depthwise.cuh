@@ -1,0 +1,75 @@
+// Depthwise convolutions of channels that lie side by side: what the kernels of all directions share.
+//
+// A thread has VEC neighbouring channels and COLUMNS neighbouring positions of a row, and goes down row by row: each element
+// of what it sees is read and converted once for all results of the thread.
+#pragma once
+#include "convolution_fused.cuh"
+
+constexpr int COLUMNS = 4, MOST_WIDTH = 64;  // positions of a thread side by side; channels of a block
+
+// How results see the source, step by step downwards. At step u, rows of the source come and rows of results are done.
+//   forward   result o sees source o * STRIDE - padding + tap: STRIDE rows come, row u of the results is done
+//   data      result i sees source o where o * STRIDE - padding + tap = i: row u comes, and the STRIDE rows are done for
+//             which i + padding is u * STRIDE and more, so that the taps of each are known at compile time
+// Along a row it is the same, with all positions at once.
+template <int TAPS, int STRIDE, bool DATA> struct Sight {
+  static constexpr int LEAD = (TAPS - 1) / STRIDE;  // steps that come before a result is done
+  static constexpr int COME = DATA ? 1 : STRIDE, DONE = DATA ? STRIDE : 1, OPEN = DATA ? TAPS : LEAD + 1;
+  static constexpr int SPAN = DATA ? (COLUMNS - 1) / STRIDE + LEAD + 1 : (COLUMNS - 1) * STRIDE + TAPS;
+  // The first row that comes at step u, and the first one that is done.
+  static DEVICE i64 coming(i64 u, i64 padding) { return DATA ? u : (u + LEAD) * STRIDE - padding; }
+  static DEVICE i64 done(i64 u, i64 padding) { return DATA ? u * STRIDE - padding : u; }
+  // The tap through which the rows that are open, the oldest one first, see row `a` of those that come.
+  static DEVICE constexpr int row_tap(int open, int a) { return DATA ? open : a + (LEAD - open) * STRIDE; }
+  // The column that a tile's first one, number w, sees first, and the tap through which its position x sees column b.
+  static DEVICE i64 column(i64 w, i64 padding) { return DATA ? (w + padding) / STRIDE - LEAD : w * STRIDE - padding; }
+  static DEVICE constexpr int column_tap(int x, int b) { return DATA ? x - STRIDE * (b - LEAD) : b - x * STRIDE; }
+};
+
+// SPAN neighbours of a row, the same columns of each row; those outside of the image are zeros.
+template <class T, int VEC, int SPAN> struct Reader {
+  const T* at;  // in row h
+  i64 down;
+  int step, h, rows;
+  u32 there;  // a bit for each column
+  static constexpr u32 ALL = (1u << SPAN) - 1;
+
+  DEVICE Reader(const T* image, const Walk& walk, const Extent& extent, i64 h, i64 w)
+      : at(image + (h * walk.h + w * walk.w)), down(walk.h), step((int)walk.w), h((int)h), rows((int)extent.h), there(0) {
+#pragma unroll
+    for (int b = 0; b < SPAN; ++b) there |= (u32)within(w + b, extent.w) << b;
+  }
+  // The row, or zeros where it is not `wanted`; then the next one.
+  DEVICE void read(pack<T, VEC> (&row)[SPAN], bool wanted = true) {
+    if (!(wanted && inside(h, rows))) {
+#pragma unroll
+      for (int b = 0; b < SPAN; ++b) row[b] = {};
+    } else if (there == ALL) {
+#pragma unroll
+      for (int b = 0; b < SPAN; ++b) row[b] = load<VEC>(at + b * step, 0);
+    } else {
+#pragma unroll
+      for (int b = 0; b < SPAN; ++b) {
+        row[b] = {};
+        if (there >> b & 1) row[b] = load<VEC>(at + b * step, 0);
+      }
+    }
+    at += down, ++h;
+  }
+};
+
+template <class A, int N, int VEC> DEVICE void clear(A (&v)[N][VEC]) {
+#pragma unroll
+  for (int i = 0; i < N * VEC; ++i) v[i / VEC][i % VEC] = A(0);
+}
+template <class A, int N, int VEC> DEVICE void copy(A (&to)[N][VEC], const A (&from)[N][VEC]) {
+#pragma unroll
+  for (int i = 0; i < N * VEC; ++i) to[i / VEC][i % VEC] = from[i / VEC][i % VEC];
+}
+// Whether none is infinite or NaN.
+template <class A, int N, int VEC> DEVICE bool finite(const A (&v)[N][VEC]) {
+  A sum = 0;
+#pragma unroll
+  for (int i = 0; i < N * VEC; ++i) sum = fma_(v[i / VEC][i % VEC], A(0), sum);
+  return sum == A(0);
+}

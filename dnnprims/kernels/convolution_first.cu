@@ -1,0 +1,447 @@
+// Convolutions of few input channels by many filters, as the first layer of a network has them, on the tensor cores.
+//
+// The maths is that of convolution.cu, for one group, two spatial axes and no dilation.
+//
+// Shapes    x (n, c, h, w) of T, any steps; w (k, c, r, s) likewise; y (n, k, p, q), residual alike; b of T, scale and shift
+//           of float. T is float16 or bfloat16.
+// Plan      first_forward     a block of 8 warps makes tiles of 16 x 16 positions of 64 filters, one after the other. What a
+//                             tile sees of an image is copied to shared memory once, the next one's while this one is
+//                             multiplied. There the terms of a filter's row, its taps and their channels, lie side by side,
+//                             for every position of the tile: the left factor of the product is read right from the patch,
+//                             pair by pair, by a table of offsets. Each row is made even, so that no pair spans two;
+//                             where neighbouring positions would begin at odd elements each pixel is made even instead.
+//                             The filters stay in shared memory as the tensor cores take them. A warp has 2 rows of 16
+//                             positions; its sums go through shared memory on their way to 16-byte stores.
+//           first_filter      likewise over tiles of 8 x 16 positions: the product of 64 filters' dy and the terms of the
+//                             patch over the positions, both read transposed, for which positions must begin at 16 bytes.
+//                             A warp has 32 terms; where those are few, rows of positions are shared out as well. Each
+//                             block, and each of those shares, leaves its sums, which first_fold adds in order.
+// Numerics  sums in float by the tensor cores, in an order fixed by the shapes. Terms that only fill up have zeros for
+//           filters; a NaN that they, or what lies outside of the image, may have made is found and summed again without.
+//           dw likewise.
+// Cost      2 k (c r s, filled up to a multiple of 16) flops a position. x is read once, with the edges of tiles, y written.
+// Limits    16-bit types; sm_80 for speed.
+#include "convolution_first.cuh"
+
+constexpr int FIRST_BLOCK = 256;
+constexpr int STAGE_PITCH = FILTERS + 8, STAGE = TILE_EXTENT * STAGE_PITCH;  // of a warp, in floats
+constexpr int STEP_WORDS = FILTERS * 16 / 2;                                 // of all filters, for 16 terms
+
+template <class T> struct FirstParams {
+  T* y;
+  const T* x;
+  const T* w;
+  const T* b;
+  const T* residual;
+  const acc_t<T>* scale;
+  const acc_t<T>* shift;
+  acc_t<T> alpha1, alpha2, alpha, beta, c0, c1;
+  i64 batch, channels, filters, tiles_h, tiles_w;
+  Extent source, result, taps, stride, padding;
+  Steps x_steps, y_steps, w_steps, residual_steps;
+  i64 w_first, mode, bare, packed, k_steps;  // bare: the rounded sums are the results; steps of 16 terms
+  Patch patch;
+};
+
+// ---- forward --------------------------------------------------------------------------------------------------------
+
+// The filters of the block as `b` of the products: for each 16 terms 4 pairs of 8 filters, each of 32 lanes by 4 words.
+template <class T> DEVICE void read_filters(const FirstParams<T>& p, u32* to) {
+  const i64 first = (i64)blockIdx.y * FILTERS, words = p.k_steps * STEP_WORDS;
+  for (i64 i = threadIdx.x; i < words; i += FIRST_BLOCK) {
+    const i64 word = i % 4, lane = i / 4 % 32, pair = i / 128 % 4, step = i / 512;
+    const i64 filter = first + (pair * 2 + word / 2) * 8 + lane / 4, term = step * 16 + word % 2 * 8 + lane % 4 * 2;
+    pack<T, 2> both = {};
+    for (int half = 0; half < 2; ++half) {
+      const Term t = term_of(p, term + half);
+      if (!t.real || filter >= p.filters) continue;
+      const Steps& steps = p.w_steps;
+      const T* from = p.w + (p.w_first + filter * steps.outer + t.c * steps.channel + t.r * steps.h + t.s * steps.w);
+      both.lane[half] = *from;
+    }
+    to[i] = both.bits;
+  }
+}
+// Where the pairs of terms lie in a patch, in words from where a position begins.
+template <class T> DEVICE void place_terms(const FirstParams<T>& p, int* to) {
+  for (i64 i = threadIdx.x; i < p.k_steps * 8; i += FIRST_BLOCK) {
+    const i64 r = whole(2 * i, p.patch.row_terms), at = 2 * i - r * p.patch.row_terms;
+    to[i] = r < p.taps.h ? (int)((r * p.patch.pitch + at) / 2) : 0;
+  }
+}
+
+// The sum of one result, of nothing but what is in the image.
+template <class T> DEVICE float sum_within(const FirstParams<T>& p, i64 n, i64 h, i64 w, i64 filter) {
+  float sum = 0;
+#pragma unroll 1
+  for (i64 i = 0; i < p.taps.h * p.taps.w * p.channels; ++i) {
+    i64 r = i;
+    const i64 c = split_off(r, p.channels), s = split_off(r, p.taps.w);
+    const i64 row = h * p.stride.h - p.padding.h + r, column = w * p.stride.w - p.padding.w + s;
+    if (!within(row, p.source.h) || !within(column, p.source.w)) continue;
+    const T x = p.x[n * p.x_steps.outer + row * p.x_steps.h + column * p.x_steps.w + c * p.x_steps.channel];
+    const T v = p.w[p.w_first + filter * p.w_steps.outer + r * p.w_steps.h + s * p.w_steps.w + c * p.w_steps.channel];
+    sum = fma_(to_acc(x), to_acc(v), sum);
+  }
+  return sum;
+}
+
+DEVICE bool finite(const float (&v)[8]) {
+  float sum = 0;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) sum = fma_(v[k], 0.0f, sum);
+  return sum == 0.0f;
+}
+
+// What eight neighbouring filters add and multiply by; what is not there leaves every number as it is, -0 too.
+template <class T> struct Dressing {
+  float b[8], scale[8], shift[8];
+  DEVICE Dressing(const FirstParams<T>& p, i64 filter) {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const bool real = filter + k < p.filters;
+      b[k] = p.b && real ? to_acc(p.b[filter + k]) : -0.0f;
+      scale[k] = p.scale && real ? p.scale[filter + k] : 1.0f;
+      shift[k] = p.shift && real ? p.shift[filter + k] : -0.0f;
+    }
+  }
+};
+
+// Eight filters at one position.
+template <class T>
+DEVICE void finish(const FirstParams<T>& p, const Dressing<T>& d, float (&z)[8], const TilePlace& at, i64 filter) {
+  if (!finite(z)) {
+#pragma unroll 1
+    for (int i = 0; i < 8; ++i) {
+      const float found = filter + i < p.filters ? sum_within(p, at.n, at.h, at.w, filter + i) : 0.0f;
+#pragma unroll
+      for (int k = 0; k + 1 < 8; ++k) z[k] = z[k + 1];
+      z[7] = found;
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < 8; ++k) z[k] = (p.alpha1 * z[k] + d.b[k]) * d.scale[k] + d.shift[k];
+  if (p.residual) {
+    const Steps& steps = p.residual_steps;
+    const T* from = p.residual + (at.n * steps.outer + at.h * steps.h + at.w * steps.w + filter * steps.channel);
+#pragma unroll
+    for (int k = 0; k < 8; ++k)
+      if (filter + k < p.filters) z[k] += p.alpha2 * to_acc(from[k * steps.channel]);
+  }
+  activate<T>(p.mode, p.c0, p.c1, z);
+  T* y = p.y + (at.n * p.y_steps.outer + at.h * p.y_steps.h + at.w * p.y_steps.w + filter * p.y_steps.channel);
+  if (p.packed) return store_blended<8>(y, 0, z, p.alpha, p.beta);
+#pragma unroll
+  for (int k = 0; k < 8; ++k)
+    if (filter + k < p.filters) y[k * p.y_steps.channel] = blend<T>(p.alpha, z[k], p.beta, y + k * p.y_steps.channel);
+}
+
+// Sums of 16 positions of a row where they are the results: 8 filters by each of 32 lanes, four times. False where one is
+// not finite, before anything is stored.
+template <class T> DEVICE bool store_bare(const FirstParams<T>& p, const float* stage, const TilePlace& at, i64 filter) {
+  const int lane = threadIdx.x % 32;
+  float z[4][8];
+  bool well = true;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const pack<float, 4>* from = reinterpret_cast<const pack<float, 4>*>(stage + (i * 4 + lane / 8) * STAGE_PITCH + lane % 8 * 8);
+    const pack<float, 4> low = from[0], high = from[1];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) z[i][k] = low.lane[k], z[i][4 + k] = high.lane[k];
+    well &= finite(z[i]);
+  }
+  if (!well) return false;
+  T* y = p.y + (at.n * p.y_steps.outer + at.h * p.y_steps.h + (at.w + lane / 8) * p.y_steps.w + filter);
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    if (at.w + i * 4 + lane / 8 < p.result.w) store<8>(y + i * 4 * p.y_steps.w, 0, rounded<T>(z[i]));
+  return true;
+}
+
+// The sums of 16 positions of a row and all filters of the block, through the warp's part of shared memory.
+template <class T> DEVICE void finish_row(const FirstParams<T>& p, const float (&sums)[8][4], float* stage, TilePlace at) {
+  const int lane = threadIdx.x % 32;
+  if (at.h >= p.result.h) return;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    float* to = stage + lane / 4 * STAGE_PITCH + i * 8 + lane % 4 * 2;
+    const float above[2] = {sums[i][0], sums[i][1]}, below[2] = {sums[i][2], sums[i][3]};
+    store<2>(to, 0, rounded<float>(above));
+    store<2>(to + 8 * STAGE_PITCH, 0, rounded<float>(below));
+  }
+  __syncwarp();
+  const i64 left = at.w, filter = (i64)blockIdx.y * FILTERS + (p.packed ? lane % 8 : lane / 16) * 8;
+  const bool real = filter < p.filters, done = p.bare && p.packed && (!real || store_bare(p, stage, at, filter));
+#pragma unroll 1
+  for (int half = 0; !done && half < (p.packed ? 1 : 4); ++half) {
+    const i64 eight = filter + half * 16;
+    if (eight >= p.filters) break;
+    const Dressing<T> dressing(p, eight);
+#pragma unroll 1
+    for (int i = 0; i < (p.packed ? 4 : 1); ++i) {
+      const i64 x = p.packed ? i * 4 + lane / 8 : lane % TILE_EXTENT;
+      at.w = left + x;
+      if (at.w >= p.result.w) continue;
+      const float* from = stage + x * STAGE_PITCH + (eight - (i64)blockIdx.y * FILTERS);
+      float z[8];
+#pragma unroll
+      for (int k = 0; k < 8; ++k) z[k] = from[k];
+      finish(p, dressing, z, at, eight);
+    }
+  }
+  __syncwarp();
+}
+
+// Two rows of 16 positions by all filters of the block, over all terms.
+template <class T>
+DEVICE void multiply(int steps, const int* terms, const uint4* filters, const u32* first, const u32* second, int right,
+                     float (&sums)[2][8][4]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int step = 0; step < steps; ++step) {
+    const int low = terms[step * 8 + lane % 4], high = terms[step * 8 + 4 + lane % 4];
+    const u32 above[4] = {first[low], first[low + right], first[high], first[high + right]};
+    const u32 below[4] = {second[low], second[low + right], second[high], second[high + right]};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint4 f = filters[(step * 4 + i) * 32 + lane];
+      add_product(sums[0][2 * i], above, f.x, f.y, T());
+      add_product(sums[0][2 * i + 1], above, f.z, f.w, T());
+      add_product(sums[1][2 * i], below, f.x, f.y, T());
+      add_product(sums[1][2 * i + 1], below, f.z, f.w, T());
+    }
+  }
+}
+
+template <class T>
+DEVICE void forward_tile(const FirstParams<T>& p, TilePlace at, const T* patch, const int* terms, const u32* filters, float* stage) {
+  const i64 across = p.stride.w * p.patch.pixel, down = p.stride.h * p.patch.pitch, row = threadIdx.x / 32 * 2;
+  const u32* first = reinterpret_cast<const u32*>(patch) + (row * down + threadIdx.x % 32 / 4 * across) / 2;
+  float sums[2][8][4] = {};
+  multiply<T>((int)p.k_steps, terms, reinterpret_cast<const uint4*>(filters), first, first + down / 2, (int)(4 * across), sums);
+  at.h += row;
+#pragma unroll 1
+  for (int i = 0; i < 2; ++i, ++at.h) {
+    finish_row(p, sums[0], stage, at);
+#pragma unroll
+    for (int k = 0; k < 32; ++k) sums[0][k / 4][k % 4] = sums[1][k / 4][k % 4];
+  }
+}
+
+template <class T> DEVICE void forward_tiles(const FirstParams<T>& p) {
+  DYNAMIC_SHARED(u32, shared);
+  float* stage = reinterpret_cast<float*>(shared + p.k_steps * STEP_WORDS) + threadIdx.x / 32 * STAGE;
+  // Two patches, or one and the rows that it is spread from.
+  T* patches = reinterpret_cast<T*>(shared + p.k_steps * STEP_WORDS + FIRST_BLOCK / 32 * STAGE);
+  const i64 size = p.patch.rows * p.patch.pitch, other = p.patch.planes * p.patch.rows * p.patch.raw_pitch;
+  int* terms = reinterpret_cast<int*>(patches + size + other);
+  read_filters(p, shared);
+  place_terms(p, terms);
+  const bool spread = p.patch.way == SPREAD, raw = p.patch.way != ONE_BY_ONE;
+  const i64 tiles = p.batch * p.tiles_h * p.tiles_w, pitch = p.patch.raw_pitch;
+  i64 next = 0;
+  int here = 0;  // of the two patches
+#pragma unroll 1
+  for (i64 tile = (i64)blockIdx.x - gridDim.x; tile < tiles; tile += gridDim.x) {
+    i64 begin = next - p.patch.odd;
+    if (tile >= 0) {
+      await_copies<0>();
+      __syncthreads();
+    }
+    if (tile >= 0 && (spread || !raw)) {
+      if (spread) spread_rows(p, patches + size + next, patches);
+      else copy_pixels(p, tile_place(p, tile, TILE_EXTENT), patches);
+      __syncthreads();
+      begin = 0, here = 0;
+    }
+    if (raw && tile + gridDim.x < tiles)
+      next = copy_rows(p, tile_place(p, tile + gridDim.x, TILE_EXTENT), pitch, patches + (here ^ 1) * size);
+    commit_copies();
+    if (tile >= 0) forward_tile(p, tile_place(p, tile, TILE_EXTENT), patches + here * size + begin, terms, shared, stage);
+    here ^= 1;
+  }
+}
+
+template <class T> __global__ void __launch_bounds__(FIRST_BLOCK, 2) first_forward(const FirstParams<T> p) {
+  if constexpr (TENSOR_CORES) forward_tiles(p);
+}
+
+// ---- filter ---------------------------------------------------------------------------------------------------------
+
+constexpr int FILTER_ROWS = 8, DY_PITCH = FILTERS + 8, UNITS = 2;  // of a tile; of a position of dy; of 16 terms, a warp's
+
+template <class T> struct FirstFilterParams {
+  T* dw;
+  acc_t<T>* parts;
+  const T* dy;
+  const T* x;
+  acc_t<T> alpha, beta;
+  i64 batch, channels, filters, tiles_h, tiles_w;
+  Extent source, result, taps, stride, padding;
+  Steps x_steps, y_steps, w_steps;
+  i64 w_first, packed, splits, groups;  // groups: warps side by side, each with UNITS units of terms
+  Patch patch;
+};
+
+// The tile's positions of dy, a row a warp; those outside are zeros.
+template <class T> DEVICE void copy_dy(const FirstFilterParams<T>& p, const TilePlace& at, T* to) {
+  const i64 lane = threadIdx.x % 32, filter = (i64)blockIdx.y * FILTERS;
+  const Steps& steps = p.y_steps;
+  for (i64 row = threadIdx.x / 32; row < FILTER_ROWS; row += blockDim.x / 32) {
+    const bool there = at.h + row < p.result.h;
+    const T* dy = p.dy + (at.n * steps.outer + (at.h + row) * steps.h + at.w * steps.w + filter * steps.channel);
+    T* here = to + row * TILE_EXTENT * DY_PITCH;
+    if (p.packed) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const i64 x = i * 4 + lane / 8, eight = lane % 8 * 8;
+        T* place = here + x * DY_PITCH + eight;
+        if (there && at.w + x < p.result.w && filter + eight < p.filters) copy_async(place, dy + (x * steps.w + eight));
+        else store<8>(place, 0, pack<T, 8>{});
+      }
+    } else {
+#pragma unroll 4
+      for (i64 i = lane; i < FILTERS * TILE_EXTENT; i += 32) {
+        const i64 x = i % TILE_EXTENT, k = i / TILE_EXTENT;
+        const bool real = there && at.w + x < p.result.w && filter + k < p.filters;
+        here[x * DY_PITCH + k] = real ? dy[x * steps.w + k * steps.channel] : T{};
+      }
+    }
+  }
+}
+
+// What the block's tiles give one filter at one term, of nothing but what is in the image.
+template <class T> DEVICE float sum_of_tiles(const FirstFilterParams<T>& p, i64 filter, const Term& term, i64 warp_row) {
+  const i64 tiles = p.batch * p.tiles_h * p.tiles_w, warps = blockDim.x / 32, sharing = whole(warps, p.groups);
+  float sum = 0;
+#pragma unroll 1
+  for (i64 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    const TilePlace at = tile_place(p, tile, FILTER_ROWS);
+#pragma unroll 1
+    for (i64 i = 0; i < FILTER_ROWS * TILE_EXTENT; ++i) {
+      const i64 y = i / TILE_EXTENT, h = at.h + y, w = at.w + i % TILE_EXTENT;
+      const i64 row = h * p.stride.h - p.padding.h + term.r, column = w * p.stride.w - p.padding.w + term.s;
+      if (y % sharing != warp_row || h >= p.result.h || w >= p.result.w) continue;
+      if (!within(row, p.source.h) || !within(column, p.source.w)) continue;
+      const T x = p.x[at.n * p.x_steps.outer + row * p.x_steps.h + column * p.x_steps.w + term.c * p.x_steps.channel];
+      const T dy = p.dy[at.n * p.y_steps.outer + h * p.y_steps.h + w * p.y_steps.w + filter * p.y_steps.channel];
+      sum = fma_(to_acc(dy), to_acc(x), sum);
+    }
+  }
+  return sum;
+}
+
+// The products of one row of positions: 64 filters by the terms of a warp's units.
+template <class T>
+DEVICE void add_positions(const T* dy, const T* const (&terms)[UNITS], float (&sums)[4][2 * UNITS][4]) {
+  const int lane = threadIdx.x % 32;
+  u32 left[4][4], right[UNITS][4];
+#pragma unroll
+  for (int m = 0; m < 4; ++m)
+    read_matrices_transposed(left[m], dy + (lane / 16 * 8 + lane % 8) * DY_PITCH + m * 16 + lane / 8 % 2 * 8);
+#pragma unroll
+  for (int u = 0; u < UNITS; ++u) read_matrices_transposed(right[u], terms[u]);
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+#pragma unroll
+    for (int i = 0; i < 2 * UNITS; ++i)
+      add_product(sums[m][i], left[m], right[i / 2][i % 2 * 2], right[i / 2][i % 2 * 2 + 1], T());
+  }
+}
+
+// The block's share of a sum to where the fold finds it, found again without what is outside where it is not finite.
+template <class T>
+DEVICE void leave_part(const FirstFilterParams<T>& p, float sum, i64 filter, i64 number, i64 warp_row, i64 split) {
+  const Term term = term_of(p, number);
+  if (filter >= p.filters || !term.real) return;
+  if (sum - sum != 0.0f) sum = sum_of_tiles(p, filter, term, warp_row);
+  const i64 tap = (term.r * p.taps.w + term.s) * p.channels + term.c;
+  p.parts[split * p.filters * p.channels * p.taps.h * p.taps.w + tap * p.filters + filter] = sum;
+}
+
+template <class T> DEVICE void filter_tiles(const FirstFilterParams<T>& p) {
+  DYNAMIC_SHARED(T, dy);
+  constexpr int DY = FILTER_ROWS * TILE_EXTENT * DY_PITCH;
+  T* patch = dy + 2 * DY;
+  T* raw = patch + p.patch.rows * p.patch.pitch;
+  const int lane = threadIdx.x % 32;
+  const i64 warp = threadIdx.x / 32, group = warp % p.groups, warp_row = whole(warp, p.groups);
+  const i64 sharing = whole(blockDim.x / 32, p.groups), across = p.stride.w * p.patch.pixel;
+  const i64 down = p.stride.h * p.patch.pitch, tiles = p.batch * p.tiles_h * p.tiles_w, units = p.patch.row_terms / 16;
+  const T* terms[UNITS];
+#pragma unroll
+  for (int u = 0; u < UNITS; ++u) {
+    const i64 unit = group * UNITS + u, r = whole(unit, units), column = (unit - r * units) * 16 + lane / 16 * 8;
+    terms[u] = patch + (r < p.taps.h ? r * p.patch.pitch + column : 0) + lane % 16 * across + warp_row * down;
+  }
+  float sums[4][2 * UNITS][4] = {};
+  const bool spread = p.patch.way == SPREAD;
+  i64 shift = 0;
+  int here = 1;
+#pragma unroll 1
+  for (i64 tile = (i64)blockIdx.x - gridDim.x; tile < tiles; tile += gridDim.x, here ^= 1) {
+    if (tile >= 0) {
+      await_copies<0>();
+      __syncthreads();
+      if (spread) spread_rows(p, raw + shift, patch);
+      else copy_pixels(p, tile_place(p, tile, FILTER_ROWS), patch);
+      __syncthreads();
+    }
+    if (tile + gridDim.x < tiles) {
+      const TilePlace next = tile_place(p, tile + gridDim.x, FILTER_ROWS);
+      copy_dy(p, next, dy + (here ^ 1) * DY);
+      if (spread) shift = copy_rows(p, next, p.patch.raw_pitch, raw);
+    }
+    commit_copies();
+#pragma unroll 1
+    for (i64 y = warp_row; tile >= 0 && y < FILTER_ROWS; y += sharing) {
+      const T* const now[UNITS] = {terms[0] + (y - warp_row) * down, terms[1] + (y - warp_row) * down};
+      add_positions(dy + here * DY + y * TILE_EXTENT * DY_PITCH, now, sums);
+    }
+  }
+  __syncthreads();
+  // 16 filters at a time go through the warp's part of shared memory, so that what is left lies side by side.
+  float* stage = reinterpret_cast<float*>(dy) + warp * 32 * UNITS * 8;
+  const i64 split = blockIdx.x * sharing + warp_row;
+#pragma unroll 1
+  for (int m = 0; m < 4; ++m) {
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 8 * UNITS; ++i) {
+      const int term = i / 4 * 8 + lane % 4 * 2 + i % 2, filter = lane / 4 + i % 4 / 2 * 8;
+      stage[term * 16 + filter] = sums[0][i / 4][i % 4];
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int i = lane; i < 32 * UNITS * 8; i += 32) {
+      const i64 filter = (i64)blockIdx.y * FILTERS + m * 16 + i % 16;
+      leave_part(p, stage[i], filter, group * UNITS * 16 + i / 16, warp_row, split);
+    }
+#pragma unroll
+    for (int i = 0; i < 24 * UNITS; ++i)
+      sums[i / (8 * UNITS)][i / 4 % (2 * UNITS)][i % 4] = sums[i / (8 * UNITS) + 1][i / 4 % (2 * UNITS)][i % 4];
+  }
+}
+
+template <class T> __global__ void __launch_bounds__(FIRST_BLOCK, 2) first_filter(const FirstFilterParams<T> p) {
+  if constexpr (TENSOR_CORES) filter_tiles(p);
+}
+
+// A block folds the splits of 32 sums, 8 threads each.
+template <class T> __global__ void __launch_bounds__(FIRST_BLOCK) first_fold(const FirstFilterParams<T> p) {
+  __shared__ float folded[FIRST_BLOCK / 32][32];
+  const i64 size = p.filters * p.channels * p.taps.h * p.taps.w, index = (i64)blockIdx.x * 32 + threadIdx.x % 32;
+  float sum = 0;
+  if (index < size) {
+#pragma unroll 8
+    for (i64 k = threadIdx.x / 32; k < p.splits; k += FIRST_BLOCK / 32) sum += p.parts[k * size + index];
+  }
+  folded[threadIdx.x / 32][threadIdx.x % 32] = sum;
+  __syncthreads();
+  if (threadIdx.x >= 32 || index >= size) return;
+  for (int k = 1; k < FIRST_BLOCK / 32; ++k) sum += folded[k][threadIdx.x];
+  i64 r = index;
+  const i64 filter = split_off(r, p.filters), c = split_off(r, p.channels), s = split_off(r, p.taps.w);
+  T* at = p.dw + (p.w_first + filter * p.w_steps.outer + c * p.w_steps.channel + r * p.w_steps.h + s * p.w_steps.w);
+  *at = blend<T>(p.alpha, sum, p.beta, at);
+}

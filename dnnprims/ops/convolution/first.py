@@ -1,0 +1,265 @@
+"""Convolutions of few input channels, as the first layer of a network has them, on the tensor cores."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+from ...dtypes import DType
+from ...runtime.launch import NULL, Family, Kernel, KernelStep, Scratch, Struct
+from .depthwise import FUSED, is_bare
+from .direct import constants
+from .geometry import Numbers, filter_steps, steps
+from .product import Algorithm, Operand, Product, Work
+
+
+def _fields(*groups: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((f"{name}_{one}", "i64") for name, parts in groups for one in parts.split())
+
+
+_STEPS = "outer channel h w"
+_PATCH = ("pixel", "pitch", "rows", "row_terms", "odd", "planes", "per", "raw_pitch", "way")
+_FORWARD = Kernel(
+    "convolution_first",
+    "first_forward",
+    Struct(
+        "FirstParams",
+        ("y", "x", "w", "b", "residual", "scale", "shift"),
+        (
+            *((name, "A") for name in ("alpha1", "alpha2", "alpha", "beta", "c0", "c1")),
+            *((name, "i64") for name in ("batch", "channels", "filters", "tiles_h", "tiles_w")),
+            *_fields(*((name, "h w") for name in ("source", "result", "taps", "stride", "padding"))),
+            *_fields(*((name, _STEPS) for name in ("x", "y", "w", "residual"))),
+            *((name, "i64") for name in ("w_first", "mode", "bare", "packed", "k_steps", *_PATCH)),
+        ),
+    ),
+)
+_FILTER, _FOLD = (
+    Kernel(
+        "convolution_first",
+        name,
+        Struct(
+            "FirstFilterParams",
+            ("dw", "parts", "dy", "x"),
+            (
+                *(("alpha", "A"), ("beta", "A")),
+                *((name, "i64") for name in ("batch", "channels", "filters", "tiles_h", "tiles_w")),
+                *_fields(*((name, "h w") for name in ("source", "result", "taps", "stride", "padding"))),
+                *_fields(*((name, _STEPS) for name in ("x", "y", "w"))),
+                *((name, "i64") for name in ("w_first", "packed", "splits", "groups", *_PATCH)),
+            ),
+        ),
+    )
+    for name in ("first_filter", "first_fold")
+)
+
+#: As in the kernels: threads, positions of a tile along each axis, filters of a block, floats of a row on its way out.
+_BLOCK, _TILE, _FILTERS, _STAGE_PITCH = 256, 16, 64, 72
+#: Rows of a tile of a gradient in filters, elements of a position of dy, terms of a warp, and most warps.
+_FILTER_ROWS, _DY_PITCH, _WARP_TERMS, _WARPS = 8, 72, 32, 8
+#: Terms of a product of the tensor cores, and elements of a copy.
+_TERMS, _PACK = 16, 8
+#: Numbers that kernels divide by have 32 bits; blocks along y.
+_MOST, _MOST_BLOCKS = 2**31 - 1, 65535
+#: Channels that are few, and blocks of a multiprocessor.
+_MOST_CHANNELS, _BLOCKS = 4, 2
+
+
+#: How rows of an image come to shared memory, as in the kernels.
+_AS_THEY_LIE, _SPREAD, _ONE_BY_ONE = range(3)
+
+
+class _Patch(NamedTuple):
+    """What a tile sees of an image, as it lies in shared memory; the fields of the kernels."""
+
+    pixel: int
+    pitch: int
+    rows: int
+    row_terms: int
+    odd: int
+    planes: int
+    per: int
+    raw_pitch: int
+    way: int
+
+    @property
+    def nbytes(self) -> int:
+        """Of the patch, and of the rows that it is spread from or the next tile's patch."""
+        return 2 * self.rows * (self.pitch + self.planes * self.raw_pitch)
+
+
+def _up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def _rows_of(product: Product) -> tuple[int, int] | None:
+    """Planes of x and elements of a pixel in each, where rows lie without gaps and begin at multiples of 16 bytes."""
+    outer, channel, h, w = _four(product, product.x.strides)
+    channels, steps_even = product.g.in_channels, h % _PACK == 0 and outer % _PACK == 0
+    if not steps_even or product.x.alignment != 16:
+        return None
+    if w == channels and (channel == 1 or channels == 1):
+        return 1, channels
+    return (channels, 1) if w == 1 and channel % _PACK == 0 else None
+
+
+def _patch_of(product: Product, tile_rows: int, pixel: int, row_terms: int) -> _Patch:
+    """A patch of pixels of their own size, spread from rows where those can be copied."""
+    (r, s), (stride_h, stride_w), found = product.g.taps, product.g.conv.strides(2), _rows_of(product)
+    pitch = _up((_TILE - 1) * stride_w * pixel + row_terms, _PACK)
+    planes, per = found or (0, 1)
+    raw_pitch = _up(_PACK - 1 + ((_TILE - 1) * stride_w + s) * per, _PACK) if found else 0
+    rows, way = (tile_rows - 1) * stride_h + r, _SPREAD if found else _ONE_BY_ONE
+    return _Patch(pixel, pitch, rows, row_terms, 0, planes, per, raw_pitch, way)
+
+
+def _forward_patch(product: Product) -> _Patch:
+    """Rows as they lie where each position begins at an even element, else pixels of an even size."""
+    g, channels = product.g, product.g.in_channels
+    (r, s), (stride_h, stride_w) = g.taps, g.conv.strides(2)
+    if _rows_of(product) != (1, channels) or stride_w * channels % 2:
+        pixel = _up(channels, 2)
+        return _patch_of(product, _TILE, pixel, s * pixel)
+    odd = g.conv.paddings(2)[1][0] * channels % 2
+    row_terms = _up(s * channels + odd, 2)
+    pitch = _up(_PACK - 1 + (_TILE - 1) * stride_w * channels + row_terms, _PACK)
+    return _Patch(channels, pitch, (_TILE - 1) * stride_h + r, row_terms, odd, 1, channels, pitch, _AS_THEY_LIE)
+
+
+def _filter_patch(product: Product) -> _Patch:
+    """Pixels such that each position begins at a multiple of 16 bytes."""
+    stride_w = product.g.conv.strides(2)[1]
+    pixel = next(n for n in (2, 4, 8) if n >= product.g.in_channels and stride_w * n % _PACK == 0)
+    return _patch_of(product, _FILTER_ROWS, pixel, _up(product.g.taps[1] * pixel, _TERMS))
+
+
+def _k_steps(product: Product) -> int:
+    return -(-product.g.taps[0] * _forward_patch(product).row_terms // _TERMS)
+
+
+def _groups(product: Product) -> int:
+    """Warps that have terms of their own."""
+    return -(-product.g.taps[0] * _filter_patch(product).row_terms // _WARP_TERMS)
+
+
+def _shared_bytes(product: Product) -> int:
+    """Beside the patch: filters, rows on their way out and the table of terms, or two tiles of dy."""
+    if product.direction == "filter":
+        return _filter_patch(product).nbytes + 2 * 2 * _FILTER_ROWS * _TILE * _DY_PITCH
+    k_steps, stage = _k_steps(product), _BLOCK // 32 * _TILE * _STAGE_PITCH * 4
+    return _forward_patch(product).nbytes + k_steps * (_TERMS * _FILTERS * 2 + _TERMS // 2 * 4) + stage
+
+
+def _cannot(product: Product) -> str | None:
+    g, profile = product.g, product.profile
+    if profile.backend == "cuda" and profile.arch < 80:
+        return "needs a GPU of compute capability 8.0"
+    if product.dtype.itemsize != 2:
+        return f"the tensor cores do not multiply {product.dtype.name} here"
+    if g.conv.groups != 1 or not 1 <= g.in_channels <= _MOST_CHANNELS:
+        return f"{g.in_channels} channels in {g.conv.groups} groups, must be 1 to {_MOST_CHANNELS} in one"
+    if g.axes != 2 or g.conv.dilations(g.axes) != (1,) * g.axes:
+        return "not two spatial axes, or dilated"
+    if max(*g.image, *g.output, *g.taps, *g.conv.strides(2), g.batch * prod(g.output)) > _MOST:
+        return f"more than {_MOST} positions"
+    if g.out_channels > _FILTERS * _MOST_BLOCKS:
+        return f"{g.out_channels} filters, at most {_FILTERS * _MOST_BLOCKS}"
+    if product.then.activation.mode not in FUSED:
+        return f"{product.then.activation.mode} is not fused, only {', '.join(FUSED)}"
+    return _no_room(product)
+
+
+def _no_room(product: Product) -> str | None:
+    """In shared memory and in the workspace."""
+    profile, filters = product.profile, product.direction == "filter"
+    needed = _shared_bytes(product)
+    if needed > profile.shared_bytes:
+        return f"{needed} bytes of shared memory, a block has {profile.shared_bytes}"
+    if filters and _groups(product) > _WARPS:
+        return f"{_groups(product)} warps of {_WARP_TERMS} terms, a block has {_WARPS}"
+    return product.workspace_reason(_scratch(product)) if filters else None
+
+
+def _four(product: Product, strides: Numbers) -> Numbers:
+    outer, channel, _, h, w = steps(product.g.conv, strides)
+    return outer, channel, h, w
+
+
+def _packed(product: Product) -> bool:
+    """Whether eight filters of y lie side by side and can be stored at once."""
+    outer, channel, h, w = _four(product, product.y.strides)
+    even = all(number % _PACK == 0 for number in (outer, h, w, product.g.out_channels))
+    return channel == 1 and even and product.y.alignment == 16
+
+
+def _forward_steps(product: Product) -> Work:
+    g, then, dtype, patch = product.g, product.then, product.dtype, _forward_patch(product)
+    tiles_h, tiles_w = (-(-extent // _TILE) for extent in g.output)
+    first, (w_outer, w_channel, _, w_h, w_w) = filter_steps(g.conv, g.taps, product.w.strides)
+    residual = then.residual or Operand(NULL, (0,) * 4, 0)
+    before = tuple(pad for pad, _ in g.conv.paddings(2))
+    scalars = (
+        *map(float, (then.alpha1, then.alpha2, product.alpha, product.beta, *constants(then.activation))),
+        *(g.batch, g.in_channels, g.out_channels, tiles_h, tiles_w),
+        *(*g.image, *g.output, *g.taps, *g.conv.strides(2), *before),
+        *(*_four(product, product.x.strides), *_four(product, product.y.strides)),
+        *(w_outer, w_channel, w_h, w_w, *_four(product, residual.strides)),
+        *(first, FUSED.index(then.activation.mode), int(is_bare(product)), int(_packed(product))),
+        *(_k_steps(product), *patch),
+    )
+    blocks = min(prod((g.batch, tiles_h, tiles_w)), _BLOCKS * product.profile.sm_count)
+    step = KernelStep(
+        _FORWARD, dtype, (dtype.cuda,), "forward", (blocks, -(-g.out_channels // _FILTERS), 1), _BLOCK,
+        (product.y.at, product.x.at, product.w.at, then.b, residual.at, then.scale, then.shift),
+        scalars, shared_bytes=_shared_bytes(product),
+    )  # fmt: skip
+    return Work((step,))
+
+
+def _tiles(product: Product) -> Numbers:
+    """Of a gradient in filters: rows and columns of tiles, and blocks that share them."""
+    g = product.g
+    tiles_h, tiles_w = -(-g.output[0] // _FILTER_ROWS), -(-g.output[1] // _TILE)
+    return tiles_h, tiles_w, min(max(g.batch * tiles_h * tiles_w, 1), _BLOCKS * product.profile.sm_count)
+
+
+def _splits(product: Product) -> int:
+    """Sums that are left of each filter element: by each block, and each share of its rows of positions."""
+    return _tiles(product)[2] * (_WARPS // _groups(product))
+
+
+def _scratch(product: Product) -> int:
+    return product.g.filter_size * _splits(product) * 4
+
+
+def _filter_steps(product: Product) -> Work:
+    g, dtype, patch, groups = product.g, product.dtype, _filter_patch(product), _groups(product)
+    tiles_h, tiles_w, blocks = _tiles(product)
+    first, (w_outer, w_channel, _, w_h, w_w) = filter_steps(g.conv, g.taps, product.w.strides)
+    before = tuple(pad for pad, _ in g.conv.paddings(2))
+    scalars = (
+        *(float(product.alpha), float(product.beta), g.batch, g.in_channels, g.out_channels, tiles_h, tiles_w),
+        *(*g.image, *g.output, *g.taps, *g.conv.strides(2), *before),
+        *(*_four(product, product.x.strides), *_four(product, product.y.strides), w_outer, w_channel, w_h, w_w),
+        *(first, int(_packed(product)), _splits(product), groups, *patch),
+    )
+    pointers = (product.w.at, Scratch(len(product.taken)), product.y.at, product.x.at)
+    grid, threads = (blocks, -(-g.out_channels // _FILTERS), 1), 32 * groups * (_WARPS // groups)
+    shared, folds = _shared_bytes(product), (-(-g.filter_size // 32), 1, 1)
+    sums = KernelStep(_FILTER, dtype, (dtype.cuda,), "filter", grid, threads, pointers, scalars, shared_bytes=shared)
+    fold = KernelStep(_FOLD, dtype, (dtype.cuda,), "filter", folds, _BLOCK, pointers, scalars)
+    return Work((sums, fold), (_scratch(product),))
+
+
+FIRST_FORWARD = Algorithm("few_channels", _cannot, lambda product: None, _forward_steps)
+FIRST_FILTER = Algorithm("few_channels", _cannot, lambda product: None, _filter_steps)
+
+
+def _instances(dtype: DType) -> dict[str, list[str]]:
+    if dtype.itemsize != 2:
+        return {}
+    t = dtype.cuda
+    return {"forward": [f"first_forward<{t}>"], "filter": [f"first_filter<{t}>", f"first_fold<{t}>"]}
+
+
+FIRST_FAMILY = Family("convolution_first", (_FORWARD, _FILTER, _FOLD), _instances)
