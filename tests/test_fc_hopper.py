@@ -26,7 +26,7 @@ from dnnprims.runtime.tensor_map import EncodedMaps, TensorMap
 
 H200 = Profile("cuda", blaslt=True, tensor_maps=True)
 TF32 = Profile("cuda", blaslt=True, tensor_maps=True, math="tf32")
-LARGE = (4096, 1024, 4096)
+LARGE, FEW = (4096, 1024, 4096), (1536, 1024, 3072)
 
 
 def planned(
@@ -50,7 +50,7 @@ def planned(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("mode", ["swish", "tanh", "gelu", "leaky_relu", "log_sigmoid"])
+@pytest.mark.parametrize("mode", ["swish", "tanh", "gelu", "leaky_relu", "log_sigmoid", "relu", "gelu_tanh"])
 def test_large_layers_are_one_launch(dtype: str, mode: str) -> None:
     """Whatever the activation; the grid is the GPU's multiprocessors."""
     spec = planned(mode=mode, dtype=dtype)
@@ -82,11 +82,11 @@ def test_pre_activation_is_a_second_result() -> None:
         ({"extents": (2**31, 8, 8)}, "at most"),
         ({"alignment": 2}, "b is aligned to 2 bytes"),
         ({"beta": 1.0}, "after the activation"),
-        ({"extents": (1024, 1024, 4096)}, "256 tiles"),
-        ({"mode": "swish", "dtype": "float32", "profile": TF32}, "takes longer than the product"),
-        ({"mode": "gelu_tanh"}, "library's epilogue is as fast"),
-        ({"mode": "relu"}, "library's epilogue is as fast"),
-        ({"extents": (8192, 8192, 8192)}, "larger tiles"),
+        ({"extents": FEW}, "288 tiles leave too many"),
+        ({"mode": "gelu_tanh", "extents": (2048, 1024, 4096)}, "library's epilogue is as fast"),
+        ({"mode": "relu", "extents": (2048, 1024, 4096)}, "library's epilogue is as fast"),
+        ({"mode": "gelu", "dtype": "float32", "profile": TF32}, "takes longer than the product"),
+        ({"mode": "relu", "dtype": "float16", "extents": (4096, 4096, 16384)}, "library's epilogue is as fast"),
     ],
 )
 def test_reasons_against_it(changes: dict[str, Any], reason: str) -> None:
@@ -96,7 +96,7 @@ def test_reasons_against_it(changes: dict[str, Any], reason: str) -> None:
     assert reason in dict(spec.refused)["ping_pong"]
 
 
-@pytest.mark.parametrize("mode", ["tanh", "leaky_relu"])
+@pytest.mark.parametrize("mode", ["tanh", "swish", "leaky_relu"])
 def test_tf32_layers_are_one_launch(mode: str) -> None:
     """The copy engine rounds the factors; the result is float32."""
     (step,) = planned(mode=mode, dtype="float32", profile=TF32).steps
@@ -111,8 +111,8 @@ def test_without_the_library_any_size_is_taken() -> None:
 def test_timing_has_the_last_word() -> None:
     """What is refused for being slower is taken where timing found it faster, and no other refusal is passed over."""
     few = dataclasses.replace(H200, preferred="ping_pong")
-    assert planned((1024, 1024, 4096), profile=few).variant == "ping_pong"
-    assert planned((1024, 1020, 4096), profile=few).variant != "ping_pong"
+    assert planned(FEW, profile=few).variant == "ping_pong"
+    assert planned((1536, 1020, 3072), profile=few).variant != "ping_pong"
 
 
 # -- maps ------------------------------------------------------------------------------------------------------------

@@ -13,18 +13,21 @@
 //   The copy engine rounds float32 to TF32 on its way.
 // Cost: 2 m n k flops. Bytes: each tile of x is read n / 128 times, of w m / 128 times, mostly from the L2; y once.
 // Limits: sm_90a; 16-byte aligned arrays and rows; extents below 2^31.
-// Measured on an NVIDIA H200, 2026-11-28, beside cuBLASLt's product and fc.cu's pass, in microseconds, rows x in x out, L2
-//   flushed between:
-//     bfloat16 swish   8192x784x2048 55 / 62    16384x1024x4096 226 / 252    24000x512x2816 152 / 188
-//     bfloat16 tanh    8192x784x2048 55 / 62    16384x1024x4096 228 / 251
-//     tf32 tanh        8192x784x2048 99 / 116   16384x1024x4096 425 / 517    7133x2560x2560 278 / 311
+// Measured on an NVIDIA H200, 2026-11-28, z of a spread of 1, beside cuBLASLt (relu: its epilogue; else its product and
+//   fc.cu's pass), in microseconds, rows x in x out, L2 flushed between:
+//     bfloat16 swish   8192x784x2048 54 / 66     16384x1024x4096 201 / 258   24000x512x2816 135 / 180
+//     bfloat16 relu    8192x784x2048 52.6 / 52.0 16384x1024x4096 182 / 199   24000x512x2816 105 / 118
+//     float16 tanh     16384x1024x4096 214 / 261 4096x4096x16384 802 / 870
+//     tf32 tanh        8192x784x2048 102 / 118   16384x1024x4096 425 / 485   7133x2560x2560 268 / 288
 //   Predicted for a pass that is hidden: the product's time. Where it falls short: two products of 64 x 128 read
 //   160 bytes of shared memory a cycle, copies included, of which there are 128, so the tensor cores idle a fifth of the
-//   time. With its loop over pieces unrolled and the bias asked for before the product was done, bfloat16 16384x1024x4096
-//   took 212 with swish and 179 with relu (cuBLASLt's epilogue: 194), but float32 compiled for seconds. With k of 8,192
-//   and more cuBLASLt's larger tiles make up for the pass. Fewer than 4 tiles a multiprocessor leave it idle at the end
-//   (ops/fc/hopper.py). Sharing k out in clusters of 2 to 8 blocks was tried for few tiles: 128x4096x4096 26 to 41 against
-//   19 (clusters of 4 blocks with all shared memory fit 30 times, not 32).
+//   time. With k of 4,096 and more that makes up for the pass: 8192x8192x8192 of bfloat16 with swish 1617 / 1690.
+//   A wave that is not full leaves multiprocessors idle (ops/fc/hopper.py): 1500x1024x3072, 288 tiles, 30 / 28. Fewer
+//   tiles than multiprocessors lose to the library's smaller tiles and shared sums: 512x512x512 relu 5.4 / 3.5,
+//   128x4096x4096 28 / 18. Sharing k out in clusters of 2 to 8 blocks was tried for those: 128x4096x4096 26 to 41
+//   against 19 (clusters of 4 blocks with all shared memory fit 30 times, not 32).
+//   In a loop over pieces that is not unrolled, as float32 has it, bfloat16 16384x1024x4096 took 228 with swish and 201
+//   with relu.
 #include "activation.cuh"
 #include "hopper.cuh"
 #include "vec.cuh"
@@ -177,43 +180,77 @@ struct Outlet {
   }
 };
 
-// The bias of this thread's columns of a piece.
-template <class T> struct Bias {
-  static constexpr int PAIRS = PIECE_COLUMNS<T> / 8;
-  pack<T, 2> pairs[PAIRS];
+// The bias of this thread's columns among COLUMNS.
+template <class T, int COLUMNS> struct Bias {
+  pack<T, 2> pairs[COLUMNS / 8];
   DEVICE Bias(const FcHopperParams<T>& p, int column) {
 #pragma unroll
-    for (int j = 0; j < PAIRS; ++j) {
+    for (int j = 0; j < COLUMNS / 8; ++j) {
       const i64 own = column + 8 * j + threadIdx.x % 4 * 2;
       pairs[j].bits = 0;
       if (p.bias && own < p.columns) pairs[j] = load<2>(p.bias, own / 2);
     }
   }
+  // To the piece whose pairs begin at `first`.
+  DEVICE void add(float (&v)[PIECE_VALUES<T>], int first) const {
+#pragma unroll
+    for (int i = 0; i < PIECE_VALUES<T>; ++i) v[i] += to_acc(pairs[first + i / 4].lane[i & 1]);
+  }
 };
 
-// Bias, activation and stores of a tile, piece by piece. The loop is not unrolled, so that the activation is compiled once
-// and not 128 times: a piece's sums, whose registers have no index, are copied under a branch that all threads share.
-template <class T, class Act>
-DEVICE void finish(Outlet& outlet, const TensorMap& y, const TensorMap& z, const FcHopperParams<T>& p, TileAt place,
-                   const float (&sum)[2][64]) {
-  constexpr int ACROSS = TILE / PIECE_COLUMNS<T>, VALUES = PIECE_VALUES<T>;
-  const Act act{p.c0, p.c1};
-#pragma unroll 1
-  for (int piece = 0; piece < 2 * ACROSS; ++piece) {
-    const int column = place.column + piece % ACROSS * PIECE_COLUMNS<T>, row = place.row + piece / ACROSS * PIECE_ROWS;
-    const Bias<T> bias(p, column);
-    float v[VALUES];
+// Where the pieces of a tile go, and what is done to them.
+template <class T, class Act> struct Finish {
+  static constexpr int ACROSS = TILE / PIECE_COLUMNS<T>, PIECES = 2 * ACROSS, VALUES = PIECE_VALUES<T>;
+  Outlet& outlet;
+  const TensorMap &y, &z;
+  const FcHopperParams<T>& p;
+  TileAt place;
+  DEVICE int column(int piece) const { return place.column + piece % ACROSS * PIECE_COLUMNS<T>; }
+  DEVICE int row(int piece) const { return place.row + piece / ACROSS * PIECE_ROWS; }
+  static DEVICE void take(float (&v)[VALUES], const float (&sum)[2][64], int piece) {
 #pragma unroll
-    for (int k = 0; k < 2 * ACROSS; ++k)
-      if (piece == k)
-#pragma unroll
-        for (int i = 0; i < VALUES; ++i) v[i] = sum[k / ACROSS][k % ACROSS * VALUES + i];
-#pragma unroll
-    for (int i = 0; i < VALUES; ++i) v[i] += to_acc(bias.pairs[i / 4].lane[i & 1]);
-    if (p.z) outlet.send<T>(z, v, column, row);
+    for (int i = 0; i < VALUES; ++i) v[i] = sum[piece / ACROSS][piece % ACROSS * VALUES + i];
+  }
+  DEVICE void put(int piece, const float (&v)[VALUES]) const {
+    const Act act{p.c0, p.c1};
+    if (p.z) outlet.send<T>(z, v, column(piece), row(piece));
     float result[VALUES];
     forward_all(act, v, result);
-    outlet.send<T>(y, result, column, row);
+    outlet.send<T>(y, result, column(piece), row(piece));
+  }
+};
+
+// Bias, activation and stores of a tile, piece by piece, once its products are done; `release` is called then. In 16 bits
+// the bias is asked for while they are under way.
+template <class T, class Act, class Release>
+DEVICE void finish(const Finish<T, Act>& to, const float (&sum)[2][64], Release release) {
+  typedef Finish<T, Act> F;
+  if constexpr (sizeof(T) == 2) {
+    const Bias<T, TILE> bias(to.p, to.place.column);
+    products_wait<0>();
+    release();
+#pragma unroll
+    for (int piece = 0; piece < F::PIECES; ++piece) {
+      float v[F::VALUES];
+      F::take(v, sum, piece);
+      bias.add(v, piece % F::ACROSS * (F::VALUES / 4));
+      to.put(piece, v);
+    }
+  } else {
+    // Not unrolled, so that an activation of 50 instructions is compiled once and not 128 times: a piece's sums, whose
+    // registers have no index, are copied under a branch that all threads share.
+    products_wait<0>();
+    release();
+#pragma unroll 1
+    for (int piece = 0; piece < F::PIECES; ++piece) {
+      const Bias<T, PIECE_COLUMNS<T>> bias(to.p, to.column(piece));
+      float v[F::VALUES];
+#pragma unroll
+      for (int k = 0; k < F::PIECES; ++k)
+        if (piece == k) F::take(v, sum, k);
+      bias.add(v, 0);
+      to.put(piece, v);
+    }
   }
 }
 
@@ -243,9 +280,7 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
     named_sync(4 + group, CONSUMERS * WARPGROUP);
     const int last = multiply<T>(at, Cursor(turn * k_blocks), k_blocks, sum);
     named_arrive(4 + (group ^ 1), CONSUMERS * WARPGROUP);
-    products_wait<0>();
-    give_back(at, last);
-    finish<T, Act>(outlet, y, z, p, TileAt(p, tile), sum);
+    finish(Finish<T, Act>{outlet, y, z, p, TileAt(p, tile)}, sum, [&] { give_back(at, last); });
   }
   if (threadIdx.x % WARPGROUP == 0) stores_done();
 }

@@ -30,16 +30,24 @@ _KINDS = {"float16": "float16", "bfloat16": "bfloat16", "float32": "tf32"}
 #: Extents are 32-bit coordinates of the copy engine.
 _MOST = 2**31 - _TILE
 
-# When it pays. NVIDIA H200, 2026-11-28, microseconds of cuBLASLt (and a pass) / of one launch, L2 flushed between:
-#   bfloat16 swish   1500x1024x3072 (288 tiles) 23.2 / 25.4    1024x2048x2048 (128 tiles) 18.8 / 19.0
-#                    3000x1536x4608 (864 tiles) 80.0 / 67.3    8192x784x2048 62.1 / 54.8    24000x512x2816 188 / 152
-#   float16 tanh     16384x1024x4096 251 / 228      8192x8192x8192 1530 / 1580
-#   bfloat16 relu    8192x784x2048 49.8 / 50.7      16384x1024x4096 194.7 / 199.0, where the library has an epilogue
-#   float32 tanh     3000x1536x4608 163 / 140       7133x2560x2560 311 / 278      48000x1536x512 268 / 244
-# Of float32 other activations than lines and tanh took up to 1.4 times longer than product and pass, for values of a
-# spread of 28, of which some are unusual in nearly every piece (usual.cuh).
-_FEWEST_TILES, _LONGEST = 512, 4096
-_SHORT_IN_FLOAT32 = ("clipped_relu", "leaky_relu", "squared_relu", "tanh")
+# When it pays. NVIDIA H200, 2026-11-28, microseconds of cuBLASLt (and a pass) / of one launch, z of a spread of 1, L2
+# flushed between; in parentheses tiles, and the share of their waves that they fill:
+#   bfloat16 swish   1500x1024x3072 (288, 0.73) 28.1 / 29.9    1024x2048x2048 (128, 0.97) 22.6 / 21.7
+#                    5124x2048x2560 (820, 0.89) 90.7 / 87.7    2048x2048x4096 (512, 0.97) 57.3 / 52.5
+#                    3000x1536x4608 (864, 0.93) 78.5 / 67.8    16384x1024x4096 (4096, 1.00) 258 / 201
+#   bfloat16 relu    5124x2048x2560 80.3 / 84.3    2048x2048x4096 51.1 / 50.5    3000x1536x4608 67.3 / 64.5
+#                    8192x784x2048 52.0 / 52.6     8192x2048x2048 98.5 / 95.9    16384x1024x4096 199 / 182
+#   bfloat16 gelu_tanh   8192x784x2048 56.7 / 52.4    16384x1024x4096 215 / 207
+#   TF32 tanh        8192x784x2048 120 / 103    16384x1024x4096 486 / 423    7133x2560x2560 291 / 269
+#   TF32 relu        8192x784x2048 85.5 / 94.8  16384x1024x4096 358 / 380, where the library has an epilogue
+# Of float32 those activations alone that were measured. Numbers that are unusual in nearly every piece (usual.cuh), as
+# with z of a spread of 28, took up to 1.4 times longer than product and pass.
+_SHORT_IN_FLOAT32 = ("clipped_relu", "leaky_relu", "squared_relu", "swish", "tanh")
+#: What tiles must fill of their waves, beside each way of the library.
+_FILLED = {"pass": 0.8, "epilogue": 0.93}
+#: Waves from which on one launch beats the library's epilogue, and how long sums may be then: 4096x4096x16384 relu in
+#: float16 724 / 748, in bfloat16 811 / 784.
+_WAVES_BESIDE_EPILOGUE, _LONGEST_BESIDE_EPILOGUE = 6, {"float16": 2048, "bfloat16": _MOST, "float32": 0}
 
 
 def ping_pong_reason(
@@ -68,19 +76,19 @@ def ping_pong_reason(
         return f"extents {m}, {n}, {k}, at most {_MOST}"
     if unaligned(**tensors) or rival is None or profile.preferred == "ping_pong":
         return unaligned(**tensors)
-    return _slower_reason(mode, dtype, m, n, k, rival)
+    return _slower_reason(mode, dtype, extents, profile.sm_count, rival)
 
 
-def _slower_reason(mode: str, dtype: DType, m: int, n: int, k: int, rival: str) -> str | None:
-    if rival == "epilogue":
-        return f"the library's epilogue is as fast for {mode}"
+def _slower_reason(mode: str, dtype: DType, extents: tuple[int, int, int], sm_count: int, rival: str) -> str | None:
+    m, n, k = extents
     tiles = -(-m // _TILE) * -(-n // _TILE)
-    if tiles < _FEWEST_TILES:
-        return f"{tiles} tiles, fewer than {_FEWEST_TILES} do not pay"
+    waves = -(-tiles // sm_count)
+    if tiles < _FILLED[rival] * waves * sm_count:
+        return f"{tiles} tiles leave too many of {sm_count} multiprocessors idle"
     if dtype.name == "float32" and mode not in _SHORT_IN_FLOAT32:
         return f"{mode} of float32 takes longer than the product that hides it"
-    if dtype.itemsize == 2 and k > _LONGEST:
-        return f"k = {k}, beyond {_LONGEST} the library's larger tiles make up for a pass"
+    if rival == "epilogue" and (k > _LONGEST_BESIDE_EPILOGUE[dtype.name] or waves < _WAVES_BESIDE_EPILOGUE):
+        return f"the library's epilogue is as fast for {mode}"
     return None
 
 
