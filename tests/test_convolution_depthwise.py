@@ -32,9 +32,12 @@ def problems() -> Iterator[tuple[ConvolutionDescriptor, Shape, Shape]]:
             mode = "convolution" if channels == 72 else "cross_correlation"
             conv = ConvolutionDescriptor(padding, stride, 1, channels, mode, "NHWC")
             yield conv, (2, *image, channels), (channels, taps, taps, 1)
+        conv = ConvolutionDescriptor(padding, stride, 1, 3, "convolution", "NCHW")
+        yield conv, (2, 3, 9, 10), (3, 1, taps, taps)
     for taps, stride, dilation in (((3, 3), 1, 2), ((3, 5), 1, 1), ((4, 2), (3, 1), 1), ((3, 3), (2, 1), (1, 2))):
         conv = ConvolutionDescriptor(2, stride, dilation, 6, "convolution", "NHWC")
         yield conv, (2, 8, 7, 6), (6, *taps, 1)
+        yield ConvolutionDescriptor(2, stride, dilation, 5), (2, 5, 8, 7), (5, 1, *taps)
     yield ConvolutionDescriptor(2, 1, 1, 4, layout="NHWC"), (3, 17, 4), (4, 5, 1)
 
 
@@ -100,7 +103,6 @@ X, W = TensorDescriptor((2, 9, 9, 8), "float32"), TensorDescriptor((8, 3, 3, 1),
     [
         ({"conv": ConvolutionDescriptor(groups=4, layout="NHWC"), "w": (8, 3, 3, 2)}, "4 groups of 8 channels"),
         ({"w": (16, 3, 3, 1)}, "8 groups of 8 channels into 16"),
-        ({"conv": ConvolutionDescriptor(groups=8), "x": (2, 8, 9, 9), "w": (8, 1, 3, 3)}, "do not lie side by side"),
         ({"conv": ConvolutionDescriptor(groups=8, layout="NHWC"), "x": (1, 4, 4, 4, 8), "w": (8, 3, 3, 3, 1)}, "axes"),
         ({"activation": "gelu"}, "gelu is not fused"),
     ],

@@ -63,6 +63,21 @@ def test_filter_gradient_bit_for_bit(handle: dp.Handle, dtype: Any) -> None:
         np.testing.assert_array_equal(found, expected, err_msg=f"{conv} {shapes}")
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+def test_data_gradient_bit_for_bit(handle: dp.Handle, dtype: Any) -> None:
+    """The same, of dx, where strides have no more than four rests."""
+    rng = np.random.default_rng(6)
+    for conv, *shapes in list(problems())[DTYPES.index(dtype) :: 2]:
+        x, w = (TensorDescriptor(shape, np.dtype(dtype).name) for shape in shapes)
+        dy, filters = (integers(rng, one.shape, dtype) for one in (dp.conv_output_descriptor(conv, x, w), w))
+        here = [handle.asarray(one) for one in (dy, filters)]
+        if handle.backend != "numpy" and conv.strides(2) != (3, 3):
+            assert dp.prepare(dp.conv_backward_data, handle, conv, *here, x_descriptor=x).variant == "few_channels"
+        found = handle.to_numpy(dp.conv_backward_data(handle, conv, *here, x_descriptor=x))
+        expected = reference.conv_backward_data(conv, dy, filters, x_descriptor=x)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{conv} {shapes}")
+
+
 def test_what_is_outside_is_never_multiplied(handle: dp.Handle) -> None:
     """Infinite and NaN elements reach what sees them, and not what the tensor cores multiply beside it."""
     rng, conv = np.random.default_rng(5), ConvolutionDescriptor(3, 2, layout="NHWC")
@@ -74,10 +89,13 @@ def test_what_is_outside_is_never_multiplied(handle: dp.Handle) -> None:
     with np.errstate(all="ignore"):
         y = reference.conv_forward(conv, x, w)
         dw = reference.conv_backward_filter(conv, dy, x, w_descriptor=described)
+        dx = reference.conv_backward_data(conv, dy, w, x_descriptor=x)
     a, b, c = map(handle.asarray, (x, w, dy))
     np.testing.assert_array_equal(handle.to_numpy(dp.conv_forward(handle, conv, a, b)), y)
     found = handle.to_numpy(dp.conv_backward_filter(handle, conv, c, a, w_descriptor=described))
     np.testing.assert_array_equal(found, dw)
+    found = handle.to_numpy(dp.conv_backward_data(handle, conv, c, b, x_descriptor=TensorDescriptor.from_array(x)))
+    np.testing.assert_array_equal(found, dx)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
-// Depthwise convolutions of channels that lie side by side: what the kernels of all directions share.
+// Depthwise convolutions: what the kernels of all directions share.
 //
-// A thread has VEC neighbouring channels and COLUMNS neighbouring positions of a row, and goes down row by row: each element
+// A thread has VEC neighbouring channels (one where positions lie side by side) and COLUMNS neighbouring positions of a row, and goes down row by row: each element
 // of what it sees is read and converted once for all results of the thread.
 #pragma once
 #include "convolution_fused.cuh"
 
 constexpr int COLUMNS = 4, MOST_WIDTH = 64;  // positions of a thread side by side; channels of a block
+constexpr int BLOCK = 128, FILTER_BLOCK = 128;
+// Blocks of a multiprocessor that registers must leave room for; left to itself, ptxas aims at more and spills.
+template <class T, int TAPS> constexpr int RESIDENT = TAPS == 5 && sizeof(T) == 4 ? 2 : 3;
 
 // How results see the source, step by step downwards. At step u, rows of the source come and rows of results are done.
 //   forward   result o sees source o * STRIDE - padding + tap: STRIDE rows come, row u of the results is done
@@ -32,7 +35,6 @@ template <class T, int VEC, int SPAN> struct Reader {
   i64 down;
   int step, h, rows;
   u32 there;  // a bit for each column
-  static constexpr u32 ALL = (1u << SPAN) - 1;
 
   DEVICE Reader(const T* image, const Walk& walk, const Extent& extent, i64 h, i64 w)
       : at(image + (h * walk.h + w * walk.w)), down(walk.h), step((int)walk.w), h((int)h), rows((int)extent.h), there(0) {
@@ -44,9 +46,6 @@ template <class T, int VEC, int SPAN> struct Reader {
     if (!(wanted && inside(h, rows))) {
 #pragma unroll
       for (int b = 0; b < SPAN; ++b) row[b] = {};
-    } else if (there == ALL) {
-#pragma unroll
-      for (int b = 0; b < SPAN; ++b) row[b] = load<VEC>(at + b * step, 0);
     } else {
 #pragma unroll
       for (int b = 0; b < SPAN; ++b) {
@@ -57,6 +56,18 @@ template <class T, int VEC, int SPAN> struct Reader {
     at += down, ++h;
   }
 };
+
+// The source position of a tap, or a negative number where there is none.
+template <bool DATA> DEVICE i64 seen(i64 position, i64 tap, i64 stride, i64 dilation, i64 padding, i64 extent) {
+  if (!DATA) {
+    const i64 i = position * stride - padding + tap * dilation;
+    return i < extent ? i : -1;
+  }
+  const i64 from = position + padding - tap * dilation;
+  if (from < 0) return -1;
+  const i64 o = quotient(from, stride);
+  return o * stride == from && o < extent ? o : -1;
+}
 
 template <class A, int N, int VEC> DEVICE void clear(A (&v)[N][VEC]) {
 #pragma unroll

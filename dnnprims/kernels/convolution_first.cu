@@ -16,14 +16,17 @@
 //                             patch over the positions, both read transposed, for which positions must begin at 16 bytes.
 //                             A warp has 32 terms; where those are few, rows of positions are shared out as well. Each
 //                             block, and each of those shares, leaves its sums, which first_fold adds in order.
+//           first_data        strides 1 and 2: positions of the same rest by the stride see the same taps. A block copies what
+//                             16 x 16 of each rest see of dy, 64 filters a position; each part of that is read once and
+//                             multiplied by the taps of all rests. The filters stay in shared memory.
 // Numerics  sums in float by the tensor cores, in an order fixed by the shapes. Terms that only fill up have zeros for
 //           filters; a NaN that they, or what lies outside of the image, may have made is found and summed again without.
 //           dw likewise.
 // Cost      2 k (c r s, filled up to a multiple of 16) flops a position. x is read once, with the edges of tiles, y written.
 // Limits    16-bit types; sm_80 for speed.
-#include "convolution_first.cuh"
+#include "convolution_first_data.cuh"
+#include "convolution_first_filter.cuh"
 
-constexpr int FIRST_BLOCK = 256;
 constexpr int STAGE_PITCH = FILTERS + 8, STAGE = TILE_EXTENT * STAGE_PITCH;  // of a warp, in floats
 constexpr int STEP_WORDS = FILTERS * 16 / 2;                                 // of all filters, for 16 terms
 
@@ -62,11 +65,11 @@ template <class T> DEVICE void read_filters(const FirstParams<T>& p, u32* to) {
     to[i] = both.bits;
   }
 }
-// Where the pairs of terms lie in a patch, in words from where a position begins.
+// Where the pairs of terms lie in a patch, in bytes from where a position begins.
 template <class T> DEVICE void place_terms(const FirstParams<T>& p, int* to) {
   for (i64 i = threadIdx.x; i < p.k_steps * 8; i += FIRST_BLOCK) {
     const i64 r = whole(2 * i, p.patch.row_terms), at = 2 * i - r * p.patch.row_terms;
-    to[i] = r < p.taps.h ? (int)((r * p.patch.pitch + at) / 2) : 0;
+    to[i] = r < p.taps.h ? (int)((r * p.patch.pitch + at) * 2) : 0;
   }
 }
 
@@ -140,21 +143,24 @@ DEVICE void finish(const FirstParams<T>& p, const Dressing<T>& d, float (&z)[8],
 // not finite, before anything is stored.
 template <class T> DEVICE bool store_bare(const FirstParams<T>& p, const float* stage, const TilePlace& at, i64 filter) {
   const int lane = threadIdx.x % 32;
-  float z[4][8];
+  pack<T, 8> rows[4];
   bool well = true;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const pack<float, 4>* from = reinterpret_cast<const pack<float, 4>*>(stage + (i * 4 + lane / 8) * STAGE_PITCH + lane % 8 * 8);
     const pack<float, 4> low = from[0], high = from[1];
+    float z[8];
 #pragma unroll
-    for (int k = 0; k < 4; ++k) z[i][k] = low.lane[k], z[i][4 + k] = high.lane[k];
-    well &= finite(z[i]);
+    for (int k = 0; k < 4; ++k) z[k] = low.lane[k], z[4 + k] = high.lane[k];
+    well &= finite(z);
+    rows[i] = rounded<T>(z);
   }
   if (!well) return false;
-  T* y = p.y + (at.n * p.y_steps.outer + at.h * p.y_steps.h + (at.w + lane / 8) * p.y_steps.w + filter);
+  // Counted in packs: of a pointer between them the compiler would make four stores each.
+  const i64 first = at.n * p.y_steps.outer + at.h * p.y_steps.h + (at.w + lane / 8) * p.y_steps.w + filter;
 #pragma unroll
   for (int i = 0; i < 4; ++i)
-    if (at.w + i * 4 + lane / 8 < p.result.w) store<8>(y + i * 4 * p.y_steps.w, 0, rounded<T>(z[i]));
+    if (at.w + i * 4 + lane / 8 < p.result.w) store<8>(p.y, (first + i * 4 * p.y_steps.w) / 8, rows[i]);
   return true;
 }
 
@@ -192,19 +198,24 @@ template <class T> DEVICE void finish_row(const FirstParams<T>& p, const float (
   __syncwarp();
 }
 
-// Two rows of 16 positions by all filters of the block, over all terms.
+DEVICE u32 pair_at(const u8* p) { return *reinterpret_cast<const u32*>(p); }
+
+// Two rows of 16 positions by all filters of the block, over all terms; `terms` has bytes from where a position begins,
+// `right` and `down` are those to the position 8 further and to the next row.
 template <class T>
-DEVICE void multiply(int steps, const int* terms, const uint4* filters, const u32* first, const u32* second, int right,
+DEVICE void multiply(int steps, const int* terms, const uint4* filters, const u8* first, int right, int down,
                      float (&sums)[2][8][4]) {
   const int lane = threadIdx.x % 32;
+  const u8 *second = first + right, *third = first + down, *fourth = third + right;
+  terms += lane % 4, filters += lane;
 #pragma unroll 1
-  for (int step = 0; step < steps; ++step) {
-    const int low = terms[step * 8 + lane % 4], high = terms[step * 8 + 4 + lane % 4];
-    const u32 above[4] = {first[low], first[low + right], first[high], first[high + right]};
-    const u32 below[4] = {second[low], second[low + right], second[high], second[high + right]};
+  for (int step = 0; step < steps; ++step, terms += 8, filters += 128) {
+    const int low = terms[0], high = terms[4];
+    const u32 above[4] = {pair_at(first + low), pair_at(second + low), pair_at(first + high), pair_at(second + high)};
+    const u32 below[4] = {pair_at(third + low), pair_at(fourth + low), pair_at(third + high), pair_at(fourth + high)};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint4 f = filters[(step * 4 + i) * 32 + lane];
+      const uint4 f = filters[i * 32];
       add_product(sums[0][2 * i], above, f.x, f.y, T());
       add_product(sums[0][2 * i + 1], above, f.z, f.w, T());
       add_product(sums[1][2 * i], below, f.x, f.y, T());
@@ -216,9 +227,10 @@ DEVICE void multiply(int steps, const int* terms, const uint4* filters, const u3
 template <class T>
 DEVICE void forward_tile(const FirstParams<T>& p, TilePlace at, const T* patch, const int* terms, const u32* filters, float* stage) {
   const i64 across = p.stride.w * p.patch.pixel, down = p.stride.h * p.patch.pitch, row = threadIdx.x / 32 * 2;
-  const u32* first = reinterpret_cast<const u32*>(patch) + (row * down + threadIdx.x % 32 / 4 * across) / 2;
+  const u8* first = reinterpret_cast<const u8*>(patch + row * down + threadIdx.x % 32 / 4 * across);
   float sums[2][8][4] = {};
-  multiply<T>((int)p.k_steps, terms, reinterpret_cast<const uint4*>(filters), first, first + down / 2, (int)(4 * across), sums);
+  const uint4* quads = reinterpret_cast<const uint4*>(filters);
+  multiply<T>((int)p.k_steps, terms, quads, first, (int)(16 * across), (int)(2 * down), sums);
   at.h += row;
 #pragma unroll 1
   for (int i = 0; i < 2; ++i, ++at.h) {
@@ -264,184 +276,4 @@ template <class T> DEVICE void forward_tiles(const FirstParams<T>& p) {
 
 template <class T> __global__ void __launch_bounds__(FIRST_BLOCK, 2) first_forward(const FirstParams<T> p) {
   if constexpr (TENSOR_CORES) forward_tiles(p);
-}
-
-// ---- filter ---------------------------------------------------------------------------------------------------------
-
-constexpr int FILTER_ROWS = 8, DY_PITCH = FILTERS + 8, UNITS = 2;  // of a tile; of a position of dy; of 16 terms, a warp's
-
-template <class T> struct FirstFilterParams {
-  T* dw;
-  acc_t<T>* parts;
-  const T* dy;
-  const T* x;
-  acc_t<T> alpha, beta;
-  i64 batch, channels, filters, tiles_h, tiles_w;
-  Extent source, result, taps, stride, padding;
-  Steps x_steps, y_steps, w_steps;
-  i64 w_first, packed, splits, groups;  // groups: warps side by side, each with UNITS units of terms
-  Patch patch;
-};
-
-// The tile's positions of dy, a row a warp; those outside are zeros.
-template <class T> DEVICE void copy_dy(const FirstFilterParams<T>& p, const TilePlace& at, T* to) {
-  const i64 lane = threadIdx.x % 32, filter = (i64)blockIdx.y * FILTERS;
-  const Steps& steps = p.y_steps;
-  for (i64 row = threadIdx.x / 32; row < FILTER_ROWS; row += blockDim.x / 32) {
-    const bool there = at.h + row < p.result.h;
-    const T* dy = p.dy + (at.n * steps.outer + (at.h + row) * steps.h + at.w * steps.w + filter * steps.channel);
-    T* here = to + row * TILE_EXTENT * DY_PITCH;
-    if (p.packed) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const i64 x = i * 4 + lane / 8, eight = lane % 8 * 8;
-        T* place = here + x * DY_PITCH + eight;
-        if (there && at.w + x < p.result.w && filter + eight < p.filters) copy_async(place, dy + (x * steps.w + eight));
-        else store<8>(place, 0, pack<T, 8>{});
-      }
-    } else {
-#pragma unroll 4
-      for (i64 i = lane; i < FILTERS * TILE_EXTENT; i += 32) {
-        const i64 x = i % TILE_EXTENT, k = i / TILE_EXTENT;
-        const bool real = there && at.w + x < p.result.w && filter + k < p.filters;
-        here[x * DY_PITCH + k] = real ? dy[x * steps.w + k * steps.channel] : T{};
-      }
-    }
-  }
-}
-
-// What the block's tiles give one filter at one term, of nothing but what is in the image.
-template <class T> DEVICE float sum_of_tiles(const FirstFilterParams<T>& p, i64 filter, const Term& term, i64 warp_row) {
-  const i64 tiles = p.batch * p.tiles_h * p.tiles_w, warps = blockDim.x / 32, sharing = whole(warps, p.groups);
-  float sum = 0;
-#pragma unroll 1
-  for (i64 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const TilePlace at = tile_place(p, tile, FILTER_ROWS);
-#pragma unroll 1
-    for (i64 i = 0; i < FILTER_ROWS * TILE_EXTENT; ++i) {
-      const i64 y = i / TILE_EXTENT, h = at.h + y, w = at.w + i % TILE_EXTENT;
-      const i64 row = h * p.stride.h - p.padding.h + term.r, column = w * p.stride.w - p.padding.w + term.s;
-      if (y % sharing != warp_row || h >= p.result.h || w >= p.result.w) continue;
-      if (!within(row, p.source.h) || !within(column, p.source.w)) continue;
-      const T x = p.x[at.n * p.x_steps.outer + row * p.x_steps.h + column * p.x_steps.w + term.c * p.x_steps.channel];
-      const T dy = p.dy[at.n * p.y_steps.outer + h * p.y_steps.h + w * p.y_steps.w + filter * p.y_steps.channel];
-      sum = fma_(to_acc(dy), to_acc(x), sum);
-    }
-  }
-  return sum;
-}
-
-// The products of one row of positions: 64 filters by the terms of a warp's units.
-template <class T>
-DEVICE void add_positions(const T* dy, const T* const (&terms)[UNITS], float (&sums)[4][2 * UNITS][4]) {
-  const int lane = threadIdx.x % 32;
-  u32 left[4][4], right[UNITS][4];
-#pragma unroll
-  for (int m = 0; m < 4; ++m)
-    read_matrices_transposed(left[m], dy + (lane / 16 * 8 + lane % 8) * DY_PITCH + m * 16 + lane / 8 % 2 * 8);
-#pragma unroll
-  for (int u = 0; u < UNITS; ++u) read_matrices_transposed(right[u], terms[u]);
-#pragma unroll
-  for (int m = 0; m < 4; ++m) {
-#pragma unroll
-    for (int i = 0; i < 2 * UNITS; ++i)
-      add_product(sums[m][i], left[m], right[i / 2][i % 2 * 2], right[i / 2][i % 2 * 2 + 1], T());
-  }
-}
-
-// The block's share of a sum to where the fold finds it, found again without what is outside where it is not finite.
-template <class T>
-DEVICE void leave_part(const FirstFilterParams<T>& p, float sum, i64 filter, i64 number, i64 warp_row, i64 split) {
-  const Term term = term_of(p, number);
-  if (filter >= p.filters || !term.real) return;
-  if (sum - sum != 0.0f) sum = sum_of_tiles(p, filter, term, warp_row);
-  const i64 tap = (term.r * p.taps.w + term.s) * p.channels + term.c;
-  p.parts[split * p.filters * p.channels * p.taps.h * p.taps.w + tap * p.filters + filter] = sum;
-}
-
-template <class T> DEVICE void filter_tiles(const FirstFilterParams<T>& p) {
-  DYNAMIC_SHARED(T, dy);
-  constexpr int DY = FILTER_ROWS * TILE_EXTENT * DY_PITCH;
-  T* patch = dy + 2 * DY;
-  T* raw = patch + p.patch.rows * p.patch.pitch;
-  const int lane = threadIdx.x % 32;
-  const i64 warp = threadIdx.x / 32, group = warp % p.groups, warp_row = whole(warp, p.groups);
-  const i64 sharing = whole(blockDim.x / 32, p.groups), across = p.stride.w * p.patch.pixel;
-  const i64 down = p.stride.h * p.patch.pitch, tiles = p.batch * p.tiles_h * p.tiles_w, units = p.patch.row_terms / 16;
-  const T* terms[UNITS];
-#pragma unroll
-  for (int u = 0; u < UNITS; ++u) {
-    const i64 unit = group * UNITS + u, r = whole(unit, units), column = (unit - r * units) * 16 + lane / 16 * 8;
-    terms[u] = patch + (r < p.taps.h ? r * p.patch.pitch + column : 0) + lane % 16 * across + warp_row * down;
-  }
-  float sums[4][2 * UNITS][4] = {};
-  const bool spread = p.patch.way == SPREAD;
-  i64 shift = 0;
-  int here = 1;
-#pragma unroll 1
-  for (i64 tile = (i64)blockIdx.x - gridDim.x; tile < tiles; tile += gridDim.x, here ^= 1) {
-    if (tile >= 0) {
-      await_copies<0>();
-      __syncthreads();
-      if (spread) spread_rows(p, raw + shift, patch);
-      else copy_pixels(p, tile_place(p, tile, FILTER_ROWS), patch);
-      __syncthreads();
-    }
-    if (tile + gridDim.x < tiles) {
-      const TilePlace next = tile_place(p, tile + gridDim.x, FILTER_ROWS);
-      copy_dy(p, next, dy + (here ^ 1) * DY);
-      if (spread) shift = copy_rows(p, next, p.patch.raw_pitch, raw);
-    }
-    commit_copies();
-#pragma unroll 1
-    for (i64 y = warp_row; tile >= 0 && y < FILTER_ROWS; y += sharing) {
-      const T* const now[UNITS] = {terms[0] + (y - warp_row) * down, terms[1] + (y - warp_row) * down};
-      add_positions(dy + here * DY + y * TILE_EXTENT * DY_PITCH, now, sums);
-    }
-  }
-  __syncthreads();
-  // 16 filters at a time go through the warp's part of shared memory, so that what is left lies side by side.
-  float* stage = reinterpret_cast<float*>(dy) + warp * 32 * UNITS * 8;
-  const i64 split = blockIdx.x * sharing + warp_row;
-#pragma unroll 1
-  for (int m = 0; m < 4; ++m) {
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 8 * UNITS; ++i) {
-      const int term = i / 4 * 8 + lane % 4 * 2 + i % 2, filter = lane / 4 + i % 4 / 2 * 8;
-      stage[term * 16 + filter] = sums[0][i / 4][i % 4];
-    }
-    __syncwarp();
-#pragma unroll 1
-    for (int i = lane; i < 32 * UNITS * 8; i += 32) {
-      const i64 filter = (i64)blockIdx.y * FILTERS + m * 16 + i % 16;
-      leave_part(p, stage[i], filter, group * UNITS * 16 + i / 16, warp_row, split);
-    }
-#pragma unroll
-    for (int i = 0; i < 24 * UNITS; ++i)
-      sums[i / (8 * UNITS)][i / 4 % (2 * UNITS)][i % 4] = sums[i / (8 * UNITS) + 1][i / 4 % (2 * UNITS)][i % 4];
-  }
-}
-
-template <class T> __global__ void __launch_bounds__(FIRST_BLOCK, 2) first_filter(const FirstFilterParams<T> p) {
-  if constexpr (TENSOR_CORES) filter_tiles(p);
-}
-
-// A block folds the splits of 32 sums, 8 threads each.
-template <class T> __global__ void __launch_bounds__(FIRST_BLOCK) first_fold(const FirstFilterParams<T> p) {
-  __shared__ float folded[FIRST_BLOCK / 32][32];
-  const i64 size = p.filters * p.channels * p.taps.h * p.taps.w, index = (i64)blockIdx.x * 32 + threadIdx.x % 32;
-  float sum = 0;
-  if (index < size) {
-#pragma unroll 8
-    for (i64 k = threadIdx.x / 32; k < p.splits; k += FIRST_BLOCK / 32) sum += p.parts[k * size + index];
-  }
-  folded[threadIdx.x / 32][threadIdx.x % 32] = sum;
-  __syncthreads();
-  if (threadIdx.x >= 32 || index >= size) return;
-  for (int k = 1; k < FIRST_BLOCK / 32; ++k) sum += folded[k][threadIdx.x];
-  i64 r = index;
-  const i64 filter = split_off(r, p.filters), c = split_off(r, p.channels), s = split_off(r, p.taps.w);
-  T* at = p.dw + (p.w_first + filter * p.w_steps.outer + c * p.w_steps.channel + r * p.w_steps.h + s * p.w_steps.w);
-  *at = blend<T>(p.alpha, sum, p.beta, at);
 }

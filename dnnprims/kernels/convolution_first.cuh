@@ -4,7 +4,8 @@
 #include "convolution_fused.cuh"
 #include "mma.cuh"
 
-constexpr int TILE_EXTENT = 16, FILTERS = 64;  // positions of a tile side by side; filters of a block
+// Threads, positions of a tile side by side, filters of a block, and elements of a position of dy in shared memory.
+constexpr int FIRST_BLOCK = 256, TILE_EXTENT = 16, FILTERS = 64, DY_PITCH = FILTERS + 8;
 
 // Of numbers below 2^32, as the front end sees to.
 DEVICE i64 whole(i64 a, i64 b) { return (u32)a / (u32)b; }

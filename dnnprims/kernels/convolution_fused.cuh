@@ -6,9 +6,13 @@
 struct Extent {
   i64 h, w;
 };
-struct Walk {  // elements from an image, a row and a position to the next
-  i64 outer, h, w;
+struct Walk {  // elements from an image, a channel, a row and a position to the next
+  i64 outer, channel, h, w;
 };
+DEVICE i64 offset(const Walk& walk, i64 n, i64 channel) { return n * walk.outer + channel * walk.channel; }
+DEVICE i64 offset(const Walk& walk, i64 n, i64 channel, i64 h, i64 w) {
+  return offset(walk, n, channel) + h * walk.h + w * walk.w;
+}
 
 DEVICE bool within(i64 i, i64 extent) { return (u64)i < (u64)extent; }
 // The same of positions, all of which fit 32 bits.
@@ -24,17 +28,29 @@ DEVICE i64 split_off(i64& index, i64 extent) {
 // The activations that the front end fuses; one text has them all, for a branch is nothing beside a tile.
 enum { IDENTITY, RELU, CLIPPED_RELU, LEAKY_RELU, HARD_SWISH, SWISH };
 
-template <class T, int N> DEVICE void activate(i64 mode, acc_t<T> c0, acc_t<T> c1, acc_t<T> (&z)[N]) {
-  typedef acc_t<T> A;
-  A y[N];
-  switch (mode) {
-    case RELU: forward_all(Relu<T>{c0, c1}, z, y); break;
-    case CLIPPED_RELU: forward_all(ClippedRelu<T>{c0, c1}, z, y); break;
-    case LEAKY_RELU: forward_all(LeakyRelu<T>{c0, c1}, z, y); break;
-    case HARD_SWISH: forward_all(HardSwish<T>{c0, c1}, z, y); break;
-    case SWISH: forward_all(Swish<T>{c0, c1}, z, y); break;
-    default: return;
-  }
+template <class F, int N, class A> DEVICE void apply(const F& f, A (&z)[N]) {
 #pragma unroll
-  for (int k = 0; k < N; ++k) z[k] = y[k];
+  for (int k = 0; k < N; ++k) z[k] = f.forward(z[k]);
+}
+// Of four numbers at a time, which come to the front and go to the back: the text is long.
+template <class F, int N, class A> DEVICE void apply_in_turn(const F& f, A (&z)[N]) {
+  constexpr int SOME = N < 4 ? N : 4;
+#pragma unroll 1
+  for (int i = 0; i < N / SOME; ++i) {
+    A x[SOME], y[SOME];
+#pragma unroll
+    for (int k = 0; k < SOME; ++k) x[k] = z[k];
+    forward_all(f, x, y);
+#pragma unroll
+    for (int k = 0; k < N; ++k) z[k] = k + SOME < N ? z[k + SOME < N ? k + SOME : k] : y[k + SOME - N];
+  }
+}
+template <class T, int N> DEVICE void activate(i64 mode, acc_t<T> c0, acc_t<T> c1, acc_t<T> (&z)[N]) {
+  switch (mode) {
+    case RELU: return apply(Relu<T>{c0, c1}, z);
+    case CLIPPED_RELU: return apply(ClippedRelu<T>{c0, c1}, z);
+    case LEAKY_RELU: return apply(LeakyRelu<T>{c0, c1}, z);
+    case HARD_SWISH: return apply_in_turn(HardSwish<T>{c0, c1}, z);
+    case SWISH: return apply_in_turn(Swish<T>{c0, c1}, z);
+  }
 }

@@ -31,8 +31,15 @@ DEVICE void add_product(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, float1
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// Four matrices of 8 rows of 16 bytes, lane l giving the address of row l % 8 of matrix l / 8: their pairs as `b` has them
-// where rows are its columns, and transposed.
+// Four matrices of 8 rows of 16 bytes, lane l giving the address of row l % 8 of matrix l / 8: lane l gets a pair of row
+// l / 4 of each; transposed, the pair of column l / 4 from row 2 (l % 4) on.
+DEVICE void read_matrices(u32 (&v)[4], const void* row) {
+  const u32 at = (u32)__cvta_generic_to_shared(row);
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+               : "r"(at)
+               : "memory");
+}
 DEVICE void read_matrices_transposed(u32 (&v)[4], const void* row) {
   const u32 at = (u32)__cvta_generic_to_shared(row);
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -60,6 +67,10 @@ template <class T> DEVICE void add_product(float (&d)[4], const u32 (&a)[4], u32
       }
     }
   }
+}
+DEVICE void read_matrices(u32 (&v)[4], const void* row) {
+  const int lane = threadIdx.x % 32;
+  for (int i = 0; i < 4; ++i) v[i] = ((const u32*)__shfl_sync(0xffffffffu, (u64)row, i * 8 + lane / 4))[lane % 4];
 }
 DEVICE void read_matrices_transposed(u32 (&v)[4], const void* row) {
   const int lane = threadIdx.x % 32;

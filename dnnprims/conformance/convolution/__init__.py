@@ -68,7 +68,9 @@ _PROBLEMS = (
     "shape=2x5x6x5 k=10 filter=3x3 groups=5 padding=1 layout=NHWC",  # depthwise
     "shape=2x8x9x7 k=8 filter=3x3 groups=8 padding=1 layout=NHWC",  # depthwise, in packs of channels
     "shape=2x6x9x10 k=6 filter=5x5 groups=6 padding=2 stride=2 layout=NHWC mode=convolution",
-    "shape=2x7x6x5 k=7 filter=3x2 groups=7 padding=1 layout=NHWC",  # depthwise, one channel at a time
+    "shape=2x3x9x10 k=3 filter=3x3 groups=3 padding=1 stride=2",  # depthwise, of planes
+    "shape=1x3x9x10 k=3 filter=5x5 groups=3 padding=2",
+    "shape=2x7x6x5 k=7 filter=3x2 groups=7 padding=1 layout=NHWC",  # depthwise, an element at a time
     "shape=2x3x11x20 k=9 filter=7x7 stride=2 padding=3 layout=NHWC",  # few channels, as a first layer has
     "shape=2x9x5x4 k=7 filter=1x1 place=offset layout=NHWC",
     "shape=2x3x5x6 k=4 filter=2x3 bias=0 place=strided",

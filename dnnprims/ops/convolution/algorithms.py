@@ -8,7 +8,7 @@ from ...runtime.launch import choose
 from ...runtime.tuning import prefer
 from .depthwise import DEPTHWISE
 from .direct import DIRECT
-from .first import FIRST_FILTER, FIRST_FORWARD
+from .first import FIRST_DATA, FIRST_FILTER, FIRST_FORWARD
 from .implicit import IMPLICIT_FFMA
 from .library import LIBRARY
 from .product import Algorithm, Product, Work
@@ -19,7 +19,7 @@ COPIED_LIBRARY = after_copies(LIBRARY)
 #: In the order in which they are asked, for each direction; the last one takes any problem.
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
     "forward": (DEPTHWISE, FIRST_FORWARD, LIBRARY, COPIED_LIBRARY, IMPLICIT_FFMA, DIRECT),
-    "data": (DEPTHWISE, LIBRARY, COPIED_LIBRARY, IMPLICIT_FFMA, DIRECT),
+    "data": (DEPTHWISE, FIRST_DATA, LIBRARY, COPIED_LIBRARY, IMPLICIT_FFMA, DIRECT),
     "filter": (DEPTHWISE, FIRST_FILTER, LIBRARY, COPIED_LIBRARY, IMPLICIT_FFMA, DIRECT),
 }
 

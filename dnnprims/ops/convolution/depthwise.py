@@ -1,4 +1,4 @@
-"""Depthwise convolutions: a filter for each channel, and channels that lie side by side."""
+"""Depthwise convolutions: a filter for each channel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _fields(*groups: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((f"{name}_{one}", "i64") for name, parts in groups for one in parts.split())
 
 
-_AXES, _WALK = "h w", "outer h w"
+_AXES, _WALK = "h w", "outer channel h w"
 _STRIPS = tuple((name, "i64") for name in ("batch", "channels", "lanes", "tiles_w", "segments", "walk"))
 _EXTENTS = _fields(*((name, _AXES) for name in ("source", "result", "taps", "stride", "dilation", "padding")))
 _WALKS = _fields(("x", _WALK), ("y", _WALK), ("w", _WALK))
@@ -41,12 +41,14 @@ _FILTER_TILED, _FILTER_ANY, _FOLD = (
 
 #: As in the kernels: threads, positions of a tile side by side, channels of a block.
 _BLOCK, _FILTER_BLOCK, _COLUMNS, _MOST_WIDTH = 128, 128, 4, 64
-#: Channels of a thread, by the bytes of an element, taps and stride: as many as its registers hold filters for. Others
-#: take a thread an element.
+#: Channels of a thread, by the bytes of an element, taps and stride: as many as its registers hold filters for, where
+#: those lie side by side, else one. Other filters take a thread an element.
 _CHANNELS = {
     (2, 3, 1): 4, (2, 3, 2): 2, (2, 5, 1): 2, (2, 5, 2): 2,
     (4, 3, 1): 2, (4, 3, 2): 2, (4, 5, 1): 2, (4, 5, 2): 2,
 }  # fmt: skip
+#: Of these no kernel with one channel is compiled: bytes of an element and taps.
+_PACKED_ONLY = {(4, 5)}
 #: Rows that a strip is long: the longest, where that leaves blocks enough for each multiprocessor.
 _LONGEST_WALK, _SHORTEST_WALK, _ENOUGH_BLOCKS = 32, 4, 8
 #: Blocks on a multiprocessor that share the tiles of a gradient in filters.
@@ -63,8 +65,13 @@ def _pair(values: Numbers) -> Numbers:
 
 
 def _walk(product: Product, strides: Numbers) -> Numbers:
-    outer, _, _, h, w = steps(product.g.conv, strides)
-    return outer, h, w
+    outer, channel, _, h, w = steps(product.g.conv, strides)
+    return outer, channel, h, w
+
+
+def _filter_walk(w_steps: Numbers) -> Numbers:
+    """Each channel has a filter of its own."""
+    return 0, w_steps[0], *w_steps[3:]
 
 
 def _scalars(product: Product) -> dict[str, Numbers]:
@@ -87,9 +94,6 @@ def _cannot(product: Product) -> str | None:
         return f"more than {_MOST_BLOCKS} blocks of channels, or taps"
     if product.then.activation.mode not in FUSED:
         return f"{product.then.activation.mode} is not fused, only {', '.join(FUSED)}"
-    for name, one in _images(product):
-        if steps(g.conv, one.strides)[1] != 1 and g.in_channels > 1:
-            return f"the channels of {name} do not lie side by side"
     return product.workspace_reason(_scratch(product)) if product.direction == "filter" else None
 
 
@@ -99,12 +103,13 @@ def _images(product: Product) -> list[tuple[str, Operand]]:
 
 
 def _packs_fit(product: Product, vec: int) -> bool:
-    """Whether so many channels can be read at once."""
-    size = product.dtype.itemsize * vec
+    """Whether so many channels lie side by side and can be read at once."""
+    size, channels = product.dtype.itemsize * vec, product.g.in_channels
     aligned = all(one.alignment % size == 0 for _, one in _images(product))
-    walks = [step for _, one in _images(product) for step in _walk(product, one.strides)]
-    near = all(_walk(product, one.strides)[2] < _MOST_STEP for _, one in _images(product))
-    return aligned and near and all(number % vec == 0 for number in (product.g.in_channels, *walks))
+    walks = [_walk(product, one.strides) for _, one in _images(product)]
+    others = [step for outer, _, h, w in walks for step in (outer, h, w)]
+    dense = all(walk[1] == 1 for walk in walks)
+    return aligned and dense and all(number % vec == 0 for number in (channels, *others))
 
 
 def _compiled(product: Product) -> tuple[int, int, int] | None:
@@ -112,12 +117,21 @@ def _compiled(product: Product) -> tuple[int, int, int] | None:
     of = _scalars(product)
     (taps, other), (stride, along) = of["taps"], of["stride"]
     vec = _CHANNELS.get((product.dtype.itemsize, taps, stride), 0)
-    known = vec and taps == other and stride == along and of["dilation"] == (1, 1)
-    return (vec, taps, stride) if known and _packs_fit(product, vec) else None
+    near = all(_walk(product, one.strides)[3] < _MOST_STEP for _, one in _images(product))
+    if not (vec and near) or (taps, stride) != (other, along) or of["dilation"] != (1, 1):
+        return None
+    if _packs_fit(product, vec):
+        return vec, taps, stride
+    many = product.direction == "filter" and product.g.in_channels > _MOST_BLOCKS
+    return None if many or (product.dtype.itemsize, taps) in _PACKED_ONLY else (1, taps, stride)
 
 
-def _lanes(channels: int, vec: int) -> int:
-    """Threads side by side: a power of two that a warp divides or is."""
+def _lanes(product: Product, vec: int) -> int:
+    """Threads with neighbouring channels: a power of two up to a warp, one where positions lie together."""
+    channels = product.g.in_channels
+    together = product.direction != "filter" or channels <= _MOST_BLOCKS
+    if vec == 1 and together and _walk(product, product.x.strides)[1] != 1:
+        return 1
     return min(1 << max(-(-channels // vec) - 1, 0).bit_length(), _MOST_WIDTH // vec, 32)
 
 
@@ -173,11 +187,11 @@ class _View(NamedTuple):
 def _view(product: Product) -> _View:
     g, of, data, compiled = product.g, _scalars(product), product.direction == "data", _compiled(product)
     first, w_steps = filter_steps(g.conv, g.taps, product.w.strides)
-    walk, padding, (units, along) = (w_steps[0], *w_steps[3:]), of["padding"], of["image" if data else "output"]
+    walk, padding, (units, along) = _filter_walk(w_steps), of["padding"], of["image" if data else "output"]
     begin = (0, 0)
     if data and compiled and compiled[2] == 1:
-        first += sum((count - 1) * step for count, step in zip(of["taps"], walk[1:], strict=True))
-        walk = (walk[0], *(-step for step in walk[1:]))
+        first += sum((count - 1) * step for count, step in zip(of["taps"], walk[2:], strict=True))
+        walk = (*walk[:2], *(-step for step in walk[2:]))
         padding, data = tuple(count - 1 - pad for count, pad in zip(of["taps"], padding, strict=True)), False
     elif data and compiled:
         # Units of as many positions as the stride, the first one of which may begin before the image.
@@ -193,7 +207,7 @@ def _steps(product: Product) -> tuple[KernelStep, ...]:
     backwards = product.direction == "data"
     source, result = (product.y, product.x) if backwards else (product.x, product.y)
     extents = (of["output"], of["image"]) if backwards else (of["image"], of["output"])
-    lanes = _lanes(g.in_channels, view.vec)
+    lanes = 1 if view.vec == 1 else _lanes(product, view.vec)
     across = -(-g.in_channels // (lanes * view.vec))
     segments, walk = _segments(product, view.units, view.tiles_w, (across, _BLOCK // lanes))
     residual = then.residual or Operand(NULL, (0,) * len(result.strides), 0)
@@ -210,7 +224,10 @@ def _steps(product: Product) -> tuple[KernelStep, ...]:
     grid = blocks_for(g.batch * g.in_channels * prod(extents[1]), _BLOCK)
     if view.template:
         kernel, template = _TILED, (dtype.cuda, *map(str, view.template), str(view.data).lower())
-        grid = (-(-g.batch * segments * view.tiles_w // (_BLOCK // lanes)), across, 1)
+        strips = g.batch * segments * view.tiles_w
+        grid = (
+            (-(-strips // (_BLOCK // lanes)), across, 1) if view.vec > 1 else blocks_for(strips * g.in_channels, _BLOCK)
+        )
     return (KernelStep(kernel, dtype, template, "images", grid, _BLOCK, pointers, scalars),)
 
 
@@ -229,7 +246,7 @@ def _shares(product: Product) -> _Shares:
     g, (h, w) = product.g, _scalars(product)["output"]
     compiled = _compiled(product)
     vec = compiled[0] if compiled else 1
-    lanes = _lanes(g.in_channels, vec)
+    lanes = 1 if compiled and vec == 1 else _lanes(product, vec)
     tiles_w = -(-w // _COLUMNS)
     per_block, across = _FILTER_BLOCK // lanes, -(-g.in_channels // (lanes * vec))
     segments, walk = _segments(product, h, tiles_w, (across, per_block))
@@ -249,7 +266,7 @@ def _filter_steps(product: Product) -> tuple[KernelStep, ...]:
         *(float(product.alpha), float(product.beta), g.batch, g.in_channels, shares.lanes),
         *(shares.tiles_w, shares.segments, shares.walk, shares.splits),
         *(n for name in ("image", "output", "taps", "stride", "dilation", "padding") for n in of[name]),
-        *(*_walk(product, product.x.strides), *_walk(product, product.y.strides), w_steps[0], *w_steps[3:], first),
+        *(*_walk(product, product.x.strides), *_walk(product, product.y.strides), *_filter_walk(w_steps), first),
     )
     pointers: tuple[Pointer, ...] = (product.w.at, Scratch(len(product.taken)), product.y.at, product.x.at)
     across, compiled = -(-g.in_channels // (shares.lanes * shares.vec)), _compiled(product)
@@ -277,7 +294,8 @@ DEPTHWISE = Algorithm("depthwise", _cannot, lambda product: None, _work)
 
 def _instances(dtype: DType) -> dict[str, list[str]]:
     t = dtype.cuda
-    shapes = [(vec, *rest) for (itemsize, *rest), vec in _CHANNELS.items() if itemsize == dtype.itemsize]
+    known = [(vec, *rest) for (itemsize, *rest), vec in _CHANNELS.items() if itemsize == dtype.itemsize]
+    shapes = [*known, *((1, *rest) for _, *rest in known if (dtype.itemsize, rest[0]) not in _PACKED_ONLY)]
     images = [f"depthwise<{t}, {vec}, {taps}, {stride}, false>" for vec, taps, stride in shapes]
     images += [f"depthwise<{t}, {vec}, {taps}, {stride}, true>" for vec, taps, stride in shapes if stride == 2]
     images += [f"depthwise_any<{t}, {data}>" for data in ("false", "true")]

@@ -34,6 +34,21 @@ _FORWARD = Kernel(
         ),
     ),
 )
+_DATA = Kernel(
+    "convolution_first",
+    "first_data",
+    Struct(
+        "FirstDataParams",
+        ("dx", "dy", "w", "b"),
+        (
+            *(("alpha", "A"), ("beta", "A")),
+            *((name, "i64") for name in ("batch", "channels", "filters", "tiles_h", "tiles_w")),
+            *_fields(*((name, "h w") for name in ("image", "output", "taps", "stride", "padding", "first", "reach"))),
+            *_fields(*((name, _STEPS) for name in ("x", "y", "w"))),
+            *(("w_first", "i64"), ("packed", "i64")),
+        ),
+    ),
+)
 _FILTER, _FOLD = (
     Kernel(
         "convolution_first",
@@ -55,6 +70,8 @@ _FILTER, _FOLD = (
 
 #: As in the kernels: threads, positions of a tile along each axis, filters of a block, floats of a row on its way out.
 _BLOCK, _TILE, _FILTERS, _STAGE_PITCH = 256, 16, 64, 72
+#: Most rests of positions by the strides, in a gradient in data.
+_RESTS = 4
 #: Rows of a tile of a gradient in filters, elements of a position of dy, terms of a warp, and most warps.
 _FILTER_ROWS, _DY_PITCH, _WARP_TERMS, _WARPS = 8, 72, 32, 8
 #: Terms of a product of the tensor cores, and elements of a copy.
@@ -142,8 +159,17 @@ def _groups(product: Product) -> int:
     return -(-product.g.taps[0] * _filter_patch(product).row_terms // _WARP_TERMS)
 
 
+def _reach(product: Product) -> Numbers:
+    """Outputs that an element sees at most, along each axis."""
+    return tuple(-(-r // stride) for r, stride in zip(product.g.taps, product.g.conv.strides(2), strict=True))
+
+
 def _shared_bytes(product: Product) -> int:
     """Beside the patch: filters, rows on their way out and the table of terms, or two tiles of dy."""
+    if product.direction == "data":
+        (down, across), rests = _reach(product), prod(product.g.conv.strides(2))
+        patch = (_TILE + down - 1) * (_TILE + across - 1) * _DY_PITCH * 2
+        return 2 * patch + down * across * rests * _FILTERS * 16
     if product.direction == "filter":
         return _filter_patch(product).nbytes + 2 * 2 * _FILTER_ROWS * _TILE * _DY_PITCH
     k_steps, stage = _k_steps(product), _BLOCK // 32 * _TILE * _STAGE_PITCH * 4
@@ -166,6 +192,8 @@ def _cannot(product: Product) -> str | None:
         return f"{g.out_channels} filters, at most {_FILTERS * _MOST_BLOCKS}"
     if product.then.activation.mode not in FUSED:
         return f"{product.then.activation.mode} is not fused, only {', '.join(FUSED)}"
+    if product.direction == "data" and (g.out_channels > _FILTERS or prod(g.conv.strides(2)) > _RESTS):
+        return f"{g.out_channels} filters and strides {g.conv.strides(2)}, at most {_FILTERS} and a product of {_RESTS}"
     return _no_room(product)
 
 
@@ -216,6 +244,26 @@ def _forward_steps(product: Product) -> Work:
     return Work((step,))
 
 
+def _data_steps(product: Product) -> Work:
+    g, dtype, strides = product.g, product.dtype, product.g.conv.strides(2)
+    before = tuple(pad for pad, _ in g.conv.paddings(2))
+    starts = tuple(pad // stride for pad, stride in zip(before, strides, strict=True))
+    ends = tuple((i - 1 + pad) // stride for i, pad, stride in zip(g.image, before, strides, strict=True))
+    tiles_h, tiles_w = (-(-(end + 1 - start) // _TILE) for start, end in zip(starts, ends, strict=True))
+    first, (w_outer, w_channel, _, w_h, w_w) = filter_steps(g.conv, g.taps, product.w.strides)
+    scalars = (
+        *(float(product.alpha), float(product.beta), g.batch, g.in_channels, g.out_channels, tiles_h, tiles_w),
+        *(*g.image, *g.output, *g.taps, *strides, *before, *starts, *_reach(product)),
+        *(*_four(product, product.x.strides), *_four(product, product.y.strides), w_outer, w_channel, w_h, w_w),
+        *(first, int(_packed(product))),
+    )
+    grid = (min(max(g.batch * tiles_h * tiles_w, 1), product.profile.sm_count), 1, 1)
+    pointers = (product.x.at, product.y.at, product.w.at, product.then.b)
+    shared = _shared_bytes(product)
+    step = KernelStep(_DATA, dtype, (dtype.cuda,), "data", grid, _BLOCK, pointers, scalars, shared_bytes=shared)
+    return Work((step,))
+
+
 def _tiles(product: Product) -> Numbers:
     """Of a gradient in filters: rows and columns of tiles, and blocks that share them."""
     g = product.g
@@ -252,6 +300,7 @@ def _filter_steps(product: Product) -> Work:
 
 
 FIRST_FORWARD = Algorithm("few_channels", _cannot, lambda product: None, _forward_steps)
+FIRST_DATA = Algorithm("few_channels", _cannot, lambda product: None, _data_steps)
 FIRST_FILTER = Algorithm("few_channels", _cannot, lambda product: None, _filter_steps)
 
 
@@ -259,7 +308,11 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
     if dtype.itemsize != 2:
         return {}
     t = dtype.cuda
-    return {"forward": [f"first_forward<{t}>"], "filter": [f"first_filter<{t}>", f"first_fold<{t}>"]}
+    return {
+        "forward": [f"first_forward<{t}>"],
+        "data": [f"first_data<{t}>"],
+        "filter": [f"first_filter<{t}>", f"first_fold<{t}>"],
+    }
 
 
-FIRST_FAMILY = Family("convolution_first", (_FORWARD, _FILTER, _FOLD), _instances)
+FIRST_FAMILY = Family("convolution_first", (_FORWARD, _DATA, _FILTER, _FOLD), _instances)
