@@ -12,10 +12,36 @@ from ...descriptors import ActivationDescriptor
 from ...reference import activation as elementwise
 from ...reference import convolution as reference
 from ..activation import narrowed
-from ..bounds import carried, exact_sums, function_error, grid, lowest_bit, rounded, scaled_unit, sum_error, ulp
+from ..bounds import (
+    carried,
+    exact_sums,
+    function_error,
+    grid,
+    lowest_bit,
+    representable,
+    rounded,
+    scaled_unit,
+    sum_error,
+    tf32_error,
+    ulp,
+)
 from ..bounds.formats import accumulator
 from ..calls import Arguments, Array, Destination, wide
 from .operands import laid_out
+
+
+def _products_error(given: Arguments, terms: int, absolute: Array, dtype: str) -> Array:
+    """Error of sums of products; the math mode ``tf32`` says that float32 factors may be rounded first."""
+    error = sum_error(terms, absolute, dtype)
+    return error + tf32_error(absolute) if given.math == "tf32" and dtype == "float32" else error
+
+
+def _keeps_factors(given: Arguments, *factors: Array) -> bool:
+    """Whether TF32 leaves the factors as they are, where it is allowed."""
+    if given.math != "tf32" or given["w" if "w" in given.values else "dy"].dtype.name != "float32":
+        return True
+    return all(bool(np.all(representable(factor, "tf32"))) for factor in factors)
+
 
 # -- forward ----------------------------------------------------------------------------------------------------------
 
@@ -102,8 +128,8 @@ def bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
 def _before_activation(given: Arguments, dtype: str) -> _Running:
     conv, x, w = given["conv"], wide(given["x"]), wide(given["w"])
     absolute = reference.conv_forward(conv, np.abs(x), np.abs(w))
-    value, error = reference.conv_forward(conv, x, w), sum_error(prod(w.shape[1:]), absolute, dtype)
-    z = _Running(value, np.abs(value), absolute, grid(x) * grid(w), error, 0, True)
+    value, error = reference.conv_forward(conv, x, w), _products_error(given, prod(w.shape[1:]), absolute, dtype)
+    z = _Running(value, np.abs(value), absolute, grid(x) * grid(w), error, 0, _keeps_factors(given, x, w))
     z.settle(dtype)
     if given["alpha1"] != 1.0:
         z.times(given["alpha1"])
@@ -175,7 +201,7 @@ def _gathered(
     terms, step = w.shape[0] // conv.groups * prod(_in_front(conv, w.shape)[2:]), grid(dy) * grid(w)
     if b is not None:
         absolute, terms, step = absolute + np.abs(_by_channel(conv, b, dy.ndim)), terms + 1, min(step, grid(b))
-    return _of_sum(given, target, ideal, terms, absolute, step)
+    return _of_sum(given, target, ideal, terms, (absolute, step), factors)
 
 
 def _collected(given: Arguments, target: Destination, ideal: Array, conv: Any, dy: Array, x: Array | None) -> Array:
@@ -186,12 +212,24 @@ def _collected(given: Arguments, target: Destination, ideal: Array, conv: Any, d
     else:
         shaped, step = _Shaped(ideal.shape), grid(dy) * grid(x)
         absolute = reference.conv_backward_filter(conv, np.abs(dy), np.abs(x), w_descriptor=shaped)
-    return _of_sum(given, target, ideal, batch * prod(positions), absolute, step)
+    factors = () if x is None else (dy, x)
+    return _of_sum(given, target, ideal, batch * prod(positions), (absolute, step), factors)
 
 
-def _of_sum(given: Arguments, target: Destination, ideal: Array, terms: int, absolute: Array, step: float) -> Array:
-    error = sum_error(terms, absolute, target.dtype)
-    right = given.exactly(target, ideal, absolute, step)
+def _of_sum(
+    given: Arguments,
+    target: Destination,
+    ideal: Array,
+    terms: int,
+    sizes: tuple[Array, float],
+    factors: tuple[Array, ...],
+) -> Array:
+    """Bound of sums whose terms have these sizes and are multiples of a step; of products where there are factors."""
+    absolute, step = sizes
+    error, right = sum_error(terms, absolute, target.dtype), given.exactly(target, ideal, absolute, step)
+    if factors:
+        error = _products_error(given, terms, absolute, target.dtype)
+        right = right & _keeps_factors(given, *factors)
     return np.where(right, 0.0, given.blended(target, ideal, error))
 
 
@@ -230,8 +268,8 @@ def bound_transposed_gradients(given: Arguments, expected: list[Array]) -> list[
     for (name, target), ideal in zip(into_transposed_gradients(given).items(), expected, strict=True):
         if name == "dx":
             absolute = reference.conv_forward(conv, np.abs(dy), np.abs(w))
-            error = sum_error(prod(w.shape[1:]), absolute, target.dtype)
-            right = given.exactly(target, ideal, absolute, grid(dy) * grid(w))
+            error = _products_error(given, prod(w.shape[1:]), absolute, target.dtype)
+            right = given.exactly(target, ideal, absolute, grid(dy) * grid(w)) & _keeps_factors(given, dy, w)
             limits.append(np.where(right, 0.0, rounded(ideal, target.dtype, error)))
         else:
             limits.append(_collected(given, target, ideal, conv, *((x, dy) if name == "dw" else (dy, None))))
