@@ -269,8 +269,8 @@ def test_questions_need_no_device() -> None:
 
 def test_too_many_filter_elements() -> None:
     """Legal, and no variant takes it."""
-    x, w = TensorDescriptor((1, 2**16, 1), "float16"), TensorDescriptor((2**15, 2**16, 1), "float16")
-    conv, dy = ConvolutionDescriptor(), TensorDescriptor((1, 2**15, 1), "float16")
+    x, w = TensorDescriptor((1, 2**16, 1), "float64"), TensorDescriptor((2**15, 2**16, 1), "float64")
+    conv, dy = ConvolutionDescriptor(), TensorDescriptor((1, 2**15, 1), "float64")
     with pytest.raises(NotSupportedError, match="too many blocks"):
         dp.workspace_size(dp.conv_backward_filter, conv, dy, x, w_descriptor=w)
 
