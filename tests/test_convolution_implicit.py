@@ -21,6 +21,7 @@ from dnnprims.reference import convolution as reference
 
 DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
 LAYOUTS, MODES = ("NCHW", "NHWC"), ("cross_correlation", "convolution")
+FFMA, MMA = "implicit_ffma", "implicit_mma"
 Shape = tuple[int, ...]
 
 
@@ -38,7 +39,7 @@ GRID = {
     (5, 6): ((1, 1), (3, 2)),
     (3, 4, 3): ((2, 1, 3),),
 }
-CHANNELS = ((1, 16, 24), (2, 18, 24), (1, 5, 9))
+CHANNELS = ((1, 16, 24), (2, 16, 48), (1, 5, 9))
 
 
 def grid(layout: str, mode: str) -> Iterator[tuple[ConvolutionDescriptor, Shape, Shape]]:
@@ -62,8 +63,13 @@ def handle(request: pytest.FixtureRequest) -> Iterator[dp.Handle]:
 
 
 def force(handle: dp.Handle, name: str) -> None:
-    """Have the handle take one algorithm wherever it can do the product."""
-    handle.profile = replace(handle.profile, preferred=name)
+    """Have the handle take one algorithm wherever it can do the product; that on tensor cores may round to TF32."""
+    handle.profile = replace(handle.profile, preferred=name, math="ieee" if name == FFMA else "tf32")
+
+
+def every(handle: dp.Handle, parts: int) -> int:
+    """Problems are shared among parts; the emulator does a part of its share, for it is slow."""
+    return parts if handle.backend == "cuda" else 3 * parts - 1
 
 
 def drawn(conv: ConvolutionDescriptor, x: Shape, w: Shape, dtype: Any) -> list[np.ndarray]:
@@ -90,9 +96,20 @@ def results(handle: dp.Handle, conv: ConvolutionDescriptor, x: Any, w: Any, dy: 
 @pytest.mark.parametrize("part", range(4))
 def test_grid_bit_for_bit(handle: dp.Handle, layout: str, mode: str, part: int) -> None:
     """Every direction of every problem of the grid, of integers; the types take turns."""
-    force(handle, "implicit_ffma")
+    force(handle, FFMA)
     dtype = DTYPES[(part + 2 * MODES.index(mode) + LAYOUTS.index(layout)) % 4]
-    for conv, *shapes in list(grid(layout, mode))[part::4]:
+    for conv, *shapes in list(grid(layout, mode))[part :: every(handle, 4)]:
+        for name, found, expected in results(handle, conv, *drawn(conv, *shapes, dtype)):
+            assert found.tobytes() == expected.tobytes(), f"{name} {conv} {shapes}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("part", range(3))
+def test_grid_on_tensor_cores(handle: dp.Handle, mode: str, part: int) -> None:
+    """Likewise, of channels that lie in packs; behind copies where they do not."""
+    force(handle, MMA)
+    dtype = (np.float32, np.float16, ml_dtypes.bfloat16)[(part + MODES.index(mode)) % 3]
+    for conv, *shapes in list(grid("NHWC", mode))[part :: every(handle, 3)]:
         for name, found, expected in results(handle, conv, *drawn(conv, *shapes, dtype)):
             assert found.tobytes() == expected.tobytes(), f"{name} {conv} {shapes}"
 
@@ -106,14 +123,20 @@ EPILOGUES = (
 )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("algorithm", "dtype"),
+    [
+        *((FFMA, name) for name in ("float32", "float64", "float16", "bfloat16")),
+        *((MMA, name) for name in ("float32 math=tf32", "float16", "bfloat16")),
+    ],
+)
 @pytest.mark.parametrize(
     "problem",
-    [SPLIT, SPLIT.replace("x6x5", "x3x50x3").replace("3x3 ", "1x3x3 "), "shape=3x8x9x8 k=16 filter=2x3 layout=NCHW"],
+    [SPLIT, SPLIT.replace("x6x5", "x3x20x3").replace("3x3 ", "1x3x3 "), "shape=3x8x9x8 k=16 filter=2x3 layout=NCHW"],
 )
-def test_what_follows_the_sums(handle: dp.Handle, problem: str, dtype: str) -> None:
+def test_what_follows_the_sums(handle: dp.Handle, problem: str, algorithm: str, dtype: str) -> None:
     """With splits and without, in the product itself, in the fold, and in the kernel that has the activation."""
-    force(handle, "implicit_ffma")
+    force(handle, algorithm)
     lines = [f"conv_forward {problem} {epilogue}" for epilogue in EPILOGUES]
     lines += [f"{op} {problem} alpha=0.5 beta=-1.25 into=out" for op in ("conv_backward_data", "conv_backward_filter")]
     lines += [f"conv_transpose_forward {problem} alpha=0.5 beta=-1.25 into=out", f"conv_transpose_backward {problem}"]
@@ -138,9 +161,10 @@ def test_splits_and_tiles_follow_the_shape() -> None:
     assert dp.workspace_size(dp.conv_backward_filter, conv, dy, x, w_descriptor=w) > 0
 
 
-def test_infinite_weight_meets_no_padding(handle: dp.Handle) -> None:
+@pytest.mark.parametrize("algorithm", [FFMA, MMA])
+def test_infinite_weight_meets_no_padding(handle: dp.Handle, algorithm: str) -> None:
     """Nor does an infinite gradient: what lies outside is left out where it would make a NaN."""
-    force(handle, "implicit_ffma")
+    force(handle, algorithm)
     rng = np.random.default_rng(8)
     for layout, channels in product(LAYOUTS, (8, 5)):
         conv = ConvolutionDescriptor(padding=2, stride=2, layout=layout)

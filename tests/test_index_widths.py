@@ -175,7 +175,9 @@ NARROW = (
 )
 
 #: Kernels whose offsets have 32 bits: their front end refuses operands that reach over 2^30 elements.
-IN_32_BITS = ("convolution_implicit.cu", "convolution_implicit.cuh")
+IN_32_BITS = tuple(
+    f"convolution_{stem}" for stem in ("implicit.cu", "implicit.cuh", "gather.cuh", "filter.cuh", "mma.cu")
+)
 
 #: Headers that compute with bits of numbers and with addresses of shared memory, not with indices.
 BITS = (

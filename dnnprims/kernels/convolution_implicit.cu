@@ -23,7 +23,8 @@
 // Cost      2 K C / groups taps flops a position. From the caches, of each 64 (128) rows the weights and of each 64 (128)
 //           columns the gathered rows.
 // Limits    offsets below 2^31 elements.
-#include "convolution_implicit.cuh"
+#include "convolution_filter.cuh"
+#include "convolution_gather.cuh"
 
 template <class T> struct Micro {
   static constexpr int EACH = sizeof(acc_t<T>) == 8 ? 4 : 8;     // rows and columns of a thread
@@ -57,17 +58,10 @@ template <class T, int ROWS, int COLUMNS> struct Tile {
     return threadIdx.x / 32 / WARPS_ACROSS * 16 + threadIdx.x % 32 / 8 * 4 + i;
   }
   // Row of the tile that row `at` of the sums number `part` is.
-  static DEVICE int row_of_part(int at, int part) { return at / 16 * 16 * FOURS + part * 16 + at % 16; }
-  // Four from shared memory, in accesses of 16 bytes.
-  static DEVICE void take(A* v, const A* from) {
-    constexpr int VEC = 16 / sizeof(A);
-#pragma unroll
-    for (int i = 0; i < 4 / VEC; ++i) {
-      const pack<A, VEC> in = load<VEC>(from, i);
-#pragma unroll
-      for (int k = 0; k < VEC; ++k) v[i * VEC + k] = in.lane[k];
-    }
-  }
+  struct PartRow {
+    int part;
+    DEVICE int operator()(int at) const { return at / 16 * 16 * FOURS + part * 16 + at % 16; }
+  };
   static DEVICE void multiply(A (&sum)[EACH][EACH], const Buffer& in) {
     const int row_0 = row(0), column_0 = column(0);
 #pragma unroll
@@ -75,8 +69,8 @@ template <class T, int ROWS, int COLUMNS> struct Tile {
       A left[EACH], right[EACH];
 #pragma unroll
       for (int i = 0; i < FOURS; ++i) {
-        take(left + 4 * i, &in.rows[k][row_0 + 16 * i]);
-        take(right + 4 * i, &in.columns[k][column_0 + 32 * i]);
+        take_four(left + 4 * i, &in.rows[k][row_0 + 16 * i]);
+        take_four(right + 4 * i, &in.columns[k][column_0 + 32 * i]);
       }
 #pragma unroll
       for (int i = 0; i < EACH; ++i)
@@ -100,42 +94,6 @@ template <class T, int WIDTH> DEVICE void put_lines(acc_t<T> (*tile)[WIDTH], int
 
 // ---- forward and data -----------------------------------------------------------------------------------------------
 
-template <class T> struct ImplicitGatherParams {
-  T* result;
-  const T* source;
-  const T* w;
-  After<T> after;
-  acc_t<T>* partial;  // where splits leave their sums, or null
-  Factors<T> by;
-  i64 partial_size;   // from one split to the next
-  int images, terms, lines, column_tiles, splits;
-  int result_outer, result_channel, source_outer, source_channel, residual_outer, residual_channel;
-  int w_term, w_line, w_group, w_first;
-  Axis d, h, w_axis;
-  int backwards, source_packed, source_along_terms, w_packed, w_along_terms, result_packed, relu, padded;
-};
-
-// The slices of a block: which taps and channels, and the operands of its group.
-template <class T> struct Slices {
-  const T* source;
-  const T* w;
-  Walks walks;
-  int chunks, begin, end, rows;
-};
-
-template <class T> DEVICE Slices<T> slices_of(const ImplicitGatherParams<T>& p) {
-  Slices<T> s;
-  const int group = blockIdx.y, split = blockIdx.z % p.splits;
-  s.walks = walks_of(p.d, p.h, p.w_axis, p.backwards != 0, blockIdx.z / p.splits);
-  s.source = p.source + (i64)group * p.terms * p.source_channel;
-  s.w = p.w + p.w_first + s.walks.w_first() + (i64)group * p.w_group;
-  s.chunks = (p.terms + Micro<T>::DEPTH - 1) / Micro<T>::DEPTH;
-  const int all = s.walks.taps() * s.chunks, each = (all + p.splits - 1) / p.splits;
-  s.begin = min(split * each, all), s.end = min(s.begin + each, all);
-  s.rows = p.images * s.walks.positions();
-  return s;
-}
-
 // Brings slices from memory to registers, and from there to shared memory.
 template <class T, int ROWS, int COLUMNS> struct Gatherer {
   typedef Tile<T, ROWS, COLUMNS> Place;
@@ -157,7 +115,7 @@ template <class T, int ROWS, int COLUMNS> struct Gatherer {
   static DEVICE int column_term(int i, bool along) {
     return along ? index(i) % (DEPTH / 4) * 4 : index(i) / (COLUMNS / 4);
   }
-  DEVICE void start(const ImplicitGatherParams<T>& p, const Slices<T>& s, int row_0) {
+  DEVICE void start(const ImplicitGatherParams<T>& p, const Slices<T, DEPTH>& s, int row_0) {
 #pragma unroll
     for (int i = 0; i < ROW_PACKS; ++i) {
       const int m = row_0 + row(i, p.source_along_terms);
@@ -167,12 +125,12 @@ template <class T, int ROWS, int COLUMNS> struct Gatherer {
     if (s.begin < s.end) tap = tap_of(s.begin / s.chunks, s.walks), channel = s.begin % s.chunks * DEPTH;
     aim(p, s);
   }
-  DEVICE void aim(const ImplicitGatherParams<T>& p, const Slices<T>& s) {
+  DEVICE void aim(const ImplicitGatherParams<T>& p, const Slices<T, DEPTH>& s) {
 #pragma unroll
     for (int i = 0; i < ROW_PACKS; ++i) met[i] = meets(origin[i], tap, s.walks, p.d, p.h, p.w_axis, now[i]);
     w_now = offset_of(tap, s.walks);
   }
-  DEVICE void fetch(const ImplicitGatherParams<T>& p, const Slices<T>& s, int column_0) {
+  DEVICE void fetch(const ImplicitGatherParams<T>& p, const Slices<T, DEPTH>& s, int column_0) {
 #pragma unroll
     for (int i = 0; i < ROW_PACKS; ++i) {
       const int c = channel + row_term(i, p.source_along_terms);
@@ -188,7 +146,7 @@ template <class T, int ROWS, int COLUMNS> struct Gatherer {
       right[i] = four(from, p.w_along_terms ? p.w_term : p.w_line, left_over, p.w_packed);
     }
   }
-  DEVICE void move_on(const ImplicitGatherParams<T>& p, const Slices<T>& s) {
+  DEVICE void move_on(const ImplicitGatherParams<T>& p, const Slices<T, DEPTH>& s) {
     channel += DEPTH;
     if (channel < p.terms) return;
     channel = 0;
@@ -208,47 +166,10 @@ template <class T, int ROWS, int COLUMNS> struct Gatherer {
   }
 };
 
-// Whether a weight of the block's slices and columns is infinite or NaN; for all threads of a block together.
-template <class T, int ROWS, int COLUMNS>
-DEVICE bool weights_not_finite(const ImplicitGatherParams<T>& p, const Slices<T>& s, int column_0) {
-  constexpr int DEPTH = Micro<T>::DEPTH, SLICE = DEPTH * COLUMNS;
-  bool found = false;
-#pragma unroll 1
-  for (int at = s.begin; at < s.end; ++at) {
-    const int taken = offset_of(tap_of(at / s.chunks, s.walks), s.walks);
-#pragma unroll 1
-    for (int i = threadIdx.x; i < SLICE; i += Tile<T, ROWS, COLUMNS>::THREADS) {
-      const int c = at % s.chunks * DEPTH + i / COLUMNS, n = column_0 + i % COLUMNS;
-      if (c >= p.terms || n >= p.lines) continue;
-      const acc_t<T> v = to_acc(s.w[taken + (i64)c * p.w_term + (i64)n * p.w_line]);
-      found |= !(v - v == acc_t<T>(0));
-    }
-  }
-  return __syncthreads_or(found) != 0;
-}
-// One sum over the block's slices, of what lies inside alone.
-template <class T> DEVICE acc_t<T> sum_inside(const ImplicitGatherParams<T>& p, const Slices<T>& s, int m, int n) {
-  const Origin origin = origin_of(row_of(m, s.walks), s.walks, p.d, p.h, p.w_axis, p.source_outer);
-  acc_t<T> sum = 0;
-#pragma unroll 1
-  for (int at = s.begin; at < s.end; ++at) {
-    const Tap tap = tap_of(at / s.chunks, s.walks);
-    const int first = at % s.chunks * Micro<T>::DEPTH, last = min(first + Micro<T>::DEPTH, p.terms);
-    int from;
-    if (!meets(origin, tap, s.walks, p.d, p.h, p.w_axis, from)) continue;
-    const T* w = s.w + offset_of(tap, s.walks) + (i64)n * p.w_line;
-#pragma unroll 1
-    for (int c = first; c < last; ++c)
-      sum = fma(to_acc(s.source[from + (i64)c * p.source_channel]), to_acc(w[(i64)c * p.w_term]), sum);
-  }
-  return sum;
-}
-
-// Hands the sums of a block to `finish`, four of a row or one at a time, neighbours in memory by neighbouring threads.
+// The sums of a block through shared memory to their results, every second sixteen rows at a time.
 template <class Place, class Finish, class A>
 DEVICE void hand_over(typename Place::Shared& shared, A (&sum)[Place::EACH][Place::EACH], const Finish& finish, int rows,
                       int columns) {
-  constexpr int PART = Place::ROWS_OF_PART, WIDTH = Place::WIDTH;
 #pragma unroll 1
   for (int part = 0; part < Place::FOURS; ++part) {
     __syncthreads();
@@ -263,62 +184,11 @@ DEVICE void hand_over(typename Place::Shared& shared, A (&sum)[Place::EACH][Plac
         store_four(&shared.sums[Place::row_in_part(i)][Place::column(j)], four);
       }
     __syncthreads();
-    if (finish.packed) {
-#pragma unroll 1
-      for (int at = threadIdx.x; at < PART * WIDTH / 4; at += Place::THREADS) {
-        const int from = at / (WIDTH / 4), column = at % (WIDTH / 4) * 4, row = Place::row_of_part(from, part);
-        A four[4];
-        Place::take(four, &shared.sums[from][column]);
-        if (row < rows && column < columns) finish.all(four, row, column);
-      }
-    } else {
-#pragma unroll 1
-      for (int at = threadIdx.x; at < PART * WIDTH; at += Place::THREADS) {
-        const int from = finish.along_rows ? at % PART : at / WIDTH, column = finish.along_rows ? at / PART : at % WIDTH;
-        const int row = Place::row_of_part(from, part);
-        if (row < rows && column < columns) finish.one(shared.sums[from][column], row, column);
-      }
-    }
+    const typename Place::PartRow row_of{part};
+    deliver<Place::ROWS_OF_PART, Place::WIDTH, Place::WIDTH + Place::PAD, Place::THREADS>(&shared.sums[0][0], finish, rows,
+                                                                                         columns, row_of);
   }
 }
-
-// Sums to their results, or to the split's partial sums.
-template <class T> struct GatherFinish {
-  typedef acc_t<T> A;
-  const ImplicitGatherParams<T>& p;
-  const Slices<T>& s;
-  const int *result_at, *residual_at;
-  A* partial;
-  int row_0, column_0, channel_0;  // of the tile, and of its first column among all channels
-  bool packed, along_rows, doubtful;
-
-  DEVICE A value(A sum, int channel, i64 residual, const T* old) const {
-    A z = followed(sum, p.after, p.by, channel, residual);
-    if (p.relu) z = z <= A(0) ? A(0) : z;
-    z *= p.by.alpha;
-    return p.by.beta != A(0) ? z + p.by.beta * to_acc(*old) : z;
-  }
-  DEVICE A mended(A sum, int row, int column) const {
-    return doubtful && sum != sum ? sum_inside(p, s, row_0 + row, column_0 + column) : sum;
-  }
-  DEVICE void one(A sum, int row, int column) const {
-    const int channel = channel_0 + column;
-    const i64 at = result_at[row] + (i64)channel * p.result_channel;
-    sum = mended(sum, row, column);
-    if (partial) partial[at] = sum;
-    else p.result[at] = from_acc<T>(value(sum, channel, residual_at[row] + (i64)channel * p.residual_channel, p.result + at));
-  }
-  DEVICE void all(const A (&sum)[4], int row, int column) const {
-    const int channel = channel_0 + column;
-    const i64 at = result_at[row] + channel;
-    if (partial) return store_four(partial + at, sum);
-    A v[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k)
-      v[k] = value(sum[k], channel + k, residual_at[row] + (i64)(channel + k) * p.residual_channel, p.result + at + k);
-    store_four(p.result + at, v);
-  }
-};
 
 template <class T, int ROWS, int COLUMNS>
 __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS, COLUMNS>::BLOCKS)
@@ -328,18 +198,11 @@ __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS,
   constexpr int EACH = Place::EACH;
   __shared__ typename Place::Shared shared;
   __shared__ int result_at[ROWS], residual_at[ROWS];
-  const Slices<T> s = slices_of(p);
+  const auto s = slices_of<T, Place::DEPTH>(p);
   const int tile = blockIdx.x / p.column_tiles;
   const int row_0 = tile * ROWS, column_0 = ((int)blockIdx.x - tile * p.column_tiles) * COLUMNS;
   if (row_0 >= s.rows) return;
-  for (int i = threadIdx.x; i < ROWS; i += Place::THREADS) {
-    const Row row = row_of(min(row_0 + i, s.rows - 1), s.walks);
-    const int d = s.walks.d.first + row.d * s.walks.d.spread, h = s.walks.h.first + row.h * s.walks.h.spread;
-    const int w = s.walks.w.first + row.w * s.walks.w.spread;
-    result_at[i] = row.image * p.result_outer + d * p.d.result_step + h * p.h.result_step + w * p.w_axis.result_step;
-    residual_at[i] =
-        row.image * p.residual_outer + d * p.d.residual_step + h * p.h.residual_step + w * p.w_axis.residual_step;
-  }
+  locate_rows<ROWS, Place::THREADS>(p, s, row_0, result_at, residual_at);
   A sum[EACH][EACH] = {};
   if (s.begin < s.end) {
     Gatherer<T, ROWS, COLUMNS> gatherer;
@@ -358,73 +221,17 @@ __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS,
   } else {
     __syncthreads();
   }
-  bool doubtful = false;
-  if (p.padded) {
+  bool not_a_number = false;
 #pragma unroll
-    for (int i = 0; i < EACH; ++i)
+  for (int i = 0; i < EACH; ++i)
 #pragma unroll
-      for (int j = 0; j < EACH; ++j) doubtful |= sum[i][j] != sum[i][j];
-    doubtful = __syncthreads_or(doubtful) && weights_not_finite<T, ROWS, COLUMNS>(p, s, column_0);
-  }
-  A* partial = p.partial ? p.partial + (blockIdx.z % p.splits) * p.partial_size : nullptr;
-  const int channel_0 = (int)blockIdx.y * p.lines + column_0;
-  const bool packed = p.result_packed && !doubtful;
-  const GatherFinish<T> finish{p,        s,         result_at, residual_at,           partial, row_0,
-                               column_0, channel_0, packed,    p.result_channel != 1, doubtful};
+    for (int j = 0; j < EACH; ++j) not_a_number |= sum[i][j] != sum[i][j];
+  const bool doubtful = is_doubtful<COLUMNS, Place::THREADS>(p, s, column_0, not_a_number);
+  const auto finish = finish_of(p, s, result_at, residual_at, row_0, column_0, doubtful);
   hand_over<Place>(shared, sum, finish, s.rows - row_0, p.lines - column_0);
 }
 
 // ---- filter ---------------------------------------------------------------------------------------------------------
-
-struct FilterAxis {
-  int output, image, taps, stride, dilation, padding, y_step, x_step, w_step;
-};
-template <class T> struct ImplicitFilterParams {
-  T* dw;
-  const T* dy;
-  const T* x;
-  acc_t<T>* partial;
-  acc_t<T> alpha, beta;
-  i64 partial_size;
-  int images, lines, columns, column_tiles, taps, positions;  // positions of all images
-  int per_split, y_outer, y_channel, x_outer, x_channel, w_outer, w_channel, w_first;
-  FilterAxis d, h, w_axis;
-  int y_packed, y_along_channels, x_packed, x_along_channels, w_packed;
-};
-
-constexpr int TABLE = 128;  // positions whose offsets are known at a time
-// Offsets of a position in dy and, under the block's tap, in x; `x` is NOWHERE where it lies outside of the image.
-struct Position {
-  int y, x;
-};
-template <class T> DEVICE Position position_of(const ImplicitFilterParams<T>& p, const Tap& tap, int index, int end) {
-  if (index >= end) return Position{0, NOWHERE};
-  const int w = index % p.w_axis.output, by_w = index / p.w_axis.output, h = by_w % p.h.output;
-  const int by_h = by_w / p.h.output, d = by_h % p.d.output, image = by_h / p.d.output;
-  const int i_d = d * p.d.stride - p.d.padding + tap.d * p.d.dilation;
-  const int i_h = h * p.h.stride - p.h.padding + tap.h * p.h.dilation;
-  const int i_w = w * p.w_axis.stride - p.w_axis.padding + tap.w * p.w_axis.dilation;
-  if ((u32)i_d >= (u32)p.d.image || (u32)i_h >= (u32)p.h.image || (u32)i_w >= (u32)p.w_axis.image)
-    return Position{0, NOWHERE};
-  return Position{image * p.y_outer + d * p.d.y_step + h * p.h.y_step + w * p.w_axis.y_step,
-                  image * p.x_outer + i_d * p.d.x_step + i_h * p.h.x_step + i_w * p.w_axis.x_step};
-}
-
-template <class T> struct FilterFinish {
-  typedef acc_t<T> A;
-  const ImplicitFilterParams<T>& p;
-  A* partial;
-  i64 first;
-  bool packed, along_rows;
-  DEVICE void one(A sum, int row, int column) const {
-    const i64 at = first + (i64)row * p.w_outer + (i64)column * p.w_channel;
-    if (partial) partial[at] = sum;
-    else p.dw[at] = blend<T>(p.alpha, sum, p.beta, p.dw + at);
-  }
-  DEVICE void all(const A (&sum)[4], int row, int column) const {
-    store_four(partial + first + (i64)row * p.w_outer + column, sum);
-  }
-};
 
 template <class T, int ROWS, int COLUMNS>
 __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS, COLUMNS>::BLOCKS)
@@ -435,13 +242,10 @@ __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS,
   constexpr int ROW_PACKS = Place::ROW_PACKS, COLUMN_PACKS = Place::COLUMN_PACKS;
   __shared__ typename Place::Shared shared;
   __shared__ Position table[TABLE];
-  const int tile = blockIdx.x / p.taps, tap_index = (int)blockIdx.x - tile * p.taps, group = blockIdx.y;
-  const int row_0 = tile / p.column_tiles * ROWS, column_0 = tile % p.column_tiles * COLUMNS;
-  const Tap tap = {tap_index / p.w_axis.taps / p.h.taps, tap_index / p.w_axis.taps % p.h.taps, tap_index % p.w_axis.taps};
-  const T* dy = p.dy + (i64)group * p.lines * p.y_channel;
-  const T* x = p.x + (i64)group * p.columns * p.x_channel;
-  const int begin = blockIdx.z * p.per_split, end = min(begin + p.per_split, p.positions);
-  const int slices = (end - begin + DEPTH - 1) / DEPTH;
+  const FilterTile tile = filter_tile_of(p, ROWS, COLUMNS);
+  const T* dy = p.dy + (i64)tile.group * p.lines * p.y_channel;
+  const T* x = p.x + (i64)tile.group * p.columns * p.x_channel;
+  const int slices = (tile.end - tile.begin + DEPTH - 1) / DEPTH;
   Four<T> left[ROW_PACKS], right[COLUMN_PACKS];
   A sum[EACH][EACH] = {};
 #pragma unroll 1
@@ -450,14 +254,14 @@ __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS,
     if (next < slices) {
       if (offset == 0) {
         for (int i = threadIdx.x; i < TABLE; i += THREADS)
-          table[i] = position_of(p, tap, begin + next * DEPTH + i, end);
+          table[i] = position_of(p, tile.tap, tile.begin + next * DEPTH + i, tile.end);
         __syncthreads();
       }
 #pragma unroll
       for (int i = 0; i < ROW_PACKS; ++i) {
         const int index = i * THREADS + threadIdx.x;
         const int term = p.y_along_channels ? index / (ROWS / 4) : index % DEPTH;
-        const int line = row_0 + 4 * (p.y_along_channels ? index % (ROWS / 4) : index / DEPTH);
+        const int line = tile.row_0 + 4 * (p.y_along_channels ? index % (ROWS / 4) : index / DEPTH);
         const Position here = table[offset + term];
         const T* from = dy + here.y + (i64)line * p.y_channel;
         left[i] = four(from, p.y_channel, here.x == NOWHERE ? 0 : p.lines - line, p.y_packed);
@@ -466,7 +270,7 @@ __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS,
       for (int i = 0; i < COLUMN_PACKS; ++i) {
         const int index = i * THREADS + threadIdx.x;
         const int term = p.x_along_channels ? index / (COLUMNS / 4) : index % DEPTH;
-        const int column = column_0 + 4 * (p.x_along_channels ? index % (COLUMNS / 4) : index / DEPTH);
+        const int column = tile.column_0 + 4 * (p.x_along_channels ? index % (COLUMNS / 4) : index / DEPTH);
         const Position here = table[offset + term];
         const T* from = x + here.x + (i64)column * p.x_channel;
         right[i] = four(from, p.x_channel, here.x == NOWHERE ? 0 : p.columns - column, p.x_packed);
@@ -490,11 +294,8 @@ __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS,
     }
     __syncthreads();
   }
-  const i64 first = p.w_first + (i64)tap.d * p.d.w_step + (i64)tap.h * p.h.w_step + (i64)tap.w * p.w_axis.w_step;
-  A* partial = p.partial ? p.partial + blockIdx.z * p.partial_size : nullptr;
-  const i64 to = first + ((i64)group * p.lines + row_0) * p.w_outer + (i64)column_0 * p.w_channel;
-  const FilterFinish<T> finish{p, partial, to, partial && p.w_packed, p.w_channel != 1};
-  hand_over<Place>(shared, sum, finish, p.lines - row_0, p.columns - column_0);
+  const FilterFinish<T> finish = filter_finish_of(p, tile);
+  hand_over<Place>(shared, sum, finish, p.lines - tile.row_0, p.columns - tile.column_0);
 }
 
 // ---- the splits' sums -----------------------------------------------------------------------------------------------

@@ -129,6 +129,16 @@ template <class T> DEVICE void store_four(T* p, const acc_t<T> (&v)[4]) {
     store(p, i, rounded<T>(part));
   }
 }
+// Four from shared memory, in accesses of 16 bytes.
+template <class A> DEVICE void take_four(A* v, const A* from) {
+  constexpr int VEC = 16 / sizeof(A);
+#pragma unroll
+  for (int i = 0; i < 4 / VEC; ++i) {
+    const pack<A, VEC> in = load<VEC>(from, i);
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) v[i * VEC + k] = in.lane[k];
+  }
+}
 
 // ---- what follows the sums ------------------------------------------------------------------------------------------
 
@@ -151,4 +161,26 @@ DEVICE acc_t<T> followed(acc_t<T> s, const After<T>& after, const Factors<T>& by
   if (after.shift) z += after.shift[channel];
   if (after.residual) z += by.alpha2 * to_acc(after.residual[residual]);
   return z;
+}
+
+// Hands the sums of a block, in shared memory, to `finish`: four of a row or one at a time, neighbours in memory by
+// neighbouring threads. Row i of them is row `row_of(i)` of the tile.
+template <int ROWS, int COLUMNS, int STRIDE, int THREADS, class A, class Finish, class RowOf>
+DEVICE void deliver(const A* sums, const Finish& finish, int rows, int columns, const RowOf& row_of) {
+  if (finish.packed) {
+#pragma unroll 1
+    for (int at = threadIdx.x; at < ROWS * COLUMNS / 4; at += THREADS) {
+      const int from = at / (COLUMNS / 4), column = at % (COLUMNS / 4) * 4, row = row_of(from);
+      A four[4];
+      take_four(four, sums + from * STRIDE + column);
+      if (row < rows && column < columns) finish.all(four, row, column);
+    }
+  } else {
+#pragma unroll 1
+    for (int at = threadIdx.x; at < ROWS * COLUMNS; at += THREADS) {
+      const int from = finish.along_rows ? at % ROWS : at / COLUMNS, row = row_of(from);
+      const int column = finish.along_rows ? at / ROWS : at % COLUMNS;
+      if (row < rows && column < columns) finish.one(sums[from * STRIDE + column], row, column);
+    }
+  }
 }

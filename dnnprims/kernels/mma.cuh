@@ -1,10 +1,12 @@
-// Matrix products of a warp on the tensor cores, and how their operands come from shared memory.
+// Matrix products of a warp on the tensor cores, how their operands come to shared memory, and from there.
 //
 // Of 16 x 16 times 16 x 8: lane l has in `a` the pairs of row l / 4 (0, 2) and that + 8 (1, 3) from column 2 (l % 4) (0, 1)
 // and that + 8 (2, 3); in `b` the pairs of column l / 4 likewise; in `d` the pairs of row l / 4 and that + 8 from column
-// 2 (l % 4) on. A pair of 16-bit numbers is one word, the first in the lower half.
+// 2 (l % 4) on. A pair of 16-bit numbers is one word, the first in the lower half. Of TF32 a word is one number, and the
+// product one of 16 x 8 times 8 x 8.
 //
-// The emulator does the same by shuffles. Below sm_80 there is neither: kernels ask TENSOR_CORES and do nothing.
+// The emulator does the same with the words of all lanes. Below sm_80 there is neither: kernels ask TENSOR_CORES and do
+// nothing.
 #pragma once
 #include "dtypes.cuh"
 
@@ -21,15 +23,26 @@ constexpr bool TENSOR_CORES = false;
 
 #if !defined(DNNPRIMS_EMULATOR)
 
+#define ADD_PRODUCT(shape_and_types)                                                                             \
+  asm("mma.sync.aligned." shape_and_types " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                        \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
 DEVICE void add_product(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, bfloat16) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  ADD_PRODUCT("m16n8k16.row.col.f32.bf16.bf16.f32");
 }
 DEVICE void add_product(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, float16) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  ADD_PRODUCT("m16n8k16.row.col.f32.f16.f16.f32");
+}
+// In TF32.
+DEVICE void add_product(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, float) {
+  ADD_PRODUCT("m16n8k8.row.col.f32.tf32.tf32.f32");
+}
+#undef ADD_PRODUCT
+// To the 11 bits of TF32, to nearest, ties away from zero.
+DEVICE u32 rounded_to_tf32(u32 bits) {
+  u32 r;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(bits_to_float(bits)));
+  return r;
 }
 // Four matrices of 8 rows of 16 bytes, lane l giving the address of row l % 8 of matrix l / 8: lane l gets a pair of row
 // l / 4 of each; transposed, the pair of column l / 4 from row 2 (l % 4) on.
@@ -47,38 +60,53 @@ DEVICE void read_matrices_transposed(u32 (&v)[4], const void* row) {
                : "r"(at)
                : "memory");
 }
+// 16 bytes to shared memory as `copy_async` (ptx.cuh), zeros where there is nothing.
+DEVICE void copy_async_or_zeros(void* to, const void* from, bool there) {
+  const u32 at = (u32)__cvta_generic_to_shared(to);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
 
 #else
 
-template <class T> DEVICE void add_product(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, T type) {
+// The products of two words.
+template <class T> DEVICE float word_product(u32 left, u32 right, float sum, T type) {
+  sum += low_half(left, type) * low_half(right, type);
+  return sum + high_half(left, type) * high_half(right, type);
+}
+DEVICE float word_product(u32 left, u32 right, float sum, float) {
+  return sum + bits_to_float(left) * bits_to_float(right);
+}
+template <class T>
+DEVICE void add_product(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, T type,
+                        emulator::Site site = emulator::Site::here()) {
+  const u64 own[3] = {a[0] | (u64)a[1] << 32, a[2] | (u64)a[3] << 32, b0 | (u64)b1 << 32};
+  u64 all[3][32];
+  for (int i = 0; i < 3; ++i) memcpy(all[i], emulator::meet(~0u, own[i], "add_product", site), sizeof all[i]);
   const int lane = threadIdx.x % 32;
-  for (int k = 0; k < 4; ++k) {
-    u32 rows[4], columns[2][2];
-    for (int i = 0; i < 4; ++i) rows[i] = __shfl_sync(0xffffffffu, a[i], lane / 4 * 4 + k);
-    for (int i = 0; i < 2; ++i) {
-      columns[i][0] = __shfl_sync(0xffffffffu, b0, (lane % 4 * 2 + i) * 4 + k);
-      columns[i][1] = __shfl_sync(0xffffffffu, b1, (lane % 4 * 2 + i) * 4 + k);
-    }
-    for (int i = 0; i < 4; ++i) {
-      for (int half = 0; half < 2; ++half) {
-        const u32 left = rows[i / 2 + 2 * half], right = columns[i % 2][half];
-        d[i] += low_half(left, type) * low_half(right, type);
-        d[i] += high_half(left, type) * high_half(right, type);
+  for (int i = 0; i < 4; ++i)
+    for (int half = 0; half < 2; ++half)
+      for (int k = 0; k < 4; ++k) {
+        const u64 left = all[half][lane / 4 * 4 + k] >> 32 * (i / 2);
+        const u64 right = all[2][(lane % 4 * 2 + i % 2) * 4 + k] >> 32 * half;
+        d[i] = word_product((u32)left, (u32)right, d[i], type);
       }
-    }
-  }
 }
-DEVICE void read_matrices(u32 (&v)[4], const void* row) {
+DEVICE u32 rounded_to_tf32(u32 bits) { return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & ~0x1fffu; }
+DEVICE void read_matrices(u32 (&v)[4], const void* row, emulator::Site site = emulator::Site::here()) {
+  const emulator::u64* rows = emulator::meet(~0u, (emulator::u64)row, "read_matrices", site);
   const int lane = threadIdx.x % 32;
-  for (int i = 0; i < 4; ++i) v[i] = ((const u32*)__shfl_sync(0xffffffffu, (u64)row, i * 8 + lane / 4))[lane % 4];
+  for (int i = 0; i < 4; ++i) v[i] = ((const u32*)rows[i * 8 + lane / 4])[lane % 4];
 }
-DEVICE void read_matrices_transposed(u32 (&v)[4], const void* row) {
+DEVICE void read_matrices_transposed(u32 (&v)[4], const void* row, emulator::Site site = emulator::Site::here()) {
+  const emulator::u64* rows = emulator::meet(~0u, (emulator::u64)row, "read_matrices_transposed", site);
   const int lane = threadIdx.x % 32;
   for (int i = 0; i < 4; ++i) {
-    const u16* first = (const u16*)__shfl_sync(0xffffffffu, (u64)row, i * 8 + lane % 4 * 2);
-    const u16* second = (const u16*)__shfl_sync(0xffffffffu, (u64)row, i * 8 + lane % 4 * 2 + 1);
-    v[i] = first[lane / 4] | (u32)second[lane / 4] << 16;
+    const emulator::u64* pair = rows + i * 8 + lane % 4 * 2;
+    v[i] = ((const u16*)pair[0])[lane / 4] | (u32)((const u16*)pair[1])[lane / 4] << 16;
   }
+}
+DEVICE void copy_async_or_zeros(void* to, const void* from, bool there) {
+  *(uint4*)to = there ? *(const uint4*)from : uint4{0, 0, 0, 0};
 }
 
 #endif

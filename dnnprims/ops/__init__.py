@@ -35,6 +35,7 @@ FAMILIES: dict[str, Family] = {
         convolution.FIRST_FAMILY,
         convolution.IMPLICIT_FAMILY,
         convolution.LAYOUT_FAMILY,
+        convolution.MMA_FAMILY,
         fc.FC_FAMILY,
         fc.FC_HOPPER_FAMILY,
         GEMM_FAMILY,

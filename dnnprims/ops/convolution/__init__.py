@@ -20,7 +20,7 @@ from .depthwise import DEPTHWISE_FAMILY
 from .direct import FAMILY
 from .first import FIRST_FAMILY
 from .forward import conv_forward, conv_output_descriptor, plan_conv_forward
-from .implicit import IMPLICIT_FAMILY
+from .implicit import IMPLICIT_FAMILY, MMA_FAMILY
 from .relaid import LAYOUT_FAMILY
 from .transposed import (
     conv_transpose_backward,
@@ -37,6 +37,7 @@ __all__ = [
     "FIRST_FAMILY",
     "IMPLICIT_FAMILY",
     "LAYOUT_FAMILY",
+    "MMA_FAMILY",
     "conv_backward_bias",
     "conv_backward_data",
     "conv_backward_filter",

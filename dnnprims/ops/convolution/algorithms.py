@@ -9,18 +9,20 @@ from ...runtime.tuning import prefer
 from .depthwise import DEPTHWISE
 from .direct import DIRECT
 from .first import FIRST_DATA, FIRST_FILTER, FIRST_FORWARD
-from .implicit import IMPLICIT_FFMA
+from .implicit import IMPLICIT_FFMA, IMPLICIT_MMA
 from .library import LIBRARY
 from .product import Algorithm, Product, Work
 from .relaid import after_copies
 
 COPIED_LIBRARY = after_copies(LIBRARY)
+#: Copies do not pay for few channels, which padding would make enough.
+COPIED_MMA = after_copies(IMPLICIT_MMA)._replace(slower=IMPLICIT_MMA.slower)
 
 #: In the order in which they are asked, for each direction; the last one takes any problem.
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
-    "forward": (DEPTHWISE, FIRST_FORWARD, LIBRARY, COPIED_LIBRARY, IMPLICIT_FFMA, DIRECT),
-    "data": (DEPTHWISE, FIRST_DATA, LIBRARY, COPIED_LIBRARY, IMPLICIT_FFMA, DIRECT),
-    "filter": (DEPTHWISE, FIRST_FILTER, LIBRARY, COPIED_LIBRARY, IMPLICIT_FFMA, DIRECT),
+    "forward": (DEPTHWISE, FIRST_FORWARD, LIBRARY, COPIED_LIBRARY, IMPLICIT_MMA, COPIED_MMA, IMPLICIT_FFMA, DIRECT),
+    "data": (DEPTHWISE, FIRST_DATA, LIBRARY, COPIED_LIBRARY, IMPLICIT_MMA, COPIED_MMA, IMPLICIT_FFMA, DIRECT),
+    "filter": (DEPTHWISE, FIRST_FILTER, LIBRARY, COPIED_LIBRARY, IMPLICIT_MMA, COPIED_MMA, IMPLICIT_FFMA, DIRECT),
 }
 
 Refused = tuple[tuple[str, str], ...]

@@ -62,7 +62,8 @@ def conv_backward_data(
     Notes
     -----
     Each element is one sum, gathered, in an order fixed by the shapes; nothing is scattered. Sums are in float32
-    (float64 for float64), rounded once. What no tap sees has the gradient 0.
+    (float64 for float64), rounded once; where the handle allows TF32, factors of float32 may be rounded to it. What no
+    tap sees has the gradient 0.
     """
     options, operands = (conv, x_descriptor, alpha, beta), (dy, w, out)
     if checks.on_numpy(handle, "conv_backward_data"):
@@ -116,8 +117,8 @@ def conv_backward_filter(
 
     Notes
     -----
-    Summed in float32 (float64 for float64) in an order fixed by the shapes, rounded once; the bits repeat. An empty
-    batch gives zeros.
+    Summed in float32 (float64 for float64) in an order fixed by the shapes, rounded once; the bits repeat. Where the
+    handle allows TF32, factors of float32 may be rounded to it. An empty batch gives zeros.
     """
     options, operands = (conv, w_descriptor, alpha, beta), (dy, x, out)
     if checks.on_numpy(handle, "conv_backward_filter"):

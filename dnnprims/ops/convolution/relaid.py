@@ -38,7 +38,7 @@ _SIDE, _THREADS = 64, 256
 _TYPES = ("float16", "bfloat16", "float32")
 
 
-class _Matrix(NamedTuple):
+class Positioned(NamedTuple):
     """Images or filters with their positions in one row: where, how many, and steps; `planes` where positions touch."""
 
     at: Operand
@@ -109,7 +109,7 @@ def _shape(g: Geometry, name: str) -> Numbers:
     return (g.batch, g.in_channels, *g.image) if name == "x" else (g.batch, g.out_channels, *g.output)
 
 
-def _matrix(product: Product, name: str) -> _Matrix | None:
+def _matrix(product: Product, name: str) -> Positioned | None:
     """An operand with its positions in one row, or None where they do not lie so."""
     at = _operands(product)[name]
     outer, channels, *extents = _shape(product.g, name)
@@ -121,7 +121,7 @@ def _matrix(product: Product, name: str) -> _Matrix | None:
     position_step = walk[-1][1] if walk else 1
     if 1 not in (channel_step, position_step):
         return None
-    return _Matrix(at, outer, channels, prod(extents), (outer_step, channel_step, position_step))
+    return Positioned(at, outer, channels, prod(extents), (outer_step, channel_step, position_step))
 
 
 def _padded(product: Product) -> Geometry:
@@ -174,8 +174,13 @@ def _copy(product: Product, name: str, *, into: bool) -> KernelStep:
     number = list(_operands(product)).index(name)
     home = _home(product, name, number)
     outer, channels, *spatial = _shape(_padded(product), name)
-    there = _Matrix(home, outer, channels, prod(spatial), (home.strides[0], 1, channels))
+    there = Positioned(home, outer, channels, prod(spatial), (home.strides[0], 1, channels))
     source, to = (own, there) if into else (there, own)
+    return copy_step(dtype, source, to)
+
+
+def copy_step(dtype: DType, source: Positioned, to: Positioned) -> KernelStep:
+    """One to the other, zeros for channels that the source lacks; one of them has channels side by side."""
     tiles = to.outer * -(-source.positions // _SIDE) * -(-to.channels // _SIDE)
     template = (
         *(dtype.cuda, _bool(source.planes), _bool(to.planes)),

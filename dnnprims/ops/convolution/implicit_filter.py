@@ -1,0 +1,91 @@
+"""The filter gradient as an implicit product over positions: who shares them, and its steps."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ...descriptors import dense_strides
+from ...runtime.launch import NULL, KernelStep, Pointer, Scratch
+from .geometry import filter_steps, join
+from .implicit_fold import fold_step
+from .implicit_tiles import MOST_BLOCKS, Tile, View, Way, packed
+from .product import WIDEST_ACCESS, Product, Work
+
+#: Positions that a split has at least, and sums that are stored at once.
+FEWEST_POSITIONS, _FOUR = 256, 4
+
+
+def _shares(way: Way, product: Product) -> tuple[Tile, int, int]:
+    """The tile, how many blocks share the positions, and how many each has."""
+    _, groups, columns, lines, *_ = product.g.scalars()
+    positions = product.g.batch * prod(product.g.output)
+    others = groups * prod(product.g.taps)
+    most = max(1, positions // FEWEST_POSITIONS)
+    tile = way.tile_for(product.dtype, lines, columns, others * most)
+    blocks = max(1, tile.needed(lines, columns) * others)
+    wanted = tile.splits(blocks, min(most, MOST_BLOCKS))
+    each = max(1, -(-positions // wanted))
+    each = -(-each // tile.depth) * tile.depth
+    return tile, max(1, -(-positions // each)), each
+
+
+def filter_reason(way: Way, product: Product) -> str | None:
+    """Why it cannot be done, or None."""
+    _, splits, _ = _shares(way, product)
+    nbytes = _partial_bytes(product, splits)
+    reason = _packs_reason(way, product) if way.strict else None
+    return reason or (product.workspace_reason(nbytes) if nbytes else None)
+
+
+def _packs_reason(way: Way, product: Product) -> str | None:
+    _, _, columns, lines, *_ = product.g.scalars()
+    pack, dtype = way.pack(product.dtype), product.dtype
+    for name, operand, channels in (("x", product.x, columns), ("dy", product.y, lines)):
+        if not View.of(product, operand.strides).packed(dtype, pack, operand.alignment, channels):
+            return f"{channels} channels of a group of {name} do not lie in packs of {pack}"
+    return None
+
+
+def _partial_bytes(product: Product, splits: int) -> int:
+    return splits * product.g.filter_size * product.dtype.acc.itemsize if splits > 1 else 0
+
+
+def filter_work(way: Way, product: Product) -> Work:
+    """The product, and the fold where positions are shared."""
+    _, splits, _ = _shares(way, product)
+    if splits == 1:
+        return Work((_step(way, product, NULL),))
+    at = Scratch(len(product.taken))
+    nbytes = _partial_bytes(product, splits)
+    return Work((_step(way, product, at), fold_step(product, splits, at)), (nbytes,))
+
+
+def _step(way: Way, product: Product, partial: Pointer) -> KernelStep:
+    g, dtype = product.g, product.dtype
+    tile, splits, each = _shares(way, product)
+    batch, groups, columns, lines, *extents = g.scalars()
+    image, output, taps, stride, dilation, padding = (tuple(extents[at : at + 3]) for at in range(0, 18, 3))
+    x, y = View.of(product, product.x.strides), View.of(product, product.y.strides)
+    first, (outer, channel, *spatial) = filter_steps(g.conv, g.taps, product.w.strides)
+    taps_way = tuple(spatial)
+    if partial != NULL:
+        dense = dense_strides(join(g.conv, g.out_channels, columns, g.taps))
+        first, (outer, channel, taps_way) = 0, View.of(product, dense)
+    axes = [
+        number[axis]
+        for axis in range(3)
+        for number in (output, image, taps, stride, dilation, padding, y.spatial, x.spatial, taps_way)
+    ]
+    pack = way.pack(dtype)
+    y_packed = y.packed(dtype, pack, product.y.alignment, lines)
+    x_packed = x.packed(dtype, pack, product.x.alignment, columns)
+    w_packed = packed(dtype, _FOUR, WIDEST_ACCESS, columns, channel, outer, *taps_way)
+    counts = (batch, lines, columns, -(-columns // tile.columns), prod(taps), batch * prod(output), each)
+    return KernelStep(
+        way.filter, dtype, (dtype.cuda, str(tile.rows), str(tile.columns)), "filter",
+        (tile.needed(lines, columns) * prod(taps), groups, splits), tile.threads,
+        (product.w.at, product.y.at, product.x.at, partial),
+        (float(product.alpha), float(product.beta), g.filter_size, *counts, y.outer, y.channel, x.outer, x.channel,
+         outer, channel, first, *axes, y_packed, int(y.channel == 1), x_packed, int(x.channel == 1), w_packed),
+        shared_bytes=tile.shared_bytes,
+    )  # fmt: skip
