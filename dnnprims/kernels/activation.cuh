@@ -174,8 +174,12 @@ template <class T> struct Exp {
 template <class T> struct Log {
   static constexpr bool SHORT_FORWARD = sizeof(acc_t<T>) == sizeof(float), SHORT_BACKWARD = false;
   ACTIVATION_TYPES
-  DEVICE bool usual(A x) const { return magnitude(x) > A(1.2e-38) && magnitude(x) < limits<A>::infinity(); }
-  DEVICE A usual_forward(A x) const { return x < A(0) ? limits<A>::nan() : M::log_normal(x); }
+  // In 16 bits all but what a float holds as subnormal.
+  DEVICE bool usual(A x) const {
+    if constexpr (sizeof(T) == 2) return !(magnitude(x) < A(1.2e-38));
+    else return magnitude(x) > A(1.2e-38) && magnitude(x) < limits<A>::infinity();
+  }
+  DEVICE A usual_forward(A x) const { return M::log_usual(x); }
   DEVICE A forward(A x) const {
     if constexpr (SHORT_FORWARD)
       if (usual(x)) return usual_forward(x);
@@ -288,6 +292,11 @@ template <class T> struct Softplus {
   }
   DEVICE bool above(pair<A> t) const { return t.hi > c1 || (t.hi == c1 && t.lo > A(0)); }
   DEVICE A usual_softplus(A x) const {
+    // The usual beta takes no division.
+    if (c0 == A(1)) {
+      const A y = -Usual::log_sigmoid(-x);
+      return x > c1 ? x : y;
+    }
     const pair<A> t = Usual::product(c0, x);
     const A y = (x > A(0) ? x : A(0)) + Usual::ratio(Usual::softplus_tail(t), c0);
     return above(t) ? x : y;

@@ -162,10 +162,10 @@ DEVICE int split_exponent(double& x) {
 }
 // x = m 2^n with m in [2/3, 4/3): log x = n ln 2 + f - f^2 / 2 + f^3 tail(f), f = m - 1. For a normal x and, with `below`
 // to be taken off n, for one that was multiplied by a power of two.
-template <class A, class Tail = series<A>> DEVICE A log_normal(A x, int below = 0) {
+template <class A> DEVICE A log_normal(A x, int below = 0) {
   typedef series<A> S;
   A n = A(split_exponent(x) - below), f = x - A(1), square = f * f;
-  A tail = fma_(square * f, Tail::log_tail(f), n * S::ln2_lo());
+  A tail = fma_(square * f, S::log_tail(f), n * S::ln2_lo());
   return fma_(n, S::ln2_hi(), fma_(A(-0.5), square, tail) + f);
 }
 template <class A> DEVICE A log_accurate(A x) {

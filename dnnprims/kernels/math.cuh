@@ -19,7 +19,8 @@ template <class A> struct Precise {
   static DEVICE A expm1(A x) { return expm1_accurate(x); }
   static DEVICE A log(A x) { return log_accurate(x); }
   static DEVICE A log1p(A x) { return log1p_accurate(x); }
-  static DEVICE A log_normal(A x) { return ::log_normal(x); }
+  // For normal numbers and those below 0.
+  static DEVICE A log_usual(A x) { return x < A(0) ? limits<A>::nan() : log_normal(x); }
   static DEVICE A inverse(A x) { return A(1) / x; }
   // factor * exp(x + more), subnormal where that is.
   static DEVICE A scaled_exp(A factor, A x, A more = A(0)) {
@@ -155,7 +156,12 @@ template <class T> struct Quick {
   static DEVICE A exp_term(A x) { return exp(x); }
   static DEVICE A log(A x) { return log_accurate(x); }
   static DEVICE A log1p(A x) { return log1p_accurate(x); }
-  static DEVICE A log_normal(A x) { return ::log_normal<A, S>(x); }
+  // For any x that is no subnormal number. The instruction errs by 2^-22 near 1, where the logarithm is small.
+  static DEVICE A log_usual(A x) {
+    const A f = x - A(1), far = log2_normal(x) * series<float>::ln2_hi();
+    const A near = fmaf(f * f, fmaf(f, S::log_tail(f), A(-0.5)), f);
+    return magnitude(f) < A(0.333) ? near : far;
+  }
   static DEVICE A inverse(A x) { return reciprocal_approx(x); }
   static DEVICE A expm1(A x) { return scaled_expm1(A(1), x); }
   static DEVICE A scaled_exp(A factor, A x, A = A(0)) { return factor * exp(x); }
