@@ -21,9 +21,11 @@
 // Cost: sizeof(T) bytes and 1 to 3 flops an element.
 // Measured on an NVIDIA H200, 2026-11-28, tools/bench.py --shapes key reduction, sums of 65,536 x 4,096, share of a copy (4.29
 //   TB/s), float32 / float16 / bfloat16: columns 1.01 / 0.84 / 0.97, rows 1.04 / 1.02 / 1.01, everything 1.02 / 0.99 / 0.99.
-//   ncu, bfloat16: columns 0.124 + 0.003 ms, 0.90 of the memory's peak; the 0.003 ms are the second launch. float16
-//   columns are the same instructions but for the conversion; that they took 0.149 ms and not 0.128 was seen once and is
-//   not explained. Wider strips, strips taken in turn, 2 to 8 loads in flight and 16 to 132 splits changed 0.001 ms.
+//   ncu, bfloat16: columns 0.124 + 0.003 ms, 0.91 of the memory's peak; the 0.003 ms are the second launch. float16
+//   columns took 0.145 ms, 0.77 of the peak, a load waited for 41 cycles an instruction and not 28: ptxas had saved
+//   registers (36 and not 42) by asking for a third pack only when the first was used, so that two were on their way
+//   where four are meant. The bound of four blocks a multiprocessor leaves it 64 and all four loads come first; not
+//   measured since. Wider strips, strips taken in turn, 2 to 8 loads in flight and 16 to 132 splits changed 0.001 ms.
 // Limits: 8 kept and 8 reduced axes after merging.
 #include "strided.cuh"
 #include "vec.cuh"
@@ -274,7 +276,7 @@ template <class T, class Op, bool ONE_AXIS, int VEC> DEVICE void reduce_tile(con
 #pragma unroll
   for (int i = 0; i < VEC; ++i) write_part<Op>(p, output + i, parts[i][threadIdx.x]);
 }
-template <class T, class Op, int VEC> __global__ void __launch_bounds__(TILE) reduce_columns(const ReduceParams<T> p) {
+template <class T, class Op, int VEC> __global__ void __launch_bounds__(TILE, 4) reduce_columns(const ReduceParams<T> p) {
   reduce_tile<T, Op, true, VEC>(p);
 }
 template <class T, class Op> __global__ void __launch_bounds__(TILE) reduce_plain(const ReduceParams<T> p) {

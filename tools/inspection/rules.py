@@ -38,8 +38,6 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("batchnorm_moments<float16, 8>", 120): (56, _STOPS[80]),
     ("fc_gradient<float16, Swish<float16>, 8>", 75): (8, _STOPS[64]),
     ("reduce_rows<double, NormOf<double>, 2, false>", 90): (8, _STOPS[40]),
-    ("reduce_columns<double, MaxOf<double>, 2>", 90): (12, _STOPS[32]),
-    ("reduce_columns<double, MinOf<double>, 2>", 90): (12, _STOPS[32]),
     ("reduce_rows<double, MaxOf<double>, 2, false>", 100): (20, _STOPS[40]),
     ("reduce_rows<double, MinOf<double>, 2, false>", 100): (20, _STOPS[40]),
     ("reduce_plain<double, ArgMaxOf<double>>", 100): (24, _STOPS[48]),
