@@ -116,7 +116,7 @@ NARROW_TEXT = {
     "(int)(e % POOL)": "less than a pool",
     "(int)(index % PACKS)": "less than a pool",
     "(int)blockDim.x": "threads of a block",
-    "for (int k = threadIdx.x; k < part.packs": "packs in the shared memory of a block",
+    "for (int k = threadIdx.x; k < others": "packs in the shared memory of a block",
     "for (int k = threadIdx.x; k < kept": "packs in the shared memory of a block",
     "(int)cols": "packs in the shared memory of a block",
     "(int)(p.classes / VEC)": "a row that lies in registers",

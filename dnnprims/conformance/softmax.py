@@ -116,6 +116,7 @@ CORNERS = (
     "softmax_forward shape=4x12x33 axis=1 into=out",  # other rows between the elements of one
     "softmax_forward shape=4x300x8 axis=1 algorithm=log place=offset",
     "softmax_forward shape=3x600x16 axis=1 into=out",  # tiles of neighbouring rows, the last of them narrower
+    "softmax_forward shape=1x1100x16 axis=1 into=out",  # of 16 bits, too, with more than registers hold
     "softmax_forward shape=2x70x72 axis=1 algorithm=log alpha=0.5 beta=1.0 into=out",
     "softmax_forward shape=3x5x4x4 axis=channel",
     "softmax_forward shape=3x5x4x4 axis=instance into=in_place",
@@ -134,6 +135,8 @@ CORNERS = (
     "softmax_backward shape=3x257 into=in_place over=y",
     "softmax_backward shape=2x17000",
     "softmax_backward shape=1x9001",
+    "softmax_forward shape=1x33000 into=out",  # held by shared memory and registers, of 32 bits and of 16
+    "softmax_forward shape=1x66000 algorithm=log",
     "softmax_forward shape=1x117003 into=out",  # longer than a block's shared memory holds
     "softmax_backward shape=1x117000",
     "softmax_backward shape=3x64 place=offset into=out",
@@ -141,6 +144,7 @@ CORNERS = (
     "softmax_backward shape=4x12x33 axis=1 into=in_place",
     "softmax_backward shape=4x300x8 axis=1 algorithm=log",
     "softmax_backward shape=3x600x16 axis=1 into=in_place",
+    "softmax_backward shape=1x1100x16 axis=1 into=out",
     "softmax_backward shape=2x70x72 axis=1 algorithm=log alpha=0.5 beta=1.0 into=out",
 )
 

@@ -192,3 +192,28 @@ DEVICE uint4 load_released(const uint4* p) { return *p; }
 #endif
 
 #endif
+
+// The larger of each of two 16-bit numbers; of a number and a NaN the number.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+DEVICE u32 larger_halves(u32 a, u32 b) {
+  u32 both;
+  asm("max.f16x2 %0, %1, %2;" : "=r"(both) : "r"(a), "r"(b));
+  return both;
+}
+DEVICE u32 larger_bfloat16s(u32 a, u32 b) {
+  u32 both;
+  asm("max.bf16x2 %0, %1, %2;" : "=r"(both) : "r"(a), "r"(b));
+  return both;
+}
+#else
+DEVICE bool beyond_or_alone(float a, float b) { return a > b || b != b; }
+DEVICE u32 halves_of(u32 a, u32 b, bool low, bool high) { return ((low ? a : b) & 0xffffu) | ((high ? a : b) & 0xffff0000u); }
+DEVICE u32 larger_halves(u32 a, u32 b) {
+  const bool low = beyond_or_alone(half_bits_to_float((u16)a), half_bits_to_float((u16)b));
+  return halves_of(a, b, low, beyond_or_alone(half_bits_to_float((u16)(a >> 16)), half_bits_to_float((u16)(b >> 16))));
+}
+DEVICE u32 larger_bfloat16s(u32 a, u32 b) {
+  const bool low = beyond_or_alone(bits_to_float(a << 16), bits_to_float(b << 16));
+  return halves_of(a, b, low, beyond_or_alone(bits_to_float(a & 0xffff0000u), bits_to_float(b & 0xffff0000u)));
+}
+#endif

@@ -15,6 +15,38 @@ template <int VEC, class A> DEVICE A largest(const A (&v)[VEC]) {
   for (int l = 1; l < VEC; ++l) top = Larger()(top, v[l]);
   return top;
 }
+// Two 16-bit numbers at a time, as they are stored.
+DEVICE u32 larger_of_two(float16, u32 a, u32 b) { return larger_halves(a, b); }
+DEVICE u32 larger_of_two(bfloat16, u32 a, u32 b) { return larger_bfloat16s(a, b); }
+// Lifts each element of `top` to that of `in`, where that is larger.
+template <class T, int VEC> DEVICE void raise(pack<T, VEC>& top, const pack<T, VEC>& in) {
+  if constexpr (sizeof(T) == 2 && VEC == 8) {
+    top.bits.x = larger_of_two(T(), top.bits.x, in.bits.x);
+    top.bits.y = larger_of_two(T(), top.bits.y, in.bits.y);
+    top.bits.z = larger_of_two(T(), top.bits.z, in.bits.z);
+    top.bits.w = larger_of_two(T(), top.bits.w, in.bits.w);
+  } else {
+#pragma unroll
+    for (int l = 0; l < VEC; ++l) top.lane[l] = from_acc<T>(Larger()(to_acc(top.lane[l]), to_acc(in.lane[l])));
+  }
+}
+template <class T, int VEC> DEVICE pack<T, VEC> lowest_pack() {
+  pack<T, VEC> v;
+#pragma unroll
+  for (int l = 0; l < VEC; ++l) v.lane[l] = from_acc<T>(-limits<acc_t<T>>::infinity());
+  return v;
+}
+template <class T, int VEC> DEVICE acc_t<T> largest(const pack<T, VEC>& in) {
+  acc_t<T> v[VEC];
+  if constexpr (sizeof(T) == 2 && VEC == 8) {
+    pack<T, 2> top;
+    top.bits = larger_of_two(T(), larger_of_two(T(), in.bits.x, in.bits.y), larger_of_two(T(), in.bits.z, in.bits.w));
+    return Larger()(to_acc(top.lane[0]), to_acc(top.lane[1]));
+  } else {
+    unpack(v, in);
+    return largest(v);
+  }
+}
 // What to subtract: where nothing but -inf is, anything finite, so that exp(-inf) is 0 and not NaN.
 template <class A> DEVICE A base_of(A top) { return top == -limits<A>::infinity() ? A(0) : top; }
 
@@ -57,21 +89,20 @@ template <int LANES, class T, int VEC, int PACKS>
 DEVICE void load_packs(pack<T, VEC> (&in)[PACKS], const T* row, int lane, int packs) {
 #pragma unroll
   for (int q = 0; q < PACKS; ++q) {
-#pragma unroll
-    for (int l = 0; l < VEC; ++l) in[q].lane[l] = from_acc<T>(-limits<acc_t<T>>::infinity());
+    in[q] = lowest_pack<T, VEC>();
     if (q * LANES < packs - lane) in[q] = load<VEC>(row + lane * VEC, q * LANES);
   }
 }
 // Their elements, and the largest of them.
 template <class T, int VEC, int PACKS, class A>
 DEVICE A unpack_packs(A (&v)[PACKS][VEC], const pack<T, VEC> (&in)[PACKS]) {
-  A top = -limits<A>::infinity();
+  pack<T, VEC> top = in[0];
 #pragma unroll
   for (int q = 0; q < PACKS; ++q) {
     unpack(v[q], in[q]);
-    top = Larger()(top, largest(v[q]));
+    if (q > 0) raise(top, in[q]);
   }
-  return top;
+  return largest(top);
 }
 
 // Blocks that keep rows in shared memory: so many of the shorter ones, of 512 threads, have registers together.

@@ -13,9 +13,10 @@
 //   *_row      inner == 1, the row in the registers of WIDTH threads (a part of a warp, a warp, or a block): one read
 //              of each input and one write.
 //   *_long     inner == 1, any length: a block per row, which leaves the row in shared memory between its uses
-//              (parts.cuh). What has no room there is read again, first what the caches saw last.
+//              (parts.cuh), a part of some in registers (held.cuh). What has no room there is read again, first what the
+//              caches saw last.
 //   *_tile     inner a multiple of a pack: a block has `lanes` packs of neighbouring rows over the whole axis in shared
-//              memory; one read of each input and one write, 16 bytes at a time.
+//              memory and registers; one read of each input and one write, 16 bytes at a time.
 //   *_strided  any inner: `lanes` neighbouring rows per block, whose memory is contiguous, and 256 / lanes threads
 //              along each; two reads, one write.
 //   *_plain    a thread per row, one loop per pass: any shape, any alignment.
@@ -39,10 +40,19 @@
 //     4,096 x 50,304     0.93 / 0.86    0.94 / 0.99    0.94 / 0.99
 //     axis 1 of 256 x 1024 x 1024   0.89 / 0.69    0.90 / 0.67    0.90 / 0.67
 //   Before, axis 1 had 0.31 to 0.50, read twice by single elements, and rows of 16-bit types 0.74 to 0.88, as two numbers
-//   were rounded by four instructions and an exponential took six. Where it falls short: backward along an axis keeps two
-//   tiles, of which 1,024 columns leave two packs across, half of each line of the memory; of 50,304 float32 backward 393
-//   KiB do not fit and 42 % are read again; 32,768 of float32 forward leave room for one block a multiprocessor, which
-//   loads nothing while it writes.
+//   were rounded by four instructions and an exponential took six.
+//   The kernels have changed since in three places, by ncu on an NVIDIA H200, 2026-11-28, microseconds, share of a copy:
+//     axis 1         float32 526 / 822, 0.95 / 0.91; bfloat16 281 / 411, 0.89 / 0.91. Packs in registers let two tiles of 64
+//                    bytes across (128 forward) share a multiprocessor, where backward had 32, half of what the memory
+//                    gives at once.
+//     8,192 x 32,768 float32 forward 536, 0.93: two rows on a multiprocessor, by packs in registers, where there was one,
+//                    which loads nothing while it writes.
+//     forward        the maximum of 16-bit rows is taken two numbers at a time; not measured.
+//   Where it falls short: bfloat16 along an axis has 24 instructions an element forward, issue slots 74 % used, as a power is
+//   computed once for the sum and once for the result. Of 50,304 float32 backward 393 KiB do not fit and 42 % are read
+//   again. With 128 KiB of them in the registers of 512 threads 10 % were, and the memory was read 1.02 times, at 708 us
+//   and not 665: half the warps, 16 % of the issue slots used, a load waited for 12 cycles an instruction. Less
+//   read again did not make up for fewer warps.
 #include "softmax_long.cuh"
 #include "softmax_strided.cuh"
 #include "softmax_tile.cuh"

@@ -1,27 +1,32 @@
 // Softmax of rows that are longer than registers hold: a block per row, of which shared memory keeps the first p.kept packs
-// between their uses.
+// between their uses; forward the threads' registers the HELD packs of each thread that follow, too.
 #pragma once
+#include "held.cuh"
 #include "parts.cuh"
 #include "softmax.cuh"
 
-template <class T, int VEC, int BLOCK>
-__global__ void __launch_bounds__(BLOCK, long_rows_at_once<T, BLOCK>)
+template <class T, int VEC, int BLOCK, int HELD>
+__global__ void __launch_bounds__(BLOCK, HELD > 0 ? 2 : long_rows_at_once<T, BLOCK>)
     softmax_forward_long(const SoftmaxForwardParams<T> p) {
   typedef acc_t<T> A;
   DYNAMIC_SHARED(T, kept);
   const bool log = p.algorithm == LOG;
   const T* x = p.x + (i64)blockIdx.x * p.cols;
   T* y = p.y + (i64)blockIdx.x * p.cols;
-  const i64 packs = p.cols / VEC;
+  const i64 packs = p.cols / VEC, rest = p.kept + HELD * BLOCK;
   Running<T> mine;
+  pack<T, VEC> peak = lowest_pack<T, VEC>();
   A v[VEC];
   fetch_parts<BLOCK>(p.kept, [&](int k) { fetch<VEC>(kept, x, k); });
-  use_parts<BLOCK>(p.kept, [&](int k) {
-    unpack(v, load<VEC>(kept, k));
-    mine.top = Larger()(mine.top, largest(v));
-  });
+  Held<T, VEC, HELD> held;
+  const T* x_held = x + (i64)p.kept * VEC;
+  const int holds = held_of<BLOCK, HELD>(packs - p.kept);
+  each_held<BLOCK, HELD>(holds, [&](int j, int k) { held.packs[j] = load<VEC>(x_held, k); });
+  use_parts<BLOCK>(p.kept, [&](int k) { raise(peak, load<VEC>(kept, k)); });
+  each_held<BLOCK, HELD>(holds, [&](int j, int) { raise(peak, held.packs[j]); });
+  mine.top = largest(peak);
 #pragma unroll 4
-  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) {
+  for (i64 k = rest + threadIdx.x; k < packs; k += BLOCK) {
     unpack(v, load_again<VEC>(x, k));
     mine.add(v);
   }
@@ -33,22 +38,34 @@ __global__ void __launch_bounds__(BLOCK, long_rows_at_once<T, BLOCK>)
     mine.sum += powers_below<T>(v, top, log);
     if constexpr (keeps_powers<T>) store<VEC>(kept, k, rounded<T>(v));
   }
+  each_held<BLOCK, HELD>(holds, [&](int j, int) {
+    unpack(v, held.packs[j]);
+    mine.sum += powers_below<T>(v, top, log);
+    if constexpr (keeps_powers<T>) held.packs[j] = rounded<T, VEC>(v);
+  });
   const A norm = normalizer<T>(top, group_reduce<BLOCK>(mine.sum, Sum(), A(0)), p.algorithm);
-  // First what the caches saw last.
-#pragma unroll 4
-  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) {
-    unpack(v, load_last<VEC>(x, k));
-    powers_below<T>(v, top, log);
+  const auto put = [&](i64 k) {
     normalize(v, norm, log);
     store_blended<VEC>(y, k, v, p.alpha, p.beta);
+  };
+  // First what the caches saw last.
+#pragma unroll 4
+  for (i64 k = rest + threadIdx.x; k < packs; k += BLOCK) {
+    unpack(v, load_last<VEC>(x, k));
+    powers_below<T>(v, top, log);
+    put(k);
   }
 #pragma unroll 4
   for (int k = threadIdx.x; k < p.kept; k += BLOCK) {
     unpack(v, load<VEC>(kept, k));
     if constexpr (!keeps_powers<T>) powers_below<T>(v, top, log);
-    normalize(v, norm, log);
-    store_blended<VEC>(y, k, v, p.alpha, p.beta);
+    put(k);
   }
+  each_held<BLOCK, HELD>(holds, [&](int j, int k) {
+    unpack(v, held.packs[j]);
+    if constexpr (!keeps_powers<T>) powers_below<T>(v, top, log);
+    put(p.kept + k);
+  });
 }
 
 template <class T, int VEC, int BLOCK>

@@ -1,19 +1,26 @@
 // Softmax along an axis with other rows between the elements of one: `lanes` packs of neighbouring rows, over the whole
-// axis, wait in a block's shared memory between their uses, so that each element is read once, 16 bytes at a time.
+// axis, wait in a block between their uses, so that each element is read once, 16 bytes at a time: the first TILE_HELD packs
+// of each thread in registers (backward: those of dy), the others in shared memory.
 // Thread t has pack t, t + BLOCK, ... of the tile, all of them of the same VEC rows, as BLOCK is a multiple of lanes.
 #pragma once
+#include "held.cuh"
 #include "parts.cuh"
 #include "softmax.cuh"
+
+constexpr int TILE_HELD = 4, TILES_AT_ONCE = 2;
 
 // The packs of this thread: where the first lies, by how much the others are apart, and how many the tile has for it.
 template <int VEC, int BLOCK> struct TilePart {
   i64 first, step;
-  int room, packs;
+  int room, packs;   // of the tile, and those that are there
+  int held, shared;  // packs in registers, and places in shared memory for the others
   DEVICE TilePart(i64 cols, i64 inner, int lanes) : step(BLOCK / lanes * inner), room((int)cols * lanes) {
     const i64 width = (i64)lanes * VEC, tiles = (inner + width - 1) / width, outer = quotient(blockIdx.x, tiles);
     const i64 row = (blockIdx.x - outer * tiles) * width + threadIdx.x % lanes * VEC;
     first = outer * cols * inner + threadIdx.x / lanes * inner + row;
     packs = row < inner ? room : 0;
+    held = held_of<BLOCK, TILE_HELD>(packs);
+    shared = room - held_of<BLOCK, TILE_HELD>(room);
   }
 };
 
@@ -42,79 +49,102 @@ template <int VEC, int BLOCK, class A, class Op> DEVICE void tile_reduce(A (&v)[
 }
 
 template <class T, int VEC, int BLOCK>
-__global__ void __launch_bounds__(BLOCK) softmax_forward_tile(const SoftmaxForwardParams<T> p) {
+__global__ void __launch_bounds__(BLOCK, TILES_AT_ONCE) softmax_forward_tile(const SoftmaxForwardParams<T> p) {
   typedef acc_t<T> A;
   DYNAMIC_SHARED(T, kept);
   const bool log = p.algorithm == LOG;
   const TilePart<VEC, BLOCK> part(p.cols, p.inner, p.lanes);
-  A* room = reinterpret_cast<A*>(kept + part.room * VEC);
+  A* room = reinterpret_cast<A*>(kept + part.shared * VEC);
+  Held<T, VEC, TILE_HELD> held;
+  pack<T, VEC> peak = lowest_pack<T, VEC>();
   A top[VEC], sum[VEC], v[VEC];
 #pragma unroll
-  for (int i = 0; i < VEC; ++i) top[i] = -limits<A>::infinity(), sum[i] = A(0);
+  for (int i = 0; i < VEC; ++i) sum[i] = A(0);
   i64 at = part.first;
-  fetch_parts<BLOCK>(part.packs, [&](int k) { copy_async(kept + k * VEC, p.x + at), at += part.step; });
-  use_parts<BLOCK>(part.packs, [&](int k) {
-    unpack(v, load<VEC>(kept, k));
-#pragma unroll
-    for (int i = 0; i < VEC; ++i) top[i] = Larger()(top[i], v[i]);
-  });
+  each_held<BLOCK, TILE_HELD>(part.held, [&](int j, int) { held.packs[j] = load<VEC>(p.x + at, 0), at += part.step; });
+  const int others = part.packs - part.held;
+  fetch_parts<BLOCK>(others, [&](int k) { copy_async(kept + k * VEC, p.x + at), at += part.step; });
+  each_held<BLOCK, TILE_HELD>(part.held, [&](int j, int) { raise(peak, held.packs[j]); });
+  use_parts<BLOCK>(others, [&](int k) { raise(peak, load<VEC>(kept, k)); });
+  unpack(top, peak);
   tile_reduce<VEC, BLOCK>(top, Larger(), room, p.lanes);
-#pragma unroll 2
-  for (int k = threadIdx.x; k < part.packs; k += BLOCK) {
-    unpack(v, load<VEC>(kept, k));
+  const auto add = [&](const pack<T, VEC>& in) {
+    unpack(v, in);
 #pragma unroll
     for (int i = 0; i < VEC; ++i) {
       const A shifted = v[i] - top[i], power = Power<T>::of(shifted);
       sum[i] += power;
       v[i] = log ? shifted : power;
     }
-    if constexpr (keeps_powers<T>) store<VEC>(kept, k, rounded<T>(v));
+    return keeps_powers<T> ? rounded<T, VEC>(v) : in;
+  };
+  each_held<BLOCK, TILE_HELD>(part.held, [&](int j, int) { held.packs[j] = add(held.packs[j]); });
+#pragma unroll 2
+  for (int k = threadIdx.x; k < others; k += BLOCK) {
+    const pack<T, VEC> left = add(load<VEC>(kept, k));
+    if constexpr (keeps_powers<T>) store<VEC>(kept, k, left);
   }
   tile_reduce<VEC, BLOCK>(sum, Sum(), room, p.lanes);
 #pragma unroll
   for (int i = 0; i < VEC; ++i) sum[i] = normalizer<T>(top[i], sum[i], p.algorithm);
   T* y = p.y + part.first;
-#pragma unroll 2
-  for (int k = threadIdx.x; k < part.packs; k += BLOCK, y += part.step) {
-    unpack(v, load<VEC>(kept, k));
+  const auto put = [&](const pack<T, VEC>& in) {
+    unpack(v, in);
 #pragma unroll
     for (int i = 0; i < VEC; ++i) {
       if constexpr (keeps_powers<T>) v[i] = log ? v[i] - sum[i] : v[i] * sum[i];
       else v[i] = normalized<T>(v[i], top[i], sum[i], log);
     }
     store_blended<VEC>(y, 0, v, p.alpha, p.beta);
-  }
+    y += part.step;
+  };
+  each_held<BLOCK, TILE_HELD>(part.held, [&](int j, int) { put(held.packs[j]); });
+#pragma unroll 2
+  for (int k = threadIdx.x; k < others; k += BLOCK) put(load<VEC>(kept, k));
 }
 
 template <class T, int VEC, int BLOCK>
-__global__ void __launch_bounds__(BLOCK) softmax_backward_tile(const SoftmaxBackwardParams<T> p) {
+__global__ void __launch_bounds__(BLOCK, TILES_AT_ONCE) softmax_backward_tile(const SoftmaxBackwardParams<T> p) {
   typedef acc_t<T> A;
-  DYNAMIC_SHARED(T, kept);
+  DYNAMIC_SHARED(T, kept_y);
   const bool log = p.algorithm == LOG;
   const TilePart<VEC, BLOCK> part(p.cols, p.inner, p.lanes);
-  T* kept_y = kept + part.room * VEC;
-  A* room = reinterpret_cast<A*>(kept_y + part.room * VEC);
+  T* kept = kept_y + part.room * VEC;
+  A* room = reinterpret_cast<A*>(kept + part.shared * VEC);
+  Held<T, VEC, TILE_HELD> held;
   A sum[VEC], v[VEC];
 #pragma unroll
   for (int i = 0; i < VEC; ++i) sum[i] = A(0);
   i64 at = part.first;
-  fetch_parts<BLOCK>(part.packs, [&](int k) {
-    copy_async(kept + k * VEC, p.dy + at);
+  each_held<BLOCK, TILE_HELD>(part.held, [&](int j, int k) {
+    held.packs[j] = load<VEC>(p.dy + at, 0);
     copy_async(kept_y + k * VEC, p.y + at);
     at += part.step;
   });
-  use_parts<BLOCK>(part.packs, [&](int k) {
-    const pack<T, VEC> dy = load<VEC>(kept, k), y = load<VEC>(kept_y, k);
+  // The first part of the others takes these along.
+  const int others = part.packs - part.held, first = TILE_HELD * BLOCK;
+  fetch_parts<BLOCK>(others, [&](int k) {
+    copy_async(kept + k * VEC, p.dy + at);
+    copy_async(kept_y + (first + k) * VEC, p.y + at);
+    at += part.step;
+  });
+  const auto add = [&](const pack<T, VEC>& dy, int k) {
+    const pack<T, VEC> y = load<VEC>(kept_y, k);
 #pragma unroll
     for (int i = 0; i < VEC; ++i) sum[i] += backward_term(to_acc(dy.lane[i]), to_acc(y.lane[i]), log);
-  });
+  };
+  use_parts<BLOCK>(others, [&](int k) { add(load<VEC>(kept, k), first + k); });
+  each_held<BLOCK, TILE_HELD>(part.held, [&](int j, int k) { add(held.packs[j], k); });
   tile_reduce<VEC, BLOCK>(sum, Sum(), room, p.lanes);
   T* dx = p.dx + part.first;
-#pragma unroll 2
-  for (int k = threadIdx.x; k < part.packs; k += BLOCK, dx += part.step) {
-    const pack<T, VEC> dy = load<VEC>(kept, k), y = load<VEC>(kept_y, k);
+  const auto put = [&](const pack<T, VEC>& dy, int k) {
+    const pack<T, VEC> y = load<VEC>(kept_y, k);
 #pragma unroll
     for (int i = 0; i < VEC; ++i) v[i] = backward_result<T>(to_acc(dy.lane[i]), to_acc(y.lane[i]), sum[i], log);
     store_blended<VEC>(dx, 0, v, p.alpha, p.beta);
-  }
+    dx += part.step;
+  };
+  each_held<BLOCK, TILE_HELD>(part.held, [&](int j, int k) { put(held.packs[j], k); });
+#pragma unroll 2
+  for (int k = threadIdx.x; k < others; k += BLOCK) put(load<VEC>(kept, k), first + k);
 }

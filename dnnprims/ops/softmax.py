@@ -61,10 +61,14 @@ _KEPT_ROWS = {"forward": 1, "backward": 2}
 _SHARED_BLOCK = 128
 #: Threads of a block that has a row for itself: two such blocks share a multiprocessor where their rows fit.
 _LONG_BLOCKS = (512, 1024)
-#: Threads of a tile of neighbouring rows along another axis; packs across it at best; how many tiles a multiprocessor
-#: is to have room for, rather than that; packs that a thread should have.
-_TILE_BLOCKS, _TILE_LANES, _TILES = {"forward": 256, "backward": 512}, 8, 2
-_TILE_LEAST = 4
+#: Packs that each of the fewer threads holds in registers of a row of float32, forward, where that lets two blocks
+#: share a multiprocessor.
+_LONG_HELD = 4
+#: Threads of a tile of neighbouring rows along another axis, and packs that each has in registers, as in the kernel.
+_TILE_BLOCK, _TILE_HELD = 512, 4
+#: Packs across a tile at best; how many tiles a multiprocessor is to have room for, rather than that; packs that a
+#: thread should have.
+_TILE_LANES, _TILES, _TILE_LEAST = 8, 2, 4
 _STRIDED_BLOCK = 256
 #: Elements that a thread of the strided kernel should have before the axis is split further.
 _STRIDED_LEAST = 8
@@ -307,11 +311,13 @@ def _choose(
         kind, block = "row", max(width, _SHARED_BLOCK)
         template, grid = (vec, packs, width), blocks_for(rows, block // width)
     elif variant in ("row_in_shared", "row_partly_in_shared"):
-        kept = min(needed, room) // (_KEPT_ROWS[way] * vec * dtype.itemsize)
-        block, shared = _LONG_BLOCKS[needed > room // 2], _KEPT_ROWS[way] * kept * vec * dtype.itemsize
-        kind, template, grid = "long", (vec, block), (rows, 1, 1)
+        block, held = _long_shape(way, vec, dtype, needed, room)
+        unit = _KEPT_ROWS[way] * vec * dtype.itemsize
+        kept = min(needed - held * block * unit, room) // unit
+        shared = kept * unit
+        kind, template, grid = "long", (vec, block) + (held,) * (way == "forward"), (rows, 1, 1)
     elif variant == "tile_in_shared":
-        lanes, vec, block = tile, dtype.lanes, _TILE_BLOCKS[way]
+        lanes, vec, block = tile, dtype.lanes, _TILE_BLOCK
         shared = _tile_bytes(way, cols, lanes, dtype)
         kind, template, grid = "tile", (vec, block), (outer * -(-inner // (lanes * vec)), 1, 1)
     elif variant == "strided_axis":
@@ -320,6 +326,20 @@ def _choose(
     arguments, group = (dtype.cuda, *map(str, template)), _group(way, kind, vec)
     step = KernelStep(_KERNELS[way, kind], dtype, arguments, group, grid, block, pointers, scalars, shared)
     return str(variant), step, refused
+
+
+def _long_shape(way: str, vec: int, dtype: DType, needed: int, room: int) -> tuple[int, int]:
+    """Threads of a long row, and packs that each of them holds in registers."""
+    few, many = _LONG_BLOCKS
+    if needed <= room // 2:
+        return few, 0
+    fits = needed - 16 * _LONG_HELD * few <= room // 2
+    return (few, _LONG_HELD) if fits and _holds(way, vec, dtype) else (many, 0)
+
+
+def _holds(way: str, vec: int, dtype: DType) -> bool:
+    """Whether long rows are compiled with packs in registers."""
+    return way == "forward" and vec > 1 and dtype.itemsize == 4
 
 
 def _tile(
@@ -333,18 +353,20 @@ def _tile(
     sizes = [lanes for lanes in (_TILE_LANES, 4, 2, 1) if lanes <= across]
     most = profile.shared_bytes
     lanes = next((one for one in sizes if _TILES * _tile_bytes(way, cols, one, dtype) <= most), sizes[-1])
-    while lanes < min(across, 32) and lanes * cols < _TILE_LEAST * _TILE_BLOCKS[way]:
+    while lanes < min(across, 32) and lanes * cols < _TILE_LEAST * _TILE_BLOCK:
         lanes *= 2
     needed = _tile_bytes(way, cols, lanes, dtype)
     if needed > most:
         return lanes, f"{needed} bytes of shared memory, {most} there"
     few = f"a tile has {lanes * cols} packs, and its block more threads"
-    return lanes, None if lanes * cols >= _TILE_BLOCKS[way] else few
+    return lanes, None if lanes * cols >= _TILE_BLOCK else few
 
 
 def _tile_bytes(way: str, cols: int, lanes: int, dtype: DType) -> int:
     """Shared memory of a tile and of the reductions over it."""
-    return 16 * lanes * cols * _KEPT_ROWS[way] + _TILE_BLOCKS[way] // 32 * lanes * dtype.lanes * dtype.acc.itemsize
+    held = min(lanes * cols, _TILE_HELD * _TILE_BLOCK)
+    sums = _TILE_BLOCK // 32 * lanes * dtype.lanes * dtype.acc.itemsize
+    return 16 * (lanes * cols * _KEPT_ROWS[way] - held) + sums
 
 
 def _row_shapes(dtype: DType, vec: int) -> list[tuple[int, int]]:
@@ -377,10 +399,11 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
             shapes = dict.fromkeys(_row_shapes(dtype, vec))
             rows = [f"softmax_{way}_row<{dtype.cuda}, {vec}, {packs}, {width}>" for width, packs in shapes]
             groups[_group(way, "row", vec)] = rows
-            groups[_group(way, "long", vec)] = [
-                f"softmax_{way}_long<{dtype.cuda}, {vec}, {block}>" for block in _LONG_BLOCKS
-            ]
-        groups[_group(way, "tile", 1)] = [f"softmax_{way}_tile<{dtype.cuda}, {dtype.lanes}, {_TILE_BLOCKS[way]}>"]
+            long = [f"softmax_{way}_long<{dtype.cuda}, {vec}, {block}" for block in _LONG_BLOCKS]
+            held = [f"{long[0]}, {_LONG_HELD}>"] if _holds(way, vec, dtype) else []
+            none = ", 0" if way == "forward" else ""
+            groups[_group(way, "long", vec)] = [*(f"{line}{none}>" for line in long), *held]
+        groups[_group(way, "tile", 1)] = [f"softmax_{way}_tile<{dtype.cuda}, {dtype.lanes}, {_TILE_BLOCK}>"]
         groups[_group(way, "plain", 1)] = [f"softmax_{way}_{kind}<{dtype.cuda}>" for kind in ("strided", "plain")]
     return groups
 
