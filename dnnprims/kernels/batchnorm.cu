@@ -172,25 +172,27 @@ __global__ void __launch_bounds__(NORM_BLOCK, FORWARD_BLOCKS<T>) batchnorm_apply
     scale[k] *= gamma[k];
   }
   for (int k = at.count; k > 0; k -= AHEAD_OF_TWO) {
-    const i64 from = at.first + (k - 1) * at.step;
+    i64 from[AHEAD_OF_TWO];
     pack<T, VEC> x[AHEAD_OF_TWO], r[AHEAD_OF_TWO];
+    packs_of_rows(at, k - 1, -1, k, from);
 #pragma unroll
-    for (int u = 0; u < AHEAD_OF_TWO; ++u)
-      if (u < k) {
-        x[u] = load<VEC>(p.x, from - u * at.step);
-        if (p.residual) r[u] = load<VEC>(p.residual, from - u * at.step);
+    for (int u = 0; u < AHEAD_OF_TWO; ++u) x[u] = load<VEC>(p.x, from[u]);
+    if (p.residual) {
+#pragma unroll
+      for (int u = 0; u < AHEAD_OF_TWO; ++u) r[u] = load<VEC>(p.residual, from[u]);
+    }
+#pragma unroll
+    for (int u = 0; u < AHEAD_OF_TWO; ++u) {
+      A y[VEC];
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) y[j] = fma(to_acc(x[u].lane[j]) - mean[j], scale[j], beta[j]);
+      if (p.residual) {
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) y[j] += to_acc(r[u].lane[j]);
       }
 #pragma unroll
-    for (int u = 0; u < AHEAD_OF_TWO; ++u)
-      if (u < k) {
-        A y[VEC];
-#pragma unroll
-        for (int j = 0; j < VEC; ++j) {
-          A z = fma(to_acc(x[u].lane[j]) - mean[j], scale[j], beta[j]);
-          if (p.residual) z += to_acc(r[u].lane[j]);
-          y[j] = clamped(z, p.low, p.high);
-        }
-        store(p.y, from - u * at.step, rounded<T>(y));
-      }
+      for (int j = 0; j < VEC; ++j) y[j] = clamped(y[j], p.low, p.high);
+      store(p.y, from[u], rounded<T>(y));
+    }
   }
 }

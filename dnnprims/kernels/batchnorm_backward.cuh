@@ -9,24 +9,28 @@ template <class T> struct NormSumsParams {
   const T* x;
   const T* y;                 // or null
   const acc_t<T>* gamma;
-  const acc_t<T>* beta;       // or null: without it and y there is no activation
+  const acc_t<T>* beta;       // or null
   const acc_t<T>* mean;
   const acc_t<T>* rstd;
   acc_t<T> low, high;
   NormTiling tiling;
 };
 
-// dz of one element: f' is taken at the z computed again, at y, or there is none.
-enum Source { NONE, FROM_Z, FROM_Y };
-template <class T> struct NormSlope {
+// dz of a row: f' is taken at y, or else at z, computed again. Limits that are NaN let all of dy through.
+template <class T, int VEC> struct NormSlope {
   typedef acc_t<T> A;
   A low, high;
-  Source source;
-  DEVICE NormSlope(A low, A high, const T* y, const A* beta)
-      : low(y ? stored<T>(low) : low), high(y ? stored<T>(high) : high), source(y ? FROM_Y : beta ? FROM_Z : NONE) {}
-  DEVICE A operator()(A dy, A apart, A scale, A beta, T y) const {
-    if (source == NONE) return dy;
-    return passed(dy, source == FROM_Y ? to_acc(y) : fma(apart, scale, beta), low, high);
+  bool from_y;
+  DEVICE NormSlope(A low, A high, const T* y)
+      : low(y ? stored<T>(low) : low), high(y ? stored<T>(high) : high), from_y(y != nullptr) {}
+  DEVICE void operator()(A (&dz)[VEC], pack<T, VEC> dy, pack<T, VEC> y, const A (&apart)[VEC], const A (&scale)[VEC],
+                         const A (&beta)[VEC]) const {
+    A v[VEC];
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) v[j] = fma(apart[j], scale[j], beta[j]);
+    if (from_y) unpack(v, y);
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) dz[j] = passed(to_acc(dy.lane[j]), v[j], low, high);
   }
 };
 
@@ -34,14 +38,14 @@ template <class T, int VEC>
 __global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_sums(const NormSumsParams<T> p) {
   typedef acc_t<T> A;
   const NormPlace<VEC> at(p.tiling, blockIdx.y);
-  const NormSlope<T> slope(p.low, p.high, p.y, p.beta);
+  const NormSlope<T, VEC> slope(p.low, p.high, p.y);
   Sums<A> sums[VEC] = {};
   if (at.count > 0) {
     i64 channel[VEC];
     A mean[VEC], scale[VEC] = {}, beta[VEC] = {};
     channels_of<VEC>(at.column, p.tiling.inner, channel);
     gather<VEC>(p.mean, channel, mean);
-    if (slope.source == FROM_Z) {
+    if (p.beta) {
       A gamma[VEC];
       gather<VEC>(p.gamma, channel, gamma);
       gather<VEC>(p.rstd, channel, scale);
@@ -49,29 +53,35 @@ __global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_sums(co
 #pragma unroll
       for (int k = 0; k < VEC; ++k) scale[k] *= gamma[k];
     }
-    i64 from = at.first;
-    for (int k = at.count; k > 0; k -= AHEAD_OF_TWO, from += AHEAD_OF_TWO * at.step) {
+    for (int k = 0; k < at.count; k += AHEAD_OF_TWO) {
+      i64 from[AHEAD_OF_TWO];
       pack<T, VEC> x[AHEAD_OF_TWO], dy[AHEAD_OF_TWO], y[AHEAD_OF_TWO];
+      const int rows = at.count - k;
+      packs_of_rows(at, k, 1, rows, from);
 #pragma unroll
-      for (int u = 0; u < AHEAD_OF_TWO; ++u)
-        if (u < k) {
-          x[u] = load<VEC>(p.x, from + u * at.step);
-          dy[u] = load<VEC>(p.dy, from + u * at.step);
-          if (p.y) y[u] = load<VEC>(p.y, from + u * at.step);
-        }
+      for (int u = 0; u < AHEAD_OF_TWO; ++u) {
+        x[u] = load<VEC>(p.x, from[u]);
+        dy[u] = load<VEC>(p.dy, from[u]);
+      }
+      if (slope.from_y) {
 #pragma unroll
-      for (int u = 0; u < AHEAD_OF_TWO; ++u)
-        if (u < k) {
-          A dz[VEC];
+        for (int u = 0; u < AHEAD_OF_TWO; ++u) y[u] = load<VEC>(p.y, from[u]);
+      }
 #pragma unroll
-          for (int j = 0; j < VEC; ++j) {
-            const A apart = to_acc(x[u].lane[j]) - mean[j];
-            dz[j] = slope(to_acc(dy[u].lane[j]), apart, scale[j], beta[j], y[u].lane[j]);
+      for (int u = 0; u < AHEAD_OF_TWO; ++u) {
+        A apart[VEC], dz[VEC];
+        unpack(apart, x[u]);
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) apart[j] -= mean[j];
+        slope(dz, dy[u], y[u], apart, scale, beta);
+#pragma unroll
+        for (int j = 0; j < VEC; ++j)
+          if (u < rows) {
             sums[j].dz += dz[j];
-            sums[j].product = fma(dz[j], apart, sums[j].product);
+            sums[j].product = fma(dz[j], apart[j], sums[j].product);
           }
-          if (p.dz) store(p.dz, from + u * at.step, rounded<T>(dz));
-        }
+        if (p.dz) store(p.dz, from[u], rounded<T>(dz));
+      }
     }
   }
   const bool alike = p.tiling.inner % VEC == 0;
@@ -111,7 +121,7 @@ template <class T> struct NormDataParams {
   const T* x;
   const T* y;  // or null
   const acc_t<T>* gamma;
-  const acc_t<T>* beta;  // or null: without it and y there is no activation
+  const acc_t<T>* beta;  // or null
   const acc_t<T>* mean;
   const acc_t<T>* rstd;
   const acc_t<T>* factors;
@@ -125,7 +135,7 @@ __global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_data(co
   typedef acc_t<T> A;
   const NormPlace<VEC> at(p.tiling, gridDim.y - 1 - blockIdx.y);
   if (at.count == 0) return;
-  const NormSlope<T> slope(p.low, p.high, p.y, p.beta);
+  const NormSlope<T, VEC> slope(p.low, p.high, p.y);
   i64 channel[VEC];
   A mean[VEC], scale[VEC], gamma[VEC], beta[VEC] = {}, constant[VEC], linear[VEC];
   channels_of<VEC>(at.column, p.tiling.inner, channel);
@@ -134,30 +144,32 @@ __global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_data(co
   gather<VEC>(p.gamma, channel, gamma);
   gather<VEC>(p.factors, channel, constant);
   gather<VEC>(p.factors + p.channels, channel, linear);
-  if (slope.source == FROM_Z) gather<VEC>(p.beta, channel, beta);
+  if (p.beta) gather<VEC>(p.beta, channel, beta);
 #pragma unroll
   for (int k = 0; k < VEC; ++k) scale[k] *= gamma[k];
   for (int k = at.count; k > 0; k -= AHEAD_OF_TWO) {
-    const i64 from = at.first + (k - 1) * at.step;
+    i64 from[AHEAD_OF_TWO];
     pack<T, VEC> x[AHEAD_OF_TWO], dy[AHEAD_OF_TWO], y[AHEAD_OF_TWO];
+    packs_of_rows(at, k - 1, -1, k, from);
 #pragma unroll
-    for (int u = 0; u < AHEAD_OF_TWO; ++u)
-      if (u < k) {
-        x[u] = load<VEC>(p.x, from - u * at.step);
-        dy[u] = load<VEC>(p.dy, from - u * at.step);
-        if (p.y) y[u] = load<VEC>(p.y, from - u * at.step);
-      }
+    for (int u = 0; u < AHEAD_OF_TWO; ++u) {
+      x[u] = load<VEC>(p.x, from[u]);
+      dy[u] = load<VEC>(p.dy, from[u]);
+    }
+    if (slope.from_y) {
 #pragma unroll
-    for (int u = 0; u < AHEAD_OF_TWO; ++u)
-      if (u < k) {
-        A dx[VEC];
+      for (int u = 0; u < AHEAD_OF_TWO; ++u) y[u] = load<VEC>(p.y, from[u]);
+    }
 #pragma unroll
-        for (int j = 0; j < VEC; ++j) {
-          const A apart = to_acc(x[u].lane[j]) - mean[j];
-          const A dz = slope(to_acc(dy[u].lane[j]), apart, scale[j], beta[j], y[u].lane[j]);
-          dx[j] = scale[j] * fma(-linear[j], apart, dz - constant[j]);
-        }
-        store(p.dx, from - u * at.step, rounded<T>(dx));
-      }
+    for (int u = 0; u < AHEAD_OF_TWO; ++u) {
+      A apart[VEC], dx[VEC];
+      unpack(apart, x[u]);
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) apart[j] -= mean[j];
+      slope(dx, dy[u], y[u], apart, scale, beta);
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) dx[j] = scale[j] * fma(-linear[j], apart[j], dx[j] - constant[j]);
+      store(p.dx, from[u], rounded<T>(dx));
+    }
   }
 }

@@ -174,7 +174,8 @@ def _with_gradients(
     )  # fmt: skip
     known = places["dresidual"] is not NULL
     source: tuple[Pointer, ...] = (places["dresidual"], 1, NULL, 2, NULL, 3, 4) if known else (0, 1, y, 2, beta, 3, 4)
-    data = walk_step(DATA, x.dtype, t, (7, *source, Scratch(1)), (*limits(mode, nan), t.channels))
+    bounds = (nan, nan) if known else limits(mode, nan)
+    data = walk_step(DATA, x.dtype, t, (7, *source, Scratch(1)), (*bounds, t.channels))
     steps = [sums, fold, data] if elements else [fold]
     if places["dx"] is NULL and elements:
         steps = [sums, fold] if {"dgamma", "dbeta"} & set(needs) else [sums]
