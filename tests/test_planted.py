@@ -108,7 +108,7 @@ PLANTS = {
         words="batchnorm_forward_training",
     ),
     "gradient_without_the_mean": Plant(
-        "batchnorm", "batchnorm", "float16", "dz - constant[j]", "dz", words="batchnorm_backward",
+        "batchnorm", "batchnorm", "float16", "dx[j] - constant[j]", "dx[j]", words="batchnorm_backward",
     ),
     "wrong_bias_correction": Plant(
         "adam", "adam", "float32", "(A)(1.0 / sqrt(correction2))", "(A)(1.0 / correction2)"
