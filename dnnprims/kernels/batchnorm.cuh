@@ -75,6 +75,7 @@ template <class T> DEVICE acc_t<T> stored(acc_t<T> v) { return to_acc(from_acc<T
 // The sum over `team` neighbouring threads, a power of two; all threads of the block are here. A team is part of a warp, or
 // WIDE: up to NORM_BLOCK threads, which the block then has.
 template <bool WIDE, class A> DEVICE A team_sum(A v, int team) {
+#pragma unroll 1
   for (int offset = (team < 32 ? team : 32) / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(0xffffffffu, v, offset);
   if constexpr (WIDE) {
     __shared__ A of_warps[NORM_BLOCK / 32];
@@ -83,6 +84,7 @@ template <bool WIDE, class A> DEVICE A team_sum(A v, int team) {
     __syncthreads();
     if (warps > 1) {
       v = A(0);
+#pragma unroll 1  // short code: of a small tensor fetching it costs more than running it
       for (int k = 0; k < warps; ++k) v += of_warps[warp / warps * warps + k];
     }
     __syncthreads();
@@ -100,7 +102,7 @@ template <class A> struct Moments {
   template <class Walk> static DEVICE Moments all_of(const Walk& walk, int team) {
     Moments all{A(0), A(0), A(0)};
     const A middle = walk.front().mean;
-#pragma unroll Walk::UNROLL
+#pragma unroll 1
     for (Walk at = walk; at.more(); at.next()) {
       const Moments one = at.get();
       all.count += one.count;
@@ -108,7 +110,7 @@ template <class A> struct Moments {
     }
     all.count = team_sum<Walk::WIDE>(all.count, team);
     all.mean = middle + team_sum<Walk::WIDE>(all.mean, team) / all.count;
-#pragma unroll Walk::UNROLL
+#pragma unroll 1
     for (Walk at = walk; at.more(); at.next()) {
       const Moments one = at.get();
       const A apart = one.mean - all.mean;
@@ -125,7 +127,7 @@ template <class A> struct Sums {
 
   template <class Walk> static DEVICE Sums all_of(const Walk& walk, int team) {
     Sums all{A(0), A(0)};
-#pragma unroll Walk::UNROLL
+#pragma unroll 1
     for (Walk at = walk; at.more(); at.next()) {
       const Sums one = at.get();
       all.dz += one.dz;
@@ -138,7 +140,6 @@ template <class A> struct Sums {
 // Over the slots of a channel, every `team`th of them.
 template <class Part> struct SlotWalk {
   static constexpr bool WIDE = true;
-  static constexpr int UNROLL = 4;  // loads from memory
   const Part* slots;
   i64 at, end;
   int team;
@@ -151,7 +152,6 @@ template <class Part> struct SlotWalk {
 // Over what the threads of a block have of a channel: `columns` entries from each row of threads, every `team`th of them.
 template <class Part> struct EntryWalk {
   static constexpr bool WIDE = false;
-  static constexpr int UNROLL = 1;
   const Part* entries;
   int across, columns, rows, team, row, column;
   DEVICE void settle() {
@@ -185,6 +185,7 @@ DEVICE void store_slots(Part* slots, const NormTiling& t, const NormPlace<VEC>& 
   int team = 32;
   while (team > 1 && team * channels > (int)blockDim.x) team /= 2;
   const int teams = (int)blockDim.x / team, member = (int)threadIdx.x % team;
+#pragma unroll 1
   for (int base = 0; base < channels; base += teams) {
     const int channel = base + (int)threadIdx.x / team;
     const bool holds = channel < channels;
