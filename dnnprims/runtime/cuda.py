@@ -210,13 +210,20 @@ class CudaExecutor(DeviceArrays):
             self._modules.append(module)
             self._functions[key] = module.get_function(binary.lowered[step.expression]).ptr
         function = self._functions[key]
-        if step.shared_bytes > DEFAULT_SHARED_BYTES:
-            # The limit belongs to the function, not to the plan: all that its static arrays leave, so that no plan
-            # lowers another's.
-            static = self._driver.funcGetAttribute(self._driver.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function)
+        if step.shared_bytes:
+            self._allow_shared(function, step.shared_bytes)
+        return function
+
+    def _allow_shared(self, function: int, wanted: int) -> None:
+        """Ask for more than a block may have by itself, static arrays included.
+
+        The limit belongs to the function, not to the plan: all that its static arrays leave, so that no plan lowers
+        another's.
+        """
+        static = self._driver.funcGetAttribute(self._driver.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function)
+        if wanted + static > DEFAULT_SHARED_BYTES:
             attribute = self._driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             self._driver.funcSetAttribute(function, attribute, self.profile.shared_bytes - static)
-        return function
 
     def _load(self, binary: Binary, key: tuple[str, str, str]) -> Any:
         module = self._cupy.cuda.Module()
