@@ -238,6 +238,14 @@ _OTHERS = {
         for c, taps, stride in ((3, "7x7", 2), (1, "3x3", 1), (4, "3x2", 3))
         for layout in ("NHWC", "NCHW")
         for n in (16, 37)
+    ]
+    + [
+        f"conv_{way} shape=2x{c}x9x{n} k={k} groups={groups} filter=3x2 stride={stride} padding=1 layout={layout}"
+        for way in ("forward", "backward_data", "backward_filter")
+        for c, k, groups in ((16, 72, 1), (18, 20, 2), (72, 9, 1))  # in packs, not in packs, sums that are split
+        for stride in (1, 2)
+        for layout in ("NHWC", "NCHW")
+        for n in (6, 17)
     ],
     "maxout": [f"maxout_{way} shape=3x{300 * n} pool=300" for way in ("forward", "backward") for n in (7, 8)]
     + [f"maxout_{way} shape=3x600x{n} pool=300 axis=1" for way in ("forward", "backward") for n in (7, 8)],
