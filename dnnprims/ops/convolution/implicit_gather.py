@@ -72,7 +72,8 @@ class Gather(NamedTuple):
         """How many blocks share the terms of a tile."""
         taps = -(-prod(self.product.g.taps) // self.phases)
         slices = taps * -(-self.terms // self.tile.depth)
-        return self.tile.splits(self.blocks, slices // FEWEST_SLICES)
+        # Sums of splits cost more bandwidth than they spare where results are many.
+        return 1 if 2 * self.blocks > self.tile.places else self.tile.splits(self.blocks, slices // FEWEST_SLICES)
 
     @property
     def partial_bytes(self) -> int:
