@@ -41,18 +41,20 @@
 //     axis 1 of 256 x 1024 x 1024   0.89 / 0.69    0.90 / 0.67    0.90 / 0.67
 //   Before, axis 1 had 0.31 to 0.50, read twice by single elements, and rows of 16-bit types 0.74 to 0.88, as two numbers
 //   were rounded by four instructions and an exponential took six.
-//   The kernels have changed since in three places, by ncu on an NVIDIA H200, 2026-11-28, microseconds, share of a copy:
-//     axis 1         float32 526 / 822, 0.95 / 0.91; bfloat16 281 / 411, 0.89 / 0.91. Packs in registers let two tiles of 64
+//   The kernels have changed since, NVIDIA H200, 2026-11-28, microseconds, share of a copy:
+//     axis 1         float32 532 / 822, 0.94 / 0.91; bfloat16 281 / 411, 0.89 / 0.91. Packs in registers let two tiles of 64
 //                    bytes across (128 forward) share a multiprocessor, where backward had 32, half of what the memory
 //                    gives at once.
-//     8,192 x 32,768 float32 forward 536, 0.93: two rows on a multiprocessor, by packs in registers, where there was one,
+//     8,192 x 32,768 float32 forward 537, 0.93: two rows on a multiprocessor, by packs in registers, where there was one,
 //                    which loads nothing while it writes.
-//     forward        the maximum of 16-bit rows is taken two numbers at a time; not measured.
-//   Where it falls short: bfloat16 along an axis has 24 instructions an element forward, issue slots 74 % used, as a power is
-//   computed once for the sum and once for the result. Of 50,304 float32 backward 393 KiB do not fit and 42 % are read
-//   again. With 128 KiB of them in the registers of 512 threads 10 % were, and the memory was read 1.02 times, at 708 us
-//   and not 665: half the warps, 16 % of the issue slots used, a load waited for 12 cycles an instruction. Less
-//   read again did not make up for fewer warps.
+//     4,096 x 50,304 float32 backward 639 and 665 in two runs, 0.90 and 0.87, log 663 and 669, 0.87 and 0.86: 64 KiB of a
+//                    block's rows in registers, so that 26 % are read again and not 42 %, which took 668, log 719.
+//     forward        the maximum of 16-bit rows is taken two numbers at a time.
+//   Where it falls short, by ncu: bfloat16 along an axis has 24 instructions an element forward, issue slots 74 % used, as a
+//   power is computed once for the sum and once for the result. Of 50,304 float32 backward 393 KiB leave room for one row
+//   on a multiprocessor. With 128 KiB of it in the registers of 512 threads, not 64 in those of 1,024, 10 % were read
+//   again, and the memory was read 1.02 times, at 708 us: half the warps, 16 % of the issue slots used, a load waited for
+//   12 cycles an instruction.
 #include "softmax_long.cuh"
 #include "softmax_strided.cuh"
 #include "softmax_tile.cuh"

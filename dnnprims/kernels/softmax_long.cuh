@@ -1,5 +1,5 @@
 // Softmax of rows that are longer than registers hold: a block per row, of which shared memory keeps the first p.kept packs
-// between their uses; forward the threads' registers the HELD packs of each thread that follow, too.
+// between their uses, and the threads' registers the HELD packs of each thread that follow.
 #pragma once
 #include "held.cuh"
 #include "parts.cuh"
@@ -68,12 +68,12 @@ __global__ void __launch_bounds__(BLOCK, HELD > 0 ? 2 : long_rows_at_once<T, BLO
   });
 }
 
-template <class T, int VEC, int BLOCK>
+template <class T, int VEC, int BLOCK, int HELD>
 __global__ void __launch_bounds__(BLOCK) softmax_backward_long(const SoftmaxBackwardParams<T> p) {
   typedef acc_t<T> A;
   DYNAMIC_SHARED(T, kept);
   const bool log = p.algorithm == LOG;
-  const i64 first = (i64)blockIdx.x * p.cols, packs = p.cols / VEC;
+  const i64 first = (i64)blockIdx.x * p.cols, packs = p.cols / VEC, rest = p.kept + HELD * BLOCK;
   const T *dy = p.dy + first, *y = p.y + first;
   T* kept_y = kept + (i64)p.kept * VEC;
   A sum = A(0), v[VEC];
@@ -85,9 +85,17 @@ __global__ void __launch_bounds__(BLOCK) softmax_backward_long(const SoftmaxBack
     fetch<VEC>(kept, dy, k);
     fetch<VEC>(kept_y, y, k);
   });
+  Held<T, VEC, HELD> held, held_y;
+  const i64 after = (i64)p.kept * VEC;
+  const int holds = held_of<BLOCK, HELD>(packs - p.kept);
+  each_held<BLOCK, HELD>(holds, [&](int j, int k) {
+    held.packs[j] = load<VEC>(dy + after, k);
+    held_y.packs[j] = load<VEC>(y + after, k);
+  });
   use_parts<BLOCK>(p.kept, [&](int k) { add(load<VEC>(kept, k), load<VEC>(kept_y, k)); });
+  each_held<BLOCK, HELD>(holds, [&](int j, int) { add(held.packs[j], held_y.packs[j]); });
 #pragma unroll 4
-  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) add(load_again<VEC>(dy, k), load_again<VEC>(y, k));
+  for (i64 k = rest + threadIdx.x; k < packs; k += BLOCK) add(load_again<VEC>(dy, k), load_again<VEC>(y, k));
   sum = group_reduce<BLOCK>(sum, Sum(), A(0));
   const auto put = [&](i64 k, const pack<T, VEC>& dy, const pack<T, VEC>& y) {
 #pragma unroll
@@ -96,7 +104,8 @@ __global__ void __launch_bounds__(BLOCK) softmax_backward_long(const SoftmaxBack
   };
   // First what the caches saw last.
 #pragma unroll 4
-  for (i64 k = p.kept + threadIdx.x; k < packs; k += BLOCK) put(k, load_last<VEC>(dy, k), load_last<VEC>(y, k));
+  for (i64 k = rest + threadIdx.x; k < packs; k += BLOCK) put(k, load_last<VEC>(dy, k), load_last<VEC>(y, k));
 #pragma unroll 4
   for (int k = threadIdx.x; k < p.kept; k += BLOCK) put(k, load<VEC>(kept, k), load<VEC>(kept_y, k));
+  each_held<BLOCK, HELD>(holds, [&](int j, int k) { put(p.kept + k, held.packs[j], held_y.packs[j]); });
 }

@@ -61,9 +61,9 @@ _KEPT_ROWS = {"forward": 1, "backward": 2}
 _SHARED_BLOCK = 128
 #: Threads of a block that has a row for itself: two such blocks share a multiprocessor where their rows fit.
 _LONG_BLOCKS = (512, 1024)
-#: Packs that each of the fewer threads holds in registers of a row of float32, forward, where that lets two blocks
-#: share a multiprocessor.
-_LONG_HELD = 4
+#: (threads, packs that each holds in registers of each row that is kept) of rows of float32 where that lets two blocks
+#: share a multiprocessor (forward), or less be read again (backward).
+_LONG_HELD = {"forward": (512, 4), "backward": (1024, 2)}
 #: Threads of a tile of neighbouring rows along another axis, and packs that each has in registers, as in the kernel.
 _TILE_BLOCK, _TILE_HELD = 512, 4
 #: Packs across a tile at best; how many tiles a multiprocessor is to have room for, rather than that; packs that a
@@ -315,7 +315,7 @@ def _choose(
         unit = _KEPT_ROWS[way] * vec * dtype.itemsize
         kept = min(needed - held * block * unit, room) // unit
         shared = kept * unit
-        kind, template, grid = "long", (vec, block) + (held,) * (way == "forward"), (rows, 1, 1)
+        kind, template, grid = "long", (vec, block, held), (rows, 1, 1)
     elif variant == "tile_in_shared":
         lanes, vec, block = tile, dtype.lanes, _TILE_BLOCK
         shared = _tile_bytes(way, cols, lanes, dtype)
@@ -329,17 +329,18 @@ def _choose(
 
 
 def _long_shape(way: str, vec: int, dtype: DType, needed: int, room: int) -> tuple[int, int]:
-    """Threads of a long row, and packs that each of them holds in registers."""
-    few, many = _LONG_BLOCKS
-    if needed <= room // 2:
-        return few, 0
-    fits = needed - 16 * _LONG_HELD * few <= room // 2
-    return (few, _LONG_HELD) if fits and _holds(way, vec, dtype) else (many, 0)
+    """Threads of a long row, and packs of each array that each of them holds in registers."""
+    block, held = _LONG_HELD[way]
+    left = needed - 16 * held * block * _KEPT_ROWS[way]
+    pays = room // 2 < needed and left <= room // 2 if way == "forward" else needed > room
+    if pays and _holds(vec, dtype):
+        return block, held
+    return _LONG_BLOCKS[needed > room // 2], 0
 
 
-def _holds(way: str, vec: int, dtype: DType) -> bool:
-    """Whether long rows are compiled with packs in registers."""
-    return way == "forward" and vec > 1 and dtype.itemsize == 4
+def _holds(vec: int, dtype: DType) -> bool:
+    """Whether long rows are compiled with packs in registers, too."""
+    return vec > 1 and dtype.itemsize == 4
 
 
 def _tile(
@@ -399,10 +400,10 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
             shapes = dict.fromkeys(_row_shapes(dtype, vec))
             rows = [f"softmax_{way}_row<{dtype.cuda}, {vec}, {packs}, {width}>" for width, packs in shapes]
             groups[_group(way, "row", vec)] = rows
-            long = [f"softmax_{way}_long<{dtype.cuda}, {vec}, {block}" for block in _LONG_BLOCKS]
-            held = [f"{long[0]}, {_LONG_HELD}>"] if _holds(way, vec, dtype) else []
-            none = ", 0" if way == "forward" else ""
-            groups[_group(way, "long", vec)] = [*(f"{line}{none}>" for line in long), *held]
+            ways = [*((block, 0) for block in _LONG_BLOCKS), *((_LONG_HELD[way],) if _holds(vec, dtype) else ())]
+            groups[_group(way, "long", vec)] = [
+                f"softmax_{way}_long<{dtype.cuda}, {vec}, {block}, {held}>" for block, held in ways
+            ]
         groups[_group(way, "tile", 1)] = [f"softmax_{way}_tile<{dtype.cuda}, {dtype.lanes}, {_TILE_BLOCK}>"]
         groups[_group(way, "plain", 1)] = [f"softmax_{way}_{kind}<{dtype.cuda}>" for kind in ("strided", "plain")]
     return groups

@@ -43,7 +43,7 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("reduce_rows<double, MinOf<double>, 2, false>", 100): (20, _STOPS[40]),
     ("reduce_plain<double, ArgMaxOf<double>>", 100): (24, _STOPS[48]),
     ("reduce_plain<double, ArgMinOf<double>>", 100): (24, _STOPS[48]),
-    ("softmax_backward_long<float, 4, 512>", 90): (16, "ptxas stops at 40 registers, with which three blocks fit"),
+    ("softmax_backward_long<float, 4, 512, 0>", 100): (48, _STOPS[40]),
     ("softmax_backward_row<float, 1, 32, 32>", 75): (8, _STOPS[96]),
     ("softmax_backward_row<float, 1, 32, 32>", 100): (8, _STOPS[96]),
     ("softmax_backward_row<float16, 1, 32, 32>", 100): (8, _STOPS[96]),
