@@ -87,7 +87,7 @@ NARROW_FIELDS = {
     **dict.fromkeys(
         (
             *(f"{a}_{n}" for a in "hw" for n in ("image", "output", "window", "stride", "before", "reach")),
-            *("inner", "across", "down", "height"),
+            *("inner", "across", "down", "height", "dy_at", "indices_at"),
         ),
         "fewer than 2^31, as the front end sees to",
     ),
@@ -132,6 +132,12 @@ NARROW_TEXT = {
     "(int)(size - begin)": "less than a block has",
     "(int)threadIdx.x": "a thread of a block",
     "(int)at": "a tap, of fewer than 2^31",
+    "(u32)v": "a tap that fits a byte",
+    "(u32)first": "a tap that fits a byte",
+    "(u32)second": "a tap that fits a byte",
+    "(u32)tap": "a tap that fits a byte",
+    "(u32)(r * WINDOW + s)": "a tap that fits a byte",
+    "(u32)count": "taps that fit a byte",
     "(int)here": "less than an extent, of fewer than 2^31",
     "(u32)item": "fewer than 2^31 pieces of work, as the front end sees to",
     "block = blockIdx.x": "grids have fewer than 2^31 blocks",

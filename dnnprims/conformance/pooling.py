@@ -149,6 +149,9 @@ _PROBLEMS = (
     "shape=1x1x1x1 window=1",
     "shape=2x3x9x10 window=2",  # windows with a kernel of their own
     "shape=2x3x9x10 window=3 stride=2 padding=1",
+    "shape=2x3x9x16 window=2",  # in packs of a row
+    "shape=2x3x9x16 window=3 stride=2 padding=1",
+    "shape=2x3x8x32 window=3 stride=2 padding=1-0x1-0",
     "shape=2x16x9x10 window=2 layout=NHWC",
     "shape=2x16x9x10 window=3 stride=2 padding=1 layout=NHWC",
     "shape=2x16x9x7 window=3 stride=1 padding=1 layout=NHWC",

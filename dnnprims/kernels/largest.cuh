@@ -1,6 +1,82 @@
-// The first maximum of a run of numbers.
+// The largest of a run of numbers, the first of equal ones, and where it was.
 #pragma once
-#include "dtypes.cuh"
+#include "vec.cuh"
 
-// Whether v replaces the best so far: strictly larger, or the first NaN.
-template <class A> DEVICE bool exceeds(A v, A best) { return v > best || (v != v && best == best); }
+DEVICE u32 exceeding(float16, u32 v, u32 best) { return float16_exceeding(v, best); }
+DEVICE u32 exceeding(bfloat16, u32 v, u32 best) { return bfloat16_exceeding(v, best); }
+
+// Words of two numbers of 16 bits.
+template <class T, int VEC> union pairs {
+  pack<T, VEC> whole;
+  u32 word[VEC / 2];
+};
+DEVICE u32 in_both(int v) { return (u32)v * 0x10001u; }
+DEVICE u32 chosen(u32 mask, u32 a, u32 b) { return (a & mask) | (b & ~mask); }
+
+// Of VEC runs at once. Nothing taken yet, `first` is where a run begins whose numbers are all -inf, in even runs, and
+// `second` in odd ones.
+template <class T, int VEC, bool PAIRED = sizeof(T) == 2 && VEC % 2 == 0> struct Largest {
+  pack<T, VEC> best;
+  u32 at[VEC];
+
+  DEVICE Largest(int first, int second) : best(nothing()) {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) at[k] = k % 2 ? second : first;
+  }
+  // What exceeds no number.
+  static DEVICE pack<T, VEC> nothing() {
+    pack<T, VEC> v;
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) v.lane[k] = from_acc<T>(-limits<acc_t<T>>::infinity());
+    return v;
+  }
+  DEVICE void take(const pack<T, VEC>& v, int tap) {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) {
+      const bool better = surpasses(to_acc(v.lane[k]), to_acc(best.lane[k]));
+      best.lane[k] = better ? v.lane[k] : best.lane[k];
+      at[k] = better ? tap : at[k];
+    }
+  }
+  DEVICE void settle() {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) keep_here(at[k]);
+  }
+  DEVICE pack<T, VEC> values() const { return best; }
+  DEVICE u32 tap(int k) const { return at[k]; }
+};
+
+// By masks: a predicate for each number would take four instructions to make and to use.
+template <class T, int VEC> struct Largest<T, VEC, true> {
+  u32 best[VEC / 2], at[VEC / 2];
+
+  DEVICE Largest(int first, int second) {
+    const pairs<T, VEC> none = {nothing()};
+#pragma unroll
+    for (int k = 0; k < VEC / 2; ++k) {
+      best[k] = none.word[k];
+      at[k] = (u32)first | (u32)second << 16;
+    }
+  }
+  static DEVICE pack<T, VEC> nothing() { return Largest<T, VEC, false>::nothing(); }
+  DEVICE void take(const pack<T, VEC>& v, int tap) {
+    const pairs<T, VEC> in = {v};
+#pragma unroll
+    for (int k = 0; k < VEC / 2; ++k) {
+      const u32 better = exceeding(T{}, in.word[k], best[k]);
+      best[k] = chosen(better, in.word[k], best[k]);
+      at[k] = chosen(better, in_both(tap), at[k]);
+    }
+  }
+  DEVICE void settle() {
+#pragma unroll
+    for (int k = 0; k < VEC / 2; ++k) keep_here(at[k]);
+  }
+  DEVICE pack<T, VEC> values() const {
+    pairs<T, VEC> v;
+#pragma unroll
+    for (int k = 0; k < VEC / 2; ++k) v.word[k] = best[k];
+    return v.whole;
+  }
+  DEVICE u32 tap(int k) const { return at[k / 2] >> (k % 2 * 16) & 0xffffu; }
+};

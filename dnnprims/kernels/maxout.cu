@@ -24,11 +24,13 @@
 //            lie 64 bytes apart, was a prototype of 0.39.
 // Limits     `which` comes from the caller: an index outside of the group selects nothing, its gradient is 0 and the
 //            flag is set. VEC > 1 asks for 16-byte aligned x, y, dx and, in the strided kernel, inner divisible by VEC.
-#include "largest.cuh"
 #include "vec.cuh"
 
 // In DEVICE_FLAGS of the checks.
 #define MAXOUT_INDEX_OUT_OF_RANGE 2
+
+// Whether v replaces the best so far: strictly larger, or the first NaN.
+template <class A> DEVICE bool exceeds(A v, A best) { return v > best || (v != v && best == best); }
 
 template <class T> struct MaxoutForwardParams {
   T* y;

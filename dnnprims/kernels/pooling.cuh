@@ -1,15 +1,19 @@
 // What the kernels of pooling have in common: the axes of an image, and what is kept of a window while it is walked.
 #pragma once
 #include "largest.cuh"
-#include "vec.cuh"
 
 // In DEVICE_FLAGS of the checks.
 #define POOLING_INDEX_OUT_OF_RANGE 3
 
 // Threads of a block, and the blocks that a multiprocessor should have room for: left to itself ptxas spills.
 constexpr int POOLING_BLOCK = 256;
-constexpr int PACKED_BLOCKS = 2;
+constexpr int PACKED_BLOCKS = 4;
 constexpr int ROWS_BLOCKS = 4;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int LINES_BLOCKS = 4;
+#else
+constexpr int LINES_BLOCKS = 5;
+#endif
 
 // Division of numbers below 2^31 by one that the host knows, as a product with 2^shift / divisor, rounded up (Granlund
 // and Montgomery, "Division by invariant integers using multiplication", 1994).
@@ -36,100 +40,74 @@ struct PoolAxis {
   DEVICE int last(int o) const { return min(start(o) + window, image); }
   // What a mean divides by.
   DEVICE int count(int o, bool padded) const { return padded ? window : last(o) - first(o); }
-};
-
-// The largest of each of VEC windows so far, and which tap it is: that of the window, row by row.
-template <class T, int VEC> struct Largest {
-  acc_t<T> best[VEC];
-  int at[VEC];
-
-  DEVICE explicit Largest(int first) {
-#pragma unroll
-    for (int k = 0; k < VEC; ++k) {
-      best[k] = -limits<acc_t<T>>::infinity();
-      at[k] = first;
-    }
-  }
-  // What takes part in no window: it exceeds nothing.
-  static DEVICE pack<T, VEC> nothing() {
-    pack<T, VEC> v;
-#pragma unroll
-    for (int k = 0; k < VEC; ++k) v.lane[k] = from_acc<T>(-limits<acc_t<T>>::infinity());
-    return v;
-  }
-  DEVICE void take(const pack<T, VEC>& v, int tap) {
-#pragma unroll
-    for (int k = 0; k < VEC; ++k) {
-      const acc_t<T> one = to_acc(v.lane[k]);
-      if (exceeds(one, best[k])) {
-        best[k] = one;
-        at[k] = tap;
-      }
-    }
-  }
+  DEVICE bool holds(int o) const { return start(o) >= 0 && start(o) + window <= image; }
+  // The first of a window's taps that lies in the image.
+  DEVICE int skipped(int o) const { return first(o) - start(o); }
 };
 
 // The sums of VEC windows so far.
 template <class T, int VEC> struct Total {
-  acc_t<T> best[VEC];
+  acc_t<T> sum[VEC];
 
-  DEVICE explicit Total(int) {
+  DEVICE Total() {
 #pragma unroll
-    for (int k = 0; k < VEC; ++k) best[k] = acc_t<T>(0);
+    for (int k = 0; k < VEC; ++k) sum[k] = acc_t<T>(0);
   }
   static DEVICE pack<T, VEC> nothing() { return pack<T, VEC>{}; }
   DEVICE void take(const pack<T, VEC>& v, int) {
 #pragma unroll
-    for (int k = 0; k < VEC; ++k) best[k] += to_acc(v.lane[k]);
+    for (int k = 0; k < VEC; ++k) sum[k] += to_acc(v.lane[k]);
   }
   DEVICE void divide(acc_t<T> by) {
     const acc_t<T> factor = acc_t<T>(1) / by;
 #pragma unroll
-    for (int k = 0; k < VEC; ++k) best[k] *= factor;
+    for (int k = 0; k < VEC; ++k) sum[k] *= factor;
   }
 };
 
-template <class T, int VEC, bool MAX> struct state_of {
-  typedef Total<T, VEC> type;
-};
-template <class T, int VEC> struct state_of<T, VEC, true> {
-  typedef Largest<T, VEC> type;
-};
-
-// Takes every tap of the window of output (o, q), row by row; read(i, j) gives VEC elements of the image. WINDOW taps
-// along both axes, or as many as the axes say where it is 0.
-template <int WINDOW, class State, class Read>
+// Takes every tap of the window of output (o, q) that lies in the image, row by row; read(i, j) gives VEC elements of the
+// image. BATCH of them are asked for at once, those past the window being nothing.
+template <int BATCH, class State, class Read>
 DEVICE void walk(State& state, const PoolAxis& h, const PoolAxis& w, int o, int q, const Read& read) {
-  const int top = h.start(o), left = w.start(q);
-  if constexpr (WINDOW > 0) {
-#pragma unroll
-    for (int r = 0; r < WINDOW; ++r) {
-      decltype(read(0, 0)) row[WINDOW];
-#pragma unroll
-      for (int s = 0; s < WINDOW; ++s) {
-        row[s] = h.has(top + r) && w.has(left + s) ? read(top + r, left + s) : State::nothing();
-      }
-#pragma unroll
-      for (int s = 0; s < WINDOW; ++s) state.take(row[s], r * WINDOW + s);
-    }
-  } else {
-    const int first = w.first(q), last = w.last(q), end = h.last(o);
+  const int top = h.start(o), left = w.start(q), first = w.first(q), last = w.last(q), end = h.last(o);
+  int i = h.first(o), j = first;
 #pragma unroll 1
-    for (int i = h.first(o); i < end; ++i) {
-#pragma unroll 4
-      for (int j = first; j < last; ++j) state.take(read(i, j), (i - top) * w.window + j - left);
+  while (i < end) {
+    decltype(read(0, 0)) v[BATCH];
+    int tap[BATCH];
+#pragma unroll
+    for (int k = 0; k < BATCH; ++k) {
+      tap[k] = (i - top) * w.window + j - left;
+      if (i < end) v[k] = read(i, j);
+      else v[k] = State::nothing();
+      const bool turn = ++j == last;
+      j = turn ? first : j;
+      i += turn;
     }
+#pragma unroll
+    for (int k = 0; k < BATCH; ++k) state.take(v[k], tap[k]);
   }
 }
 
-// The state of a whole window, a mean divided already.
-template <class T, int VEC, int WINDOW, bool MAX, class Read>
-DEVICE typename state_of<T, VEC, MAX>::type pooled(
-    const PoolAxis& h, const PoolAxis& w, bool padded, int o, int q, const Read& read) {
-  typename state_of<T, VEC, MAX>::type state((h.first(o) - h.start(o)) * w.window + w.first(q) - w.start(q));
-  walk<WINDOW>(state, h, w, o, q, read);
-  if constexpr (!MAX) state.divide((acc_t<T>)(h.count(o, padded) * w.count(q, padded)));
-  return state;
+// The same of WINDOW x WINDOW taps, of which none is skipped.
+template <int WINDOW, class State, class Read> DEVICE void walk_all(State& state, int top, int left, const Read& read) {
+#pragma unroll
+  for (int r = 0; r < WINDOW; ++r) {
+    decltype(read(0, 0)) row[WINDOW];
+#pragma unroll
+    for (int s = 0; s < WINDOW; ++s) row[s] = read(top + r, left + s);
+#pragma unroll
+    for (int s = 0; s < WINDOW; ++s) state.take(row[s], r * WINDOW + s);
+  }
+}
+
+// Takes the window of output (o, q): one of known size without looking for edges, where it lies in the image.
+template <int WINDOW, class State, class Read>
+DEVICE void walk_window(State& state, const PoolAxis& h, const PoolAxis& w, int o, int q, const Read& read) {
+  if constexpr (WINDOW > 0) {
+    if (h.holds(o) & w.holds(q)) return walk_all<WINDOW>(state, h.start(o), w.start(q), read);
+  }
+  walk<4>(state, h, w, o, q, read);
 }
 
 // Pooling of images of two axes whose elements lie without gaps: in packs along the channels, or row by row.
@@ -139,8 +117,13 @@ struct Planes {
   int padded;        // whether a mean counts the padding
   int inner;         // packs along the channels, or planes of a block
   int across, down;  // pieces of work along a row and along a plane
-  int height;        // rows of windows, or of tiles, of a piece
+  int height;        // rows of windows, or of tiles, of a thread, or of a block and a plane
+  int dy_at, indices_at;  // bytes of shared memory in front of those
   Divisor by_inner, by_across, by_down;
+
+  DEVICE int first_tap(int o, int q) const { return h.skipped(o) * w.window + w.skipped(q); }
+  // What the mean of a window divides by.
+  DEVICE int count(int o, int q) const { return h.count(o, padded != 0) * w.count(q, padded != 0); }
 };
 
 // ---- forward --------------------------------------------------------------------------------------------------------
@@ -154,19 +137,33 @@ template <class T> struct PoolingForwardParams {
   Planes pool;
 };
 
+// Elements VEC * at onwards of y, blended where that is asked for.
+template <int VEC, class T, class A> DEVICE void put_blended(T* y, i64 at, const A (&result)[VEC], A alpha, A beta) {
+  if (alpha == A(1) && beta == A(0)) store(y, at, rounded<T>(result));
+  else store_blended<VEC>(y, at, result, alpha, beta);
+}
+// The same of elements that are moved.
+template <int VEC, class T, class A> DEVICE void put_moved(T* y, i64 at, const pack<T, VEC>& v, A alpha, A beta) {
+  if (alpha == A(1) && beta == A(0)) return store(y, at, v);
+  A result[VEC];
+  unpack(result, v);
+  store_blended<VEC>(y, at, result, alpha, beta);
+}
+
 // VEC windows into their place: pack number `at` of y, and of the indices where they are wanted.
-template <class T, int VEC> DEVICE void put(const PoolingForwardParams<T>& p, i64 at, const Largest<T, VEC>& state) {
-  store_blended<VEC>(p.y, at, state.best, p.alpha, p.beta);
+template <class T, int VEC> DEVICE void put(const PoolingForwardParams<T>& p, i64 at, Largest<T, VEC>& state) {
+  state.settle();
+  put_moved<VEC>(p.y, at, state.values(), p.alpha, p.beta);
   if (!p.indices) return;
   u64 bytes = 0;
 #pragma unroll
-  for (int k = 0; k < VEC; ++k) bytes |= (u64)state.at[k] << (8 * k);
+  for (int k = 0; k < VEC; ++k) bytes |= (u64)state.tap(k) << (8 * k);
   pack<u8, VEC> indices;
   indices.bits = (typename pack<u8, VEC>::whole)bytes;
   store<VEC>(p.indices, at, indices);
 }
 template <class T, int VEC> DEVICE void put(const PoolingForwardParams<T>& p, i64 at, const Total<T, VEC>& state) {
-  store_blended<VEC>(p.y, at, state.best, p.alpha, p.beta);
+  put_blended<VEC>(p.y, at, state.sum, p.alpha, p.beta);
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------------
@@ -181,44 +178,75 @@ template <class T> struct PoolingBackwardParams {
   Planes pool;
 };
 
-// What VEC windows hand back: their gradients, and a byte each that tells which tap gets it.
-template <class T, int VEC> struct Handed {
+// What VEC windows hand back: their gradients, and which tap of each gets it.
+template <class T, int VEC, bool PAIRED = sizeof(T) == 2 && VEC % 2 == 0> struct Handed {
   pack<T, VEC> dy;
-  u64 bytes;
-  DEVICE int tap(int k) const { return (int)(bytes >> (8 * k) & 255); }
+  u32 taps;  // a byte each
+
+  // Of no window: its tap is none of those that a kernel of known windows asks for.
+  static DEVICE Handed nothing() { return {pack<T, VEC>{}, ~0u}; }
+  static DEVICE Handed of(const pack<T, VEC>& dy, const pack<u8, VEC>& bytes) { return {dy, bytes.bits}; }
+  DEVICE bool within(int count) const {
+    bool all = true;
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) all &= (taps >> (8 * k) & 255u) < (u32)count;
+    return all;
+  }
+  DEVICE void collect(acc_t<T> (&sum)[VEC], int tap) const {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) {
+      const bool mine = (taps >> (8 * k) & 255u) == (u32)tap;
+      sum[k] += mine ? to_acc(dy.lane[k]) : acc_t<T>(0);
+    }
+  }
 };
 
-template <int VEC, bool MAX, class T> DEVICE Handed<T, VEC> handed(const PoolingBackwardParams<T>& p, i64 at) {
-  Handed<T, VEC> from{load<VEC>(p.dy, at), 0};
-  if constexpr (MAX) from.bytes = load<VEC>(p.indices, at).bits;
-  return from;
-}
-// The same of no window: its tap is none of those that a kernel of WINDOW taps asks for.
-template <class T, int VEC> DEVICE Handed<T, VEC> nothing_handed() { return {pack<T, VEC>{}, ~(u64)0}; }
+template <class T, int VEC> struct Handed<T, VEC, true> {
+  pack<T, VEC> dy;
+  u32 taps[VEC / 2];  // 16 bits each
 
-template <class T, int VEC> DEVICE void refuse_foreign_taps(const Handed<T, VEC>& from, int taps, int* flag) {
-  bool within = true;
+  static DEVICE Handed nothing() {
+    Handed none{};
 #pragma unroll
-  for (int k = 0; k < VEC; ++k) within = within && from.tap(k) < taps;
-  if (!within) *flag = POOLING_INDEX_OUT_OF_RANGE;
-}
-
-template <int VEC, class T, class A> DEVICE void collect(A (&sum)[VEC], const Handed<T, VEC>& from, int tap) {
-#pragma unroll
-  for (int k = 0; k < VEC; ++k) {
-    if (from.tap(k) == tap) sum[k] += to_acc(from.dy.lane[k]);
+    for (int k = 0; k < VEC / 2; ++k) none.taps[k] = 0x00ff00ffu;
+    return none;
   }
-}
-template <int VEC, class T, class A> DEVICE void collect_share(A (&sum)[VEC], const Handed<T, VEC>& from, A share) {
+  static DEVICE Handed of(const pack<T, VEC>& dy, const pack<u8, VEC>& bytes) {
+    Handed from{dy, {}};
+    const u64 all = bytes.bits;
 #pragma unroll
-  for (int k = 0; k < VEC; ++k) sum[k] += to_acc(from.dy.lane[k]) * share;
+    for (int k = 0; k < VEC / 2; ++k) {
+      const u32 two = (u32)(all >> (16 * k)) & 0xffffu;
+      from.taps[k] = (two & 255u) | two >> 8 << 16;
+    }
+    return from;
+  }
+  DEVICE bool within(int count) const {
+    u32 borrow = 0;
+#pragma unroll
+    for (int k = 0; k < VEC / 2; ++k) borrow |= taps[k] + in_both(0x8000 - count);
+    return (borrow & 0x80008000u) == 0;
+  }
+  DEVICE void collect(acc_t<T> (&sum)[VEC], int tap) const {
+    pairs<T, VEC> mine = {dy};
+#pragma unroll
+    for (int k = 0; k < VEC / 2; ++k) mine.word[k] &= halves_equal(taps[k], in_both(tap));
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) sum[k] += to_acc(mine.whole.lane[k]);
+  }
+};
+
+template <int VEC, bool MAX, class T>
+DEVICE Handed<T, VEC> handed(const T* dy, const u8* indices, i64 at) {
+  pack<u8, VEC> bytes{};
+  if constexpr (MAX) bytes = load<VEC>(indices, at);
+  return Handed<T, VEC>::of(load<VEC>(dy, at), bytes);
 }
 
 // Gathers what a tile of STRIDE x STRIDE elements gets: those whose windows begin no later than window (a, b) and later
 // than the one before it. read(o, q) gives what a window hands back, give(i, j, sum) takes the gradient of an element.
 template <class T, int VEC, int WINDOW, int STRIDE, class Read, class Give>
-DEVICE void gather_known(
-    const PoolingBackwardParams<T>& p, int a, int b, const Read& read, const Give& give) {
+DEVICE void gather_known(const PoolingBackwardParams<T>& p, int a, int b, const Read& read, const Give& give) {
   constexpr int REACH = (WINDOW + STRIDE - 1) / STRIDE;
   const PoolAxis &h = p.pool.h, &w = p.pool.w;
   Handed<T, VEC> from[REACH][REACH];
@@ -226,10 +254,12 @@ DEVICE void gather_known(
   for (int u = 0; u < REACH; ++u) {
 #pragma unroll
     for (int v = 0; v < REACH; ++v) {
-      const int o = a - u, q = b - v;
-      const bool there = o >= 0 && o < h.output && q >= 0 && q < w.output;
-      from[u][v] = there ? read(o, q) : nothing_handed<T, VEC>();
-      if (u + v == 0 && there) refuse_foreign_taps(from[0][0], WINDOW * WINDOW, p.flag);
+      const int o = a - REACH + 1 + u, q = b - REACH + 1 + v;
+      const bool there = (o >= 0) & (o < h.output) & (q >= 0) & (q < w.output);
+      if (there) from[u][v] = read(o, q);
+      else from[u][v] = Handed<T, VEC>::nothing();
+      const bool own = u == REACH - 1 && v == REACH - 1;
+      if (own && there && !from[u][v].within(WINDOW * WINDOW)) *p.flag = POOLING_INDEX_OUT_OF_RANGE;
     }
   }
 #pragma unroll
@@ -238,11 +268,11 @@ DEVICE void gather_known(
     for (int s = 0; s < STRIDE; ++s) {
       acc_t<T> sum[VEC] = {};
 #pragma unroll
-      for (int u = REACH - 1; u >= 0; --u) {
+      for (int u = 0; u < REACH; ++u) {
 #pragma unroll
-        for (int v = REACH - 1; v >= 0; --v) {
-          const int r = t + u * STRIDE, c = s + v * STRIDE;
-          if (r < WINDOW && c < WINDOW) collect(sum, from[u][v], r * WINDOW + c);
+        for (int v = 0; v < REACH; ++v) {
+          const int r = t + (REACH - 1 - u) * STRIDE, c = s + (REACH - 1 - v) * STRIDE;
+          if (r < WINDOW && c < WINDOW) from[u][v].collect(sum, r * WINDOW + c);
         }
       }
       give(h.start(a) + t, w.start(b) + s, sum);
@@ -250,19 +280,36 @@ DEVICE void gather_known(
   }
 }
 
-// The same for any window and stride.
+// What an element gets of a window: all of its gradient or nothing, or its share.
+template <bool MAX, int VEC, class T, class A>
+DEVICE void collect(A (&sum)[VEC], const Handed<T, VEC>& from, int tap, A share) {
+  if constexpr (MAX) from.collect(sum, tap);
+  else {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) sum[k] += to_acc(from.dy.lane[k]) * share;
+  }
+}
+
+// One tile, of any window and stride.
 template <class T, int VEC, bool MAX, class Read, class Give>
 DEVICE void gather_any(const PoolingBackwardParams<T>& p, int a, int b, const Read& read, const Give& give) {
   const PoolAxis &h = p.pool.h, &w = p.pool.w;
-  const bool padded = p.pool.padded != 0;
-  if constexpr (MAX) {
-    if (a < h.output && b < w.output) refuse_foreign_taps(read(a, b), h.window * w.window, p.flag);
-  }
+  const bool there = a < h.output && b < w.output;
+  const auto share = [&](int o, int q) { return acc_t<T>(1) / (acc_t<T>)p.pool.count(o, q); };
+  const bool apart = h.reach == 1 && w.reach == 1;  // no element lies in two windows
+  const Handed<T, VEC> own = there ? read(a, b) : Handed<T, VEC>::nothing();
+  const acc_t<T> part = there ? share(a, b) : acc_t<T>(0);
+  if (MAX && there && !own.within(h.window * w.window)) *p.flag = POOLING_INDEX_OUT_OF_RANGE;
 #pragma unroll 1
   for (int t = 0; t < h.stride; ++t) {
 #pragma unroll 1
     for (int s = 0; s < w.stride; ++s) {
       acc_t<T> sum[VEC] = {};
+      if (apart) {
+        if (there && t < h.window && s < w.window) collect<MAX>(sum, own, t * w.window + s, part);
+        give(h.start(a) + t, w.start(b) + s, sum);
+        continue;
+      }
 #pragma unroll 1
       for (int o = max(a - h.reach + 1, 0); o <= min(a, h.output - 1); ++o) {
         const int r = t + (a - o) * h.stride;
@@ -270,18 +317,10 @@ DEVICE void gather_any(const PoolingBackwardParams<T>& p, int a, int b, const Re
 #pragma unroll 1
         for (int q = max(b - w.reach + 1, 0); q <= min(b, w.output - 1); ++q) {
           const int c = s + (b - q) * w.stride;
-          if (c >= w.window) continue;
-          if constexpr (MAX) collect(sum, read(o, q), r * w.window + c);
-          else collect_share(sum, read(o, q), acc_t<T>(1) / (acc_t<T>)(h.count(o, padded) * w.count(q, padded)));
+          if (c < w.window) collect<MAX>(sum, read(o, q), r * w.window + c, MAX ? acc_t<T>(0) : share(o, q));
         }
       }
       give(h.start(a) + t, w.start(b) + s, sum);
     }
   }
-}
-
-template <class T, int VEC, int WINDOW, int STRIDE, bool MAX, class Read, class Give>
-DEVICE void gather(const PoolingBackwardParams<T>& p, int a, int b, const Read& read, const Give& give) {
-  if constexpr (WINDOW > 0) gather_known<T, VEC, WINDOW, STRIDE>(p, a, b, read, give);
-  else gather_any<T, VEC, MAX>(p, a, b, read, give);
 }

@@ -15,20 +15,30 @@ struct Piece {
   }
 };
 
-// A thread has `rows` windows, one below the other, so that the rows they share are still in the L1.
+// A thread has `height` windows, one below the other, so that the rows they share are still in the L1. The few windows
+// that reach over an edge take the way of any window.
 template <class T, int VEC, int WINDOW, bool MAX>
 __global__ void __launch_bounds__(POOLING_BLOCK, PACKED_BLOCKS) pooling_forward_packed(const PoolingForwardParams<T> p) {
   const i64 item = global_thread();
   if (item >= p.size) return;
   const Planes& c = p.pool;
   const Piece piece(item, c);
-  const T* x = p.x + piece.image * c.h.image * c.w.image * c.inner * VEC;
-  const auto read = [&](int i, int j) { return load<VEC>(x, (i * c.w.image + j) * c.inner + piece.pack); };
-  const int end = min((piece.row + 1) * c.height, c.h.output);
+  const T* x = p.x + (piece.image * c.h.image * c.w.image * c.inner + piece.pack) * VEC;
+  const auto read = [&](int i, int j) { return load<VEC>(x, (i * c.w.image + j) * c.inner); };
+  const int q = piece.column, end = min((piece.row + 1) * c.height, c.h.output);
+  i64 to = ((piece.image * c.h.output + piece.row * c.height) * c.w.output + q) * c.inner + piece.pack;
 #pragma unroll 1
-  for (int o = piece.row * c.height; o < end; ++o) {
-    const auto state = pooled<T, VEC, WINDOW, MAX>(c.h, c.w, c.padded != 0, o, piece.column, read);
-    put(p, ((piece.image * c.h.output + o) * c.w.output + piece.column) * c.inner + piece.pack, state);
+  for (int o = piece.row * c.height; o < end; ++o, to += c.w.output * c.inner) {
+    if constexpr (MAX) {
+      Largest<T, VEC> state(c.first_tap(o, q), c.first_tap(o, q));
+      walk_window<WINDOW>(state, c.h, c.w, o, q, read);
+      put(p, to, state);
+    } else {
+      Total<T, VEC> state;
+      walk<8>(state, c.h, c.w, o, q, read);
+      state.divide((acc_t<T>)c.count(o, q));
+      put(p, to, state);
+    }
   }
 }
 
@@ -39,13 +49,14 @@ __global__ void __launch_bounds__(POOLING_BLOCK, PACKED_BLOCKS) pooling_backward
   if (item >= p.size) return;
   const Planes& c = p.pool;
   const Piece piece(item, c);
-  const i64 from = piece.image * c.h.output * c.w.output, to = piece.image * c.h.image * c.w.image;
+  const i64 from = piece.image * c.h.output * c.w.output * c.inner + piece.pack;
+  const i64 to = piece.image * c.h.image * c.w.image * c.inner + piece.pack;
   const auto read = [&](int o, int q) {
-    return handed<VEC, MAX>(p, (from + o * c.w.output + q) * c.inner + piece.pack);
+    return handed<VEC, MAX>(p.dy, p.indices, from + (o * c.w.output + q) * c.inner);
   };
   const auto give = [&](int i, int j, const acc_t<T>(&sum)[VEC]) {
-    if (!c.h.has(i) || !c.w.has(j)) return;
-    store_blended<VEC>(p.dx, (to + i * c.w.image + j) * c.inner + piece.pack, sum, p.alpha, p.beta);
+    if (c.h.has(i) & c.w.has(j)) put_blended<VEC>(p.dx, to + (i * c.w.image + j) * c.inner, sum, p.alpha, p.beta);
   };
-  gather<T, VEC, WINDOW, STRIDE, MAX>(p, piece.row, piece.column, read, give);
+  if constexpr (WINDOW > 0) gather_known<T, VEC, WINDOW, STRIDE>(p, piece.row, piece.column, read, give);
+  else gather_any<T, VEC, MAX>(p, piece.row, piece.column, read, give);
 }

@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(POOLING_BLOCK, 2) pooling_forward(const Poolin
         if (!sees(y.at.w, w, c.stride.w, 1, c.padding.w, c.image.w, i.w)) continue;
         const acc_t<T> v = to_acc(x[offset(c.x, i)]);
         if constexpr (!MAX) best += v;
-        else if (at < 0 || exceeds(v, best)) {
+        else if (at < 0 || surpasses(v, best)) {
           best = v;
           at = (d * c.window.h + h) * c.window.w + w;
         }

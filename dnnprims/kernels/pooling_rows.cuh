@@ -36,16 +36,17 @@ template <class T, int VEC> struct Span {
     skew = (int)(first - pack * VEC);
     packs = (int)((last + VEC - 1) / VEC - pack);
   }
-  // From x, which has `size` elements.
+  // From x, which has `size` elements: asked for, not yet there.
   DEVICE void fetch(const T* x, i64 size) const {
     for (int k = threadIdx.x; k < packs; k += POOLING_BLOCK) {
       const i64 at = (pack + k) * VEC;
-      if (at + VEC <= size) copy_async(tile + k * VEC, x + at);
-      else for (int e = 0; at + e < last; ++e) tile[k * VEC + e] = x[at + e];
+      if (at + VEC <= size) {
+        copy_async(tile + k * VEC, x + at);
+        continue;
+      }
+#pragma unroll 1
+      for (int e = 0; at + e < last; ++e) tile[k * VEC + e] = x[at + e];
     }
-    commit_copies();
-    await_copies<0>();
-    __syncthreads();
   }
   // To y, which has something else before and behind it.
   DEVICE void hand_out(T* y) const {
@@ -56,6 +57,7 @@ template <class T, int VEC> struct Span {
         store<VEC>(y, pack + k, load<VEC>(tile, k));
         continue;
       }
+#pragma unroll 1
       for (int e = 0; e < VEC; ++e) {
         if (at + e >= first && at + e < last) y[at + e] = tile[k * VEC + e];
       }
@@ -63,47 +65,82 @@ template <class T, int VEC> struct Span {
   }
 };
 
-template <class T, int VEC, int WINDOW, bool MAX>
+DEVICE void await_spans() {
+  commit_copies();
+  await_copies<0>();
+  __syncthreads();
+}
+
+template <class T, int VEC, bool MAX>
 __global__ void __launch_bounds__(POOLING_BLOCK, ROWS_BLOCKS) pooling_forward_rows(const PoolingForwardParams<T> p) {
   DYNAMIC_SHARED(T, tile);
   const Planes& c = p.pool;
   const Part part(c);
-  const int rows = min(c.height, c.h.output - part.row);
-  const int top = c.inner > 1 ? 0 : c.h.first(part.row);
-  const int bottom = c.inner > 1 ? c.h.image : c.h.last(part.row + rows - 1);
+  const int end = min(part.row + c.height, c.h.output);
+  const int top = c.inner > 1 ? 0 : c.h.first(part.row), bottom = c.inner > 1 ? c.h.image : c.h.last(end - 1);
   const i64 last = part.first + part.planes - 1;
   const Span<T, VEC> span(tile, (part.first * c.h.image + top) * c.w.image, (last * c.h.image + bottom) * c.w.image);
   span.fetch(p.x, p.size);
-  const i64 to = (part.first * c.h.output + part.row) * c.w.output;
-  const int pieces = part.planes * rows * c.across;
-  for (int k = threadIdx.x; k < pieces; k += POOLING_BLOCK) {
-    const Spot spot(k, c);
-    const T* x = tile + span.skew + (spot.plane * c.h.image - top) * c.w.image;
-    const auto read = [&](int i, int j) { return load<1>(x, i * c.w.image + j); };
-    put(p, to + k, pooled<T, 1, WINDOW, MAX>(c.h, c.w, c.padded != 0, part.row + spot.row, spot.column, read));
-  }
-}
-
-template <class T, int VEC, int WINDOW, int STRIDE, bool MAX>
-__global__ void __launch_bounds__(POOLING_BLOCK, ROWS_BLOCKS) pooling_backward_rows(const PoolingBackwardParams<T> p) {
-  DYNAMIC_SHARED(T, tile);
-  const Planes& c = p.pool;
-  const Part part(c);
-  const int top = max(c.h.start(part.row), 0), bottom = min(c.h.start(part.row + c.height), c.h.image);
-  const i64 last = part.first + part.planes - 1;
-  const Span<T, VEC> span(tile, (part.first * c.h.image + top) * c.w.image, (last * c.h.image + bottom) * c.w.image);
+  await_spans();
   const int pieces = part.planes * c.height * c.across;
   for (int k = threadIdx.x; k < pieces; k += POOLING_BLOCK) {
     const Spot spot(k, c);
-    const i64 from = (part.first + spot.plane) * c.h.output * c.w.output;
-    const int at = span.skew + (spot.plane * c.h.image - top) * c.w.image;
-    const auto read = [&](int o, int q) { return handed<1, MAX>(p, from + o * c.w.output + q); };
-    const auto give = [&](int i, int j, const acc_t<T>(&sum)[1]) {
-      if (i < top || i >= bottom || !c.w.has(j)) return;
-      const int here = at + i * c.w.image + j;
-      tile[here] = blend<T>(p.alpha, sum[0], p.beta, p.dx + span.first + (here - span.skew));
-    };
-    gather<T, 1, WINDOW, STRIDE, MAX>(p, part.row + spot.row, spot.column, read, give);
+    const int q = spot.column;
+    const T* x = tile + span.skew + (spot.plane * c.h.image - top) * c.w.image;
+    const i64 to = (part.first + spot.plane) * c.h.output * c.w.output + q;
+    const int o = part.row + spot.row;
+    if (o >= end) continue;
+    const auto read = [&](int i, int j) { return load<1>(x, i * c.w.image + j); };
+    if constexpr (MAX) {
+      Largest<T, 1> state(c.first_tap(o, q), 0);
+      walk<4>(state, c.h, c.w, o, q, read);
+      put(p, to + o * c.w.output, state);
+    } else {
+      Total<T, 1> state;
+      walk<8>(state, c.h, c.w, o, q, read);
+      state.divide((acc_t<T>)c.count(o, q));
+      put(p, to + o * c.w.output, state);
+    }
   }
-  span.hand_out(p.dx);
+}
+
+template <class T, int VEC, bool MAX>
+__global__ void __launch_bounds__(POOLING_BLOCK, ROWS_BLOCKS) pooling_backward_rows(const PoolingBackwardParams<T> p) {
+  DYNAMIC_SHARED(T, tile);
+  u8* bytes = reinterpret_cast<u8*>(tile);
+  const Planes& c = p.pool;
+  const Part part(c);
+  const i64 last = part.first + part.planes - 1;
+  // Windows that any tile of the block lies in.
+  const int above = c.inner > 1 ? 0 : max(part.row - c.h.reach + 1, 0);
+  const int below = c.inner > 1 ? c.h.output : min(part.row + c.height, c.h.output);
+  const i64 first_window = (part.first * c.h.output + above) * c.w.output;
+  const i64 last_window = max((last * c.h.output + below) * c.w.output, first_window);
+  const i64 windows = c.images * c.h.output * c.w.output;
+  const Span<T, VEC> dy(reinterpret_cast<T*>(bytes + c.dy_at), first_window, last_window);
+  const Span<u8, 16> indices(bytes + c.indices_at, first_window, last_window);
+  dy.fetch(p.dy, windows);
+  if constexpr (MAX) indices.fetch(p.indices, windows);
+  await_spans();
+  const int top = max(c.h.start(part.row), 0), bottom = min(c.h.start(part.row + c.height), c.h.image);
+  const Span<T, VEC> dx(tile, (part.first * c.h.image + top) * c.w.image, (last * c.h.image + bottom) * c.w.image);
+  const int pieces = part.planes * c.height * c.across;
+  for (int k = threadIdx.x; k < pieces; k += POOLING_BLOCK) {
+    const Spot spot(k, c);
+    const int from = (spot.plane * c.h.output - above) * c.w.output, at = (spot.plane * c.h.image - top) * c.w.image;
+    const auto read = [&](int o, int q) {
+      const int number = from + o * c.w.output + q;
+      pack<u8, 1> tap{};
+      if constexpr (MAX) tap = load<1>(indices.tile, indices.skew + number);
+      return Handed<T, 1>::of(load<1>(dy.tile, dy.skew + number), tap);
+    };
+    const auto give = [&](int i, int j, const acc_t<T>(&sum)[1]) {
+      if ((i < top) | (i >= bottom) | !c.w.has(j)) return;
+      const int here = at + i * c.w.image + j;
+      const bool moved = p.alpha == acc_t<T>(1) && p.beta == acc_t<T>(0);
+      tile[dx.skew + here] = moved ? from_acc<T>(sum[0]) : blend<T>(p.alpha, sum[0], p.beta, p.dx + dx.first + here);
+    };
+    gather_any<T, 1, MAX>(p, part.row + spot.row, spot.column, read, give);
+  }
+  dx.hand_out(p.dx);
 }

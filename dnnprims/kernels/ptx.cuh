@@ -27,6 +27,11 @@ DEVICE u32 bfloat16_bits_by_integers(float v) {
 DEVICE float larger_by_select(float a, float b) { return a != a || a >= b ? a : b; }
 DEVICE float smaller_by_select(float a, float b) { return a != a || a <= b ? a : b; }
 
+// Both halves of a word, set or not.
+DEVICE u32 halves_where(bool low, bool high) { return (low ? 0xffffu : 0u) | (high ? 0xffff0000u : 0u); }
+// Whether a number replaces the largest so far: it is larger, or the first NaN.
+template <class A> DEVICE bool surpasses(A v, A best) { return !(v <= best) & (best == best); }
+
 #if defined(DNNPRIMS_EMULATOR)
 
 DEVICE float half_bits_to_float(u16 h) { return emulator::half_bits_to_float(h); }
@@ -38,6 +43,17 @@ DEVICE u32 floats_to_bfloat16_bits(float a, float b) {
 }
 DEVICE float max_or_nan(float a, float b) { return larger_by_select(a, b); }
 DEVICE float min_or_nan(float a, float b) { return smaller_by_select(a, b); }
+// Which halves are equal numbers of float16, and which of `v` exceed those of `best`.
+DEVICE u32 halves_equal(u32 a, u32 b) { return halves_where(((a ^ b) & 0xffffu) == 0, ((a ^ b) >> 16) == 0); }
+DEVICE u32 float16_exceeding(u32 v, u32 best) {
+  return halves_where(surpasses(half_bits_to_float((u16)v), half_bits_to_float((u16)best)),
+                      surpasses(half_bits_to_float((u16)(v >> 16)), half_bits_to_float((u16)(best >> 16))));
+}
+DEVICE u32 bfloat16_exceeding(u32 v, u32 best) {
+  return halves_where(surpasses(bits_to_float(v << 16), bits_to_float(best << 16)),
+                      surpasses(bits_to_float(v & 0xffff0000u), bits_to_float(best & 0xffff0000u)));
+}
+DEVICE void keep_here(u32&) {}
 // The approximate functions: the emulator has the exact ones, so their error is measured on a GPU alone.
 DEVICE float exp2_approx(float v) { return exp2f(v); }
 DEVICE float exp2_normal(float v) { return v < -126.0f ? 0.0f : exp2f(v); }
@@ -115,6 +131,32 @@ DEVICE float min_or_nan(float a, float b) {
   return smaller_by_select(a, b);
 #endif
 }
+// Which halves are equal numbers of float16, small integers among the subnormal ones; and which of `v` exceed those of
+// `best`. Two instructions compare two numbers, and leave a mask in place of a predicate.
+DEVICE u32 halves_equal(u32 a, u32 b) {
+  u32 r;
+  asm("set.eq.u32.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+DEVICE u32 float16_exceeding(u32 v, u32 best) {
+  u32 above, number;
+  asm("set.gtu.u32.f16x2 %0, %1, %2;" : "=r"(above) : "r"(v), "r"(best));
+  asm("set.num.u32.f16x2 %0, %1, %1;" : "=r"(number) : "r"(best));
+  return above & number;
+}
+DEVICE u32 bfloat16_exceeding(u32 v, u32 best) {
+#if __CUDA_ARCH__ >= 900
+  u32 above, number;
+  asm("set.gtu.u32.bf16x2 %0, %1, %2;" : "=r"(above) : "r"(v), "r"(best));
+  asm("set.num.u32.bf16x2 %0, %1, %1;" : "=r"(number) : "r"(best));
+  return above & number;
+#else
+  return halves_where(surpasses(bits_to_float(v << 16), bits_to_float(best << 16)),
+                      surpasses(bits_to_float(v & 0xffff0000u), bits_to_float(best & 0xffff0000u)));
+#endif
+}
+// A value that is to be computed before this, and not in the branch behind it in which alone it is used.
+DEVICE void keep_here(u32& v) { asm volatile("" : "+r"(v)); }
 // Without .ftz these keep subnormals. Largest errors by the PTX manual: exp2 2 ulp, log2 absolute 2^-22 near 1 and
 // 2 ulp elsewhere, reciprocal 1 ulp, reciprocal square root relative 2^-22.9.
 DEVICE float exp2_approx(float v) {

@@ -13,7 +13,7 @@ from ...descriptors import PoolingDescriptor, TensorDescriptor
 from ...reference import pooling as reference
 from ...runtime.launch import FLAG, NULL, PlanSpec, Profile, Result, choose
 from .geometry import Geometry, examine
-from .kernels import FAMILY, Launch, packed_step, plain_step, rows_step, variants
+from .kernels import FAMILY, Launch, lines_step, packed_step, plain_step, rows_step, variants
 
 if TYPE_CHECKING:
     from ...handle import Handle
@@ -228,14 +228,19 @@ def plan_pooling_backward(
     return _plan(op, profile, g, launch, g.x_shape, (Result(2, g.x_shape, dy.dtype),))
 
 
+_STEPS = {
+    "packed_channels": packed_step,
+    "packed_lines": lines_step,
+    "staged_rows": rows_step,
+    "plain": plain_step,
+}
+
+
 def _plan(
     op: str, profile: Profile, g: Geometry, launch: Launch, shape: tuple[int, ...], results: tuple[Result, ...]
 ) -> PlanSpec:
     variant, refused = choose(variants(g, launch))
-    if variant == "plain":
-        step = plain_step(g, launch)
-    else:
-        step = (packed_step if variant == "packed_channels" else rows_step)(profile, g, launch)
+    step = _STEPS[str(variant)](profile, g, launch)
     made = tuple(result.operand for result in results)
     return PlanSpec(
         op,

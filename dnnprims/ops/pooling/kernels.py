@@ -40,6 +40,7 @@ _AXIS = ("image", "output", "window", "stride", "before", "reach")
 _PLANES = (
     *_fields("i64", "size", "images"),
     *_fields("i32", *(f"{a}_{name}" for a in "hw" for name in _AXIS), "padded", "inner", "across", "down", "height"),
+    *_fields("i32", "dy_at", "indices_at"),
     *_fields("u32", *(f"{n}_{part}" for n in ("inner", "across", "down") for part in ("multiplier", "shift"))),
 )
 _BLEND = (("alpha", "A"), ("beta", "A"))
@@ -57,7 +58,7 @@ _KERNELS = {
     **{
         (way, variant): Kernel("pooling", f"pooling_{way}_{kind}", struct)
         for way, struct in _FAST.items()
-        for variant, kind in (("packed_channels", "packed"), ("staged_rows", "rows"))
+        for variant, kind in (("packed_channels", "packed"), ("packed_lines", "lines"), ("staged_rows", "rows"))
     },
 }
 
@@ -91,6 +92,7 @@ def variants(g: Geometry, launch: Launch) -> Iterator[tuple[str, str | None]]:
     """Each variant, and why it does not take the problem."""
     reason = _not_in_planes(g, launch)
     yield "packed_channels", reason or _not_packed(g, launch)
+    yield "packed_lines", reason or _not_in_lines(g, launch)
     yield "staged_rows", reason or _not_in_rows(g, launch)
     yield "plain", None
 
@@ -124,14 +126,32 @@ def _not_packed(g: Geometry, launch: Launch) -> str | None:
     return unaligned(image=launch.image, result=launch.output, indices=launch.indices)
 
 
+def _not_in_lines(g: Geometry, launch: Launch) -> str | None:
+    lanes, (height, width) = launch.dtype.lanes, _plane(g.image, 1)
+    if g.pooling.channels_last:
+        return "channels are last"
+    windows, strides, befores = (
+        set(_plane(values, 1)) for values in (g.pooling.windows(g.axes), g.pooling.strides(g.axes), g.befores())
+    )
+    if not g.is_max or strides != {2} or (windows, befores) not in (({2}, {0}), ({3}, {1})):
+        return "it is no maximum of 2 x 2, or of 3 x 3 behind a padding of 1, with stride 2"
+    if width % lanes or 2 * _plane(g.output, 1)[1] != width:
+        return f"rows of {width} elements are no multiple of {lanes}, or half as many windows"
+    if max(height * width, g.batch * g.channels * height * width // lanes) >= _MOST_INDEX:
+        return "there are 2^31 packs or more"
+    return unaligned(image=launch.image, result=launch.output, indices=launch.indices)
+
+
 def _not_in_rows(g: Geometry, launch: Launch) -> str | None:
     if g.pooling.channels_last:
         return "channels are last"
     if max(prod(g.image), prod(g.output), g.batch * g.channels) >= _MOST_INDEX:
         return "there are 2^31 elements of a plane, or planes, or more"
-    if _tile_bytes(g, launch, 1, 1) > _MOST_TILE_BYTES:
+    if sum(_tile_bytes(g, launch, 1, 1)) > _MOST_TILE_BYTES:
         return f"a row of windows has more than {_MOST_TILE_BYTES} bytes of the image"
-    return unaligned(image=launch.image)
+    if launch.way == "forward":
+        return unaligned(image=launch.image)
+    return unaligned(image=launch.image, result=launch.output, indices=launch.indices)
 
 
 def _plane(values: Numbers, fill: int) -> Numbers:
@@ -149,16 +169,27 @@ def _pieces(g: Geometry, way: str, rows: int) -> Numbers:
     return -(-down // rows), across
 
 
-def _tile_bytes(g: Geometry, launch: Launch, planes: int, rows: int) -> int:
-    """Shared memory of a block that has so many planes, or rows of windows or tiles of one, and two packs to spare."""
-    (height, width), itemsize = _plane(g.image, 1), launch.dtype.itemsize
+def _tile_bytes(g: Geometry, launch: Launch, planes: int, rows: int) -> tuple[int, int, int]:
+    """Shared memory of a block that has so many planes, or rows of windows or tiles of one: of x or dx, dy, indices.
+
+    Each has two packs to spare, as it begins and ends wherever it does.
+    """
+    (height, width), (down, across) = _plane(g.image, 1), _plane(g.output, 1)
     stride, window = (_plane(values, 1)[0] for values in (g.pooling.strides(g.axes), g.pooling.windows(g.axes)))
     span = (rows - 1) * stride + window if launch.way == "forward" else rows * stride
-    elements = planes * height * width if planes > 1 else min(span, height) * width
-    return (elements + 2 * launch.dtype.lanes) * itemsize
+    image = planes * height * width if planes > 1 else min(span, height) * width
+    windows = planes * down * across if planes > 1 else min(rows - 1 + -(-window // stride), down) * across
+    of_image, of_windows = (_whole_packs(count * launch.dtype.itemsize) for count in (image, windows))
+    if launch.way == "forward":
+        return of_image, 0, 0
+    return of_image, of_windows, _whole_packs(windows) if g.is_max else 0
 
 
-def plain_step(g: Geometry, launch: Launch) -> KernelStep:
+def _whole_packs(nbytes: int) -> int:
+    return (-(-nbytes // 16) + 2) * 16
+
+
+def plain_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
     """A thread an element."""
     shape = g.y_shape if launch.way == "forward" else g.x_shape
     dense = dense_strides(g.x_shape), dense_strides(g.y_shape)
@@ -179,10 +210,24 @@ def packed_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
         rows = _ROWS
     down, across = _pieces(g, launch.way, rows)
     size = g.batch * down * across * packs
-    numbers = (size, g.batch, *_axes(g), packs, across, down, rows, *_divisors(packs, across, down))
+    numbers = (size, g.batch, *_axes(g), packs, across, down, rows, 0, 0, *_divisors(packs, across, down))
     template = (launch.dtype.cuda, str(launch.dtype.lanes), *_windows(g, launch.way), _bool(g.is_max))
     grid = blocks_for(size, _BLOCK)
     return _step(launch, "packed_channels", template, grid, (launch.alpha, launch.beta, *numbers))
+
+
+def lines_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
+    """A thread a pack of a row, and the windows in it, or of two rows."""
+    (height, width), (windows, _) = _plane(g.image, 1), _plane(g.output, 1)
+    across, images, rows, down = width // launch.dtype.lanes, g.batch * g.channels, 1, -(-height // 2)
+    if launch.way == "forward":
+        rows = _ROWS if images * windows * across >= _ROWS * 2048 * profile.sm_count else 1
+        down = -(-windows // rows)
+    size = images * down * across
+    numbers = (size, images, *_axes(g), 1, across, down, rows, 0, 0, *_divisors(1, across, down))
+    template = (launch.dtype.cuda, str(launch.dtype.lanes), str(_plane(g.pooling.windows(g.axes), 1)[0]))
+    grid = blocks_for(size, _BLOCK)
+    return _step(launch, "packed_lines", template, grid, (launch.alpha, launch.beta, *numbers))
 
 
 def rows_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
@@ -191,23 +236,26 @@ def rows_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
     all_rows, across = _pieces(g, launch.way, 1)
     planes, rows = _share(profile, g, launch, images, all_rows)
     parts = -(-all_rows // rows)
-    size = images * prod(g.image)
-    numbers = (size, images, *_axes(g), planes, across, parts, rows, *_divisors(rows, across, parts))
-    template = (launch.dtype.cuda, str(launch.dtype.lanes), *_windows(g, launch.way), _bool(g.is_max))
+    tile, of_dy, of_indices = _tile_bytes(g, launch, planes, rows)
+    numbers = (
+        *(images * prod(g.image), images, *_axes(g), planes, across, parts, rows, tile, tile + of_dy),
+        *_divisors(rows, across, parts),
+    )
+    template = (launch.dtype.cuda, str(launch.dtype.lanes), _bool(g.is_max))
     grid = (-(-images // planes) * parts, 1, 1)
-    nbytes = _tile_bytes(g, launch, planes, rows)
+    nbytes = tile + of_dy + of_indices
     return _step(launch, "staged_rows", template, grid, (launch.alpha, launch.beta, *numbers), nbytes)
 
 
 def _share(profile: Profile, g: Geometry, launch: Launch, images: int, all_rows: int) -> tuple[int, int]:
-    """Planes of a block, or else rows of it, all blocks having about as many."""
-    plane = prod(g.image) * launch.dtype.itemsize
+    """Planes of a block, or else rows of one, all blocks having about as many."""
+    plane = sum(_tile_bytes(g, launch, 1, all_rows))
     if plane * 2 <= _TILE_BYTES:
         most = min(_TILE_BYTES // plane, -(-images // (_BLOCKS_EACH * profile.sm_count)))
         return max(most, 1), all_rows
     rows = all_rows
-    while rows > 1 and _tile_bytes(g, launch, 1, rows) > _TILE_BYTES:
-        rows = -(-rows // 2) if rows > 64 else rows - 1
+    while rows > 1 and sum(_tile_bytes(g, launch, 1, rows)) > _TILE_BYTES:
+        rows -= 1 if rows <= 64 else rows // 2
     return 1, -(-all_rows // -(-all_rows // rows))
 
 
@@ -259,11 +307,12 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
     windows["backward"] = ["0, 0", *(f"{window}, {stride}" for window, stride in _TILES)]
     groups = {}
     for way, known in windows.items():
-        fast = [*(f"{window}, true" for window in known), f"{known[0]}, false"]
         groups[way] = [
-            *(f"pooling_{way}<{t}, {options}>" for options in ("true", "false")),
-            *(f"pooling_{way}_packed<{t}, {dtype.lanes}, {options}>" for options in fast),
-            *(f"pooling_{way}_rows<{t}, {dtype.lanes}, {options}>" for options in fast),
+            *(f"pooling_{way}<{t}, {largest}>" for largest in ("true", "false")),
+            *(f"pooling_{way}_packed<{t}, {dtype.lanes}, {window}, true>" for window in known),
+            f"pooling_{way}_packed<{t}, {dtype.lanes}, {known[0]}, false>",
+            *(f"pooling_{way}_lines<{t}, {dtype.lanes}, {window}>" for window in _WINDOWS),
+            *(f"pooling_{way}_rows<{t}, {dtype.lanes}, {largest}>" for largest in ("true", "false")),
         ]
     return groups
 
