@@ -27,6 +27,15 @@
 //            channel with a NaN or an infinity has mean and rstd NaN. Without elements (m = 0) the variance is 0, running
 //            statistics stay.
 // Cost       forward 3 n sizeof(T) bytes, backward 5 n, one n more for r, dr or y; some ten flops an element.
+// Measured   on an NVIDIA H200, 2026-11-28, tools/bench.py, 256x256x56x56 channels last, bfloat16, beside PyTorch 2.11: forward
+//            with relu 0.324 ms, 0.89 of a copy, 3.2 times faster; with a residual, too, 0.411 ms, 0.94, 3.3 times; backward
+//            with relu 0.502 ms, 0.96, 1.9 times.
+//            ncu, 256x64x112x112 bfloat16, microseconds of each launch (a copy's rate): moments 101 (0.95), finish 6, apply
+//            215 (0.89); sums 190 (1.01), gradients 5, data 307 (0.94). 256x512x7x7: 13, 7, 11 forward where 9 in all would be
+//            a copy's rate, and 14, 5, 15: beginning, fetching code and merging take longer there than the data. One array
+//            read backwards or forwards the second time: no difference above 1 %. Two rows ahead and three blocks a
+//            multiprocessor in place of four and two: backward 0.80 where it is 0.96. Half of the pack for 16-bit types: 20
+//            instructions an element where there are 11, and 0.77 where it is 0.89.
 // Limits     up to 65,535 parts; VEC > 1 wants 16-byte aligned arrays and columns that fill whole packs.
 #include "batchnorm_backward.cuh"
 
