@@ -31,10 +31,14 @@
 //            with relu 0.324 ms, 0.89 of a copy, 3.2 times faster; with a residual, too, 0.411 ms, 0.94, 3.3 times; backward
 //            with relu 0.502 ms, 0.96, 1.9 times.
 //            Shares of a copy, relu fused, batch 256, c x h: 64x112 64x56 256x56 128x28 512x28 256x14 1024x14 512x7 2048x7
-//              bfloat16 channels last, forward   .92 .80 .89 .71 .87 .49 .79 .30 .67   backward .96 .89 .96 .82 .94 .65 .89 .47 .81
-//              bfloat16 channels first, forward  .90 .80 .88 .69 .80 .50 .66 .35 .61   backward .96 .87 .90 .81 .87 .71 .84 .56 .84
-//              float32 channels last, forward    .93 .89 .95 .82 .93 .74 .89 .60 .84   backward 1.0 .97 1.0 .93 1.0 .87 .98 .75 .96
-//              float32 channels first, forward   .90 .87 .94 .83 .91 .66 .82 .59 .75   backward .96 .97 1.0 .95 .97 .90 .92 .78 .89
+//              bfloat16 channels last, forward   .92 .80 .89 .71 .87 .49 .79 .30 .67
+//                                       backward .96 .89 .96 .82 .94 .65 .89 .47 .81
+//              bfloat16 channels first, forward  .90 .80 .88 .69 .80 .50 .66 .35 .61
+//                                       backward .96 .87 .90 .81 .87 .71 .84 .56 .84
+//              float32 channels last, forward    .93 .89 .95 .82 .93 .74 .89 .60 .84
+//                                       backward 1.0 .97 1.0 .93 1.0 .87 .98 .75 .96
+//              float32 channels first, forward   .90 .87 .94 .83 .91 .66 .82 .59 .75
+//                                       backward .96 .97 1.0 .95 .97 .90 .92 .78 .89
 //            ncu, 256x64x112x112 bfloat16, microseconds of each launch (a copy's rate): moments 101 (0.95), finish 6, apply
 //            215 (0.89); sums 190 (1.01), gradients 5, data 307 (0.94). What small tensors miss is the same for all, some 20
 //            us in three launches: of 256x512x7x7 13, 7, 11 forward where 9 in all would be a copy's rate, 14, 5, 15
