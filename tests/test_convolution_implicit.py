@@ -161,6 +161,16 @@ def test_splits_and_tiles_follow_the_shape() -> None:
     assert dp.workspace_size(dp.conv_backward_filter, conv, dy, x, w_descriptor=w) > 0
 
 
+@pytest.mark.parametrize(("algorithm", "dtype"), [(FFMA, np.float32), (MMA, ml_dtypes.bfloat16)])
+def test_large_tiles(handle: dp.Handle, monkeypatch: pytest.MonkeyPatch, algorithm: str, dtype: Any) -> None:
+    """As many as there are where a GPU has a single multiprocessor, the last ones cut by the edges."""
+    force(handle, algorithm)
+    monkeypatch.setattr("dnnprims.ops.convolution.implicit_tiles._MULTIPROCESSORS", 1)
+    conv = ConvolutionDescriptor(padding=(0, 1), layout="NHWC")
+    for name, found, expected in results(handle, conv, *drawn(conv, (4, 120, 11, 16), (248, 120, 1, 3), dtype)):
+        assert found.tobytes() == expected.tobytes(), name
+
+
 @pytest.mark.parametrize("algorithm", [FFMA, MMA])
 def test_infinite_weight_meets_no_padding(handle: dp.Handle, algorithm: str) -> None:
     """Nor does an infinite gradient: what lies outside is left out where it would make a NaN."""

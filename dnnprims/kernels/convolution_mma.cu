@@ -15,6 +15,7 @@
 //           in ascending order. TF32 factors are rounded to nearest. Infinite weights over padding as in
 //           convolution_implicit.cu.
 // Cost      as there, with 128 (64) rows and columns a block.
+// Measured  not yet on a GPU.
 // Limits    offsets below 2^30 elements.
 #include "convolution_filter.cuh"
 #include "convolution_gather.cuh"
