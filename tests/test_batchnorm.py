@@ -137,6 +137,21 @@ def test_deviations_small_beside_the_mean(handle: Any, shape: tuple[int, ...], l
 
 
 @pytest.mark.parametrize(("shape", "layout"), WAYS)
+def test_first_element_far_from_all_others(handle: Any, shape: tuple[int, ...], layout: str) -> None:
+    """What is merged about it is as exact as about any other: to some units of mean |x|."""
+    norm = BatchNormDescriptor(layout=layout)
+    x = (np.random.default_rng(7).standard_normal(shape) * 2.0**-10).astype(np.float32)
+    channels = np.moveaxis(x, 1 if layout == "NCHW" else -1, 0)
+    for channel in channels:
+        channel.flat[0] = 1e4
+    one = of_channels(handle, *[1.0] * len(channels))
+    _, mean, _ = dp.batchnorm_forward_training(handle, norm, handle.asarray(x), one, one)
+    axes, wide = statistics_axes(norm, x.ndim), x.astype(np.float64)
+    error = np.abs(handle.to_numpy(mean) - wide.mean(axes))
+    assert (error <= 2.0**-20 * np.abs(wide).mean(axes)).all()
+
+
+@pytest.mark.parametrize(("shape", "layout"), WAYS)
 @pytest.mark.parametrize("odd", [NAN, INF, -INF])
 def test_what_is_not_finite_stays_in_its_channel(handle: Any, shape: tuple[int, ...], layout: str, odd: float) -> None:
     """Mean, rstd and y of that channel are NaN, also with two infinities; all others are as they were."""

@@ -98,7 +98,8 @@ template <bool WIDE, class A> DEVICE A team_sum(A v, int team) {
 template <class A> struct Moments {
   A count, mean, squares;
 
-  // All that the walks of a team come by, about the mean of the first; equal means give that mean itself.
+  // All that the walks of a team come by: their mean about the first of them, so that equal ones give that itself, then
+  // what is left of it beside their own deviations, should the first have lain far off.
   template <class Walk> static DEVICE Moments all_of(const Walk& walk, int team) {
     Moments all{A(0), A(0), A(0)};
     const A middle = walk.front().mean;
@@ -110,13 +111,16 @@ template <class A> struct Moments {
     }
     all.count = team_sum<Walk::WIDE>(all.count, team);
     all.mean = middle + team_sum<Walk::WIDE>(all.mean, team) / all.count;
+    A left = A(0);
 #pragma unroll 1
     for (Walk at = walk; at.more(); at.next()) {
       const Moments one = at.get();
       const A apart = one.mean - all.mean;
+      left += apart * one.count;
       all.squares += one.squares + apart * (apart * one.count);
     }
     all.squares = team_sum<Walk::WIDE>(all.squares, team);
+    all.mean += team_sum<Walk::WIDE>(left, team) / all.count;
     return all;
   }
 };
