@@ -9,7 +9,7 @@
 //           bias_planes    a block sums planes of one channel, a share of the images; its threads go over all packs.
 //           bias_fold      a warp a channel adds the splits, where there are several.
 // Numerics  partial sums in acc_t<T>, folded in an order fixed by the shapes: the same bits each time.
-// Cost      one read of dy.
+// Cost      one read of dy. Not measured yet.
 // Limits    fewer than 2^31 channels.
 #include "reduce.cuh"
 #include "vec.cuh"
