@@ -116,6 +116,8 @@ _MACHINE_ATOMIC = re.compile(r"(SU)?ATOM|(SU|U)?RED(?!UX)|UBLKRED|UTMARED")
 #: Kernels that move 16 bytes at once, and in which direction. Where VEC is a template argument it is the first integer
 #: among them, and 1 frees the kernel from the rule.
 PACKED = {
+    "bias_columns": "ld",
+    "bias_planes": "ld",
     "activation_forward": "ld st",
     "activation_backward": "ld st",
     "adam_update": "ld st",
@@ -131,6 +133,8 @@ PACKED = {
     "cross_entropy_aligned_long": "ld st",
     "cross_entropy_by_block": "ld st",
     "cross_entropy_in_registers": "ld st",
+    "depthwise": "",  # two or four channels: the registers are for rows
+    "depthwise_filter": "",  # likewise
     "elementwise_loss": "ld st",
     "fc_activation_forward": "ld st",
     "fc_gradient": "ld st",
@@ -148,6 +152,7 @@ PACKED = {
     "pooling_backward_rows": "st",
     "pooling_forward_lines": "ld",
     "pooling_forward_packed": "ld st",
+    "pooling_forward_rows": "",  # rows begin anywhere
     "prelu_backward_columns": "ld st",
     "prelu_backward_data": "ld st",
     "prelu_backward_rows": "ld st",
