@@ -182,6 +182,7 @@ def _corners() -> tuple[str, ...]:
             indices = "indices=1" if mode == "max" else ""
             lines.append(f"pooling_forward {problem} mode={mode} {indices} data=integers into=out")
             lines.append(f"pooling_backward {problem} mode={mode} data=integers beta=1.0 into=out")
+        lines += [f"pooling_backward {problem} mode={mode} into=out" for mode in ("max", "exclude")]
     image = "shape=2x8x10x11 window=3 stride=2 padding=1"
     for layout in ("NCHW", "NHWC"):
         for mode in _MODES:

@@ -27,10 +27,14 @@
 //                                                NCHW bfloat16 0.68 / 0.64 / 0.77, float32 0.92 / 0.89 / 0.92
 //              64x64x224x224, 2 x 2              0.91 to 1.02, both layouts and types
 //              256x2048x7x7, mean of the whole   NHWC bfloat16 0.50 / 0.67, float32 0.65 / 0.82 (forward / backward)
-//                                                NCHW bfloat16 0.39 / 0.25, float32 0.59 / 0.39
-//            By ncu the first in bfloat16 wait for instructions, not for memory: 54 to 73 % of the issue slots are taken at
-//            37 to 57 % of the warps. The *_rows kernels are slow where windows are small: 3 x 3 with stride 1 has 0.08,
-//            2 x 2 of 14 x 14 0.25, for each element of a window takes an index of its own there.
+//                                                NCHW bfloat16 0.46 / 0.17, float32 0.64 / 0.23
+//              256x512x14x14, 2 x 2, bfloat16    NHWC 0.68 / 0.65 / 0.71, NCHW, whose rows are no packs, 0.44 / 0.43 / 0.23
+//            By ncu, bfloat16 3 x 3 waits for instructions, not for memory, which moves 540 to 560 MB once: of the issue
+//            slots *_packed take 54 % forward and 73 % backward, *_lines 63 % and 59 %, with 37 to 57 % of the warps there;
+//            backward spends 660 instructions on 32 elements, half of them to take bytes and halves out of words. The mean
+//            of 7 x 7 has but 256 blocks, 21 % of the warps, and takes 16 us in the kernel of 25 with the launch. *_rows
+//            take an index of its own for each element of a window, and backward an address for each element of a tile:
+//            3 x 3 with stride 1 has 0.17 forward, 0.08 backward.
 #include "pooling_lines.cuh"
 #include "pooling_packed.cuh"
 #include "pooling_plain.cuh"

@@ -71,6 +71,18 @@ DEVICE void await_spans() {
   __syncthreads();
 }
 
+// Takes what the window of output (o, q) has of the plane x, row by row.
+template <class T, class State> DEVICE void scan(State& state, const T* x, const Planes& c, int o, int q) {
+  const int first = c.w.first(q), last = c.w.last(q), end = c.h.last(o);
+  int tap = c.h.skipped(o) * c.w.window - c.w.start(q);  // of the column 0
+#pragma unroll 1
+  for (int i = c.h.first(o); i < end; ++i, tap += c.w.window) {
+    const T* row = x + i * c.w.image;
+#pragma unroll 4
+    for (int j = first; j < last; ++j) state.take(load<1>(row, j), tap + j);
+  }
+}
+
 template <class T, int VEC, bool MAX>
 __global__ void __launch_bounds__(POOLING_BLOCK, ROWS_BLOCKS) pooling_forward_rows(const PoolingForwardParams<T> p) {
   DYNAMIC_SHARED(T, tile);
@@ -90,14 +102,13 @@ __global__ void __launch_bounds__(POOLING_BLOCK, ROWS_BLOCKS) pooling_forward_ro
     const i64 to = (part.first + spot.plane) * c.h.output * c.w.output + q;
     const int o = part.row + spot.row;
     if (o >= end) continue;
-    const auto read = [&](int i, int j) { return load<1>(x, i * c.w.image + j); };
     if constexpr (MAX) {
       Largest<T, 1> state(c.first_tap(o, q), 0);
-      walk<4>(state, c.h, c.w, o, q, read);
+      scan(state, x, c, o, q);
       put(p, to + o * c.w.output, state);
     } else {
       Total<T, 1> state;
-      walk<8>(state, c.h, c.w, o, q, read);
+      scan(state, x, c, o, q);
       state.divide((acc_t<T>)c.count(o, q));
       put(p, to + o * c.w.output, state);
     }
