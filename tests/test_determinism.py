@@ -30,11 +30,11 @@ NEED_BLASLT = {"lt_epilogue", "lt_then_pass", "lt_product", "lt_product_after_co
 #: Variants of large TF32 products, which no ready call is; `test_fc` has them on small ones.
 NEED_TF32 = {"lt_product_along_k"}
 #: Variants of Hopper, and the types that variants are not for with IEEE products.
-ONLY_HOPPER = {"ping_pong"}
+ONLY_HOPPER = {"ping_pong", "hopper", "hopper_patch", "hopper_split", "hopper_after_copies"}
 NOT_FOR = {("lt_product_after_copies", "float64")}
 NOT_FOR |= {
     (name, dtype)
-    for name in ("ping_pong", "few_channels", "implicit_mma", "implicit_mma_after_copies")
+    for name in (*ONLY_HOPPER, "few_channels", "implicit_mma", "implicit_mma_after_copies")
     for dtype in ("float32", "float64")
 }
 H200 = Profile("cuda", blaslt=True, tensor_maps=True)

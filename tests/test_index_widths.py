@@ -76,6 +76,14 @@ _IMPLICIT = {
     for name, kind in kernel.struct.scalars
     if kind == "i32" and name != "channels_last"
 }
+#: Of convolutions on Hopper: pixels, windows, channels and tiles; what the copy engine is told has 32 bits.
+_ON_HOPPER = {
+    name
+    for family in ("convolution_hopper", "convolution_hopper_filter", "convolution_hopper_split", "convolution_patch")
+    for kernel in FAMILIES[family].kernels
+    for name, kind in kernel.struct.scalars
+    if kind == "i32"
+}
 
 #: Fields of 32 bits, and why their values fit.
 NARROW_FIELDS = {
@@ -102,6 +110,7 @@ NARROW_FIELDS = {
     "lanes": "at most the threads of a block",
     "kept": "packs in the shared memory of a block",
     "divisor_parts": "at most 32",
+    **dict.fromkeys(_ON_HOPPER, "of images of fewer than 2^31 pixels, as the front end sees to"),
 }
 
 _CONVOLVED = "positions of images, below 2^31 as the front end sees to"
@@ -168,6 +177,19 @@ NARROW_TEXT = {
     "for (int i = threadIdx.x; i < ALL *": "filters of a block",
     "for (int at = threadIdx.x + lanes; at < FILTER_BLOCK": "threads of a block",
     "blockIdx.x * sharing": "shares have 64 bits",
+    "int number = blockIdx.x": "tiles of fewer than 2^31 pixels, and splits for multiprocessors without one",
+    "(u32)number / (u32)tiles": "tiles of fewer than 2^31 pixels, and splits for multiprocessors without one",
+    "int tile = blockIdx.x": "tiles of fewer than 2^31 pixels, as the front end sees to",
+    "(int)(blockIdx.x % p.channel_tiles)": "no more than there are multiprocessors",
+    "(int)(gridDim.x / p.channel_tiles)": "no more than there are multiprocessors",
+    "(int)(blockIdx.x / p.channel_tiles)": "no more than there are multiprocessors",
+    "(int)(gridDim.x / of_split)": "no more than there are multiprocessors",
+    "(int)(blockIdx.x / of_split)": "no more than there are multiprocessors",
+    "(int)(blockIdx.x % of_split)": "no more than there are multiprocessors",
+    "for (int i = threadIdx.x * 16": "bytes of shared memory",
+    "/ (u32)p.": "pixels and tiles, fewer than 2^31 as the front end sees to",
+    "/ (u32)f.": "pixels, fewer than 2^31 as the front end sees to",
+    "blockIdx.x * units": "units have 64 bits",
     "blockIdx.y * p.columns": "columns have 64 bits",
     "blockIdx.y * per_split": "elements of a split have 64 bits",
 }

@@ -167,7 +167,7 @@ class CudaExecutor(DeviceArrays):
         ]
         pack, pick = struct.Struct("@" + "P" * len(slots)).pack_into, picker(slots)
         maps = EncodedMaps(step.maps) if step.maps else None
-        parameters = parameters_with(maps, ctypes.addressof(block)) if maps else _only(block)
+        parameters = parameters_with(maps, ctypes.addressof(block), step.joint_maps) if maps else _only(block)
         (x, y, z), threads, shared = step.grid, step.block, step.shared_bytes
         launch, where = self._driver.launchKernel, ctypes.addressof(parameters)
         early = early_launcher(function, step, where) if enters_grid(self._target_of(step)) else None

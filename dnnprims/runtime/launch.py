@@ -18,7 +18,7 @@ from .tuning import UNTUNED, Tuned
 if TYPE_CHECKING:
     from ..descriptors import TensorDescriptor
     from .gemm import GemmStep
-    from .tensor_map import TensorMap
+    from .tensor_map import AnyMap
 
 #: struct-module codes of the scalar types a parameter struct may hold; "A" is the accumulator of the unit's dtype.
 SCALAR_CODES = {"f32": "f", "f64": "d", "i32": "i", "u32": "I", "i64": "q", "u64": "Q"}
@@ -170,8 +170,10 @@ class KernelStep:
         For each scalar of the struct: a number, or `Live(k)`.
     shared_bytes : int
         Dynamic shared memory.
-    maps : tuple of TensorMap
+    maps : tuple of TensorMap, BoxMap and WindowMap
         What the kernel takes before its struct, where it has its tiles moved by the copy engine.
+    joint_maps : bool
+        Whether the kernel takes them as one struct, and not one by one.
     """
 
     kernel: Kernel
@@ -183,7 +185,8 @@ class KernelStep:
     pointers: tuple[Pointer, ...]
     scalars: tuple[float | int | Live, ...] = ()
     shared_bytes: int = 0
-    maps: tuple[TensorMap, ...] = ()
+    maps: tuple[AnyMap, ...] = ()
+    joint_maps: bool = False
 
     @property
     def expression(self) -> str:

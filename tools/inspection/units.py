@@ -128,9 +128,10 @@ class Unit:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Lines of the log that are more than ptxas' statistics."""
-        plain = re.compile(r"\s*(ptxas (info)?\s*[:.].*)?")
-        return [line for line in self.binary.log.splitlines() if not plain.fullmatch(line) or "warning" in line.lower()]
+        """Lines of the log that are more than ptxas' statistics; that products do not overlap is one."""
+        plain, loud = re.compile(r"\s*(ptxas (info)?\s*[:.].*)?"), ("warning", "performance loss")
+        lines = self.binary.log.splitlines()
+        return [line for line in lines if not plain.fullmatch(line) or any(word in line.lower() for word in loud)]
 
     @cached_property
     def resources(self) -> list[Resources]:

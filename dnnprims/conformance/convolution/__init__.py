@@ -86,7 +86,18 @@ _PROBLEMS = (
 
 
 #: A product of matrices, behind copies where channels do not lie side by side.
-_PRODUCT = "shape=2x24x5x4 k=16 filter=1x1 bias=0"
+_PRODUCT = "shape=2x24x1x5x4 k=16 filter=1x1x1 bias=0"
+#: Channels by the eight, which whole algorithms are for.
+_IN_EIGHTS = (
+    "shape=2x8x5x4 k=16 filter=1x1",
+    "shape=2x8x7x6 k=24 filter=3x3 stride=2 padding=1 data=integers mode=convolution",
+    "shape=1x16x5x6 k=8 filter=3x3 padding=1",
+    "shape=1x8x5x6 k=16 filter=3x3 padding=1 data=integers",
+    "shape=1x264x1x3 k=8 filter=1x3 padding=0x1",  # few results of many products
+    "shape=1x8x1x3 k=264 filter=1x3 padding=0x1 data=integers",
+)
+#: Such channels with three axes.
+_SOLID = "shape=1x16x2x3x4 k=8 filter=1x3x2 padding=0x1x0"
 
 
 def _over(op: str) -> str:
@@ -103,6 +114,8 @@ def _corners() -> tuple[str, ...]:
     lines += [f"{op} {sums}" for op in FAMILY_OPS]
     lines += [f"{op} {sums} alpha=0.5 beta=-1.25 into=out layout=NHWC" for op in FAMILY_OPS if op != _ALL_GRADIENTS]
     lines += [f"{op} {sums} data=integers beta=1.0 into=out" for op in FAMILY_OPS]
+    lines += [f"{op} {problem} layout=NHWC" for op in FAMILY_OPS for problem in _IN_EIGHTS]
+    lines += [f"{op} {_SOLID}{layout}" for op in FAMILY_OPS for layout in ("", " layout=NHWC")]
     lines += [f"conv_forward {image} activation={mode}" for mode in _ACTIVATIONS]
     lines += [
         *(
@@ -125,6 +138,7 @@ def _corners() -> tuple[str, ...]:
         f"conv_forward {image} data=special ends=0",
         f"conv_transpose_forward {image} bias=0",
         f"conv_transpose_backward {image} needs=db",
+        f"conv_transpose_backward {_IN_EIGHTS[-2]} layout=NHWC needs=dx",
         f"conv_transpose_backward {image} needs=dx,dw data=integers",
     ]
     return tuple(lines)

@@ -20,6 +20,10 @@ from .depthwise import DEPTHWISE_FAMILY
 from .direct import FAMILY
 from .first import FIRST_FAMILY
 from .forward import conv_forward, conv_output_descriptor, plan_conv_forward
+from .hopper import CONV_HOPPER_FAMILY
+from .hopper_filter import CONV_HOPPER_FILTER_FAMILY
+from .hopper_patch import CONV_PATCH_FAMILY
+from .hopper_split import CONV_HOPPER_SPLIT_FAMILY
 from .implicit import IMPLICIT_FAMILY, MMA_FAMILY
 from .relaid import LAYOUT_FAMILY
 from .transposed import (
@@ -33,6 +37,10 @@ __all__ = [
     "ALGORITHMS",
     "BIAS_FAMILY",
     "DEPTHWISE_FAMILY",
+    "CONV_HOPPER_FAMILY",
+    "CONV_HOPPER_FILTER_FAMILY",
+    "CONV_HOPPER_SPLIT_FAMILY",
+    "CONV_PATCH_FAMILY",
     "FAMILY",
     "FIRST_FAMILY",
     "IMPLICIT_FAMILY",

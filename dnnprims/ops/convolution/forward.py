@@ -83,8 +83,9 @@ def conv_forward(
     -----
     Sums are in float32 (float64 for float64), in an order fixed by the shapes; z is not rounded before the activation,
     and the result is rounded once. Nothing outside of the image is read or multiplied, so that an infinite weight never
-    meets padding. NaN is handed on. Where the handle allows TF32, factors of float32 may be rounded to it. No channels
-    give ``act(b)``. Keep x and w for the backward pass.
+    meets padding; but for the variants of Hopper (``hopper...``), to which padding is zeros. NaN is handed on. Where
+    the handle allows TF32, factors of float32 may be rounded to it. No channels give ``act(b)``. Keep x and w for the
+    backward pass.
     """
     options = (conv, activation, alpha1, alpha2, alpha, beta)
     operands = (x, w, b, residual, scale, shift, out)

@@ -1,0 +1,412 @@
+"""Convolutions on Hopper: when they are taken, their phases against the reference, and on a GPU their results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from conftest import HAS_GPU
+
+import dnnprims as dp
+from dnnprims import ConvolutionDescriptor, TensorDescriptor
+from dnnprims.ops.convolution import geometry, hopper, hopper_filter, hopper_patch, hopper_phases
+from dnnprims.ops.convolution.algorithms import ALGORITHMS
+from dnnprims.ops.convolution.backward import plan_conv_backward_data
+from dnnprims.ops.convolution.forward import plan_conv_forward
+from dnnprims.reference import convolution as reference
+from dnnprims.runtime.launch import PlanSpec, Profile
+
+H200 = Profile("cuda", blaslt=True, tensor_maps=True)
+KINDS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+TYPES = {**KINDS, "float32": np.float32}
+NHWC: dict[str, Any] = {"layout": "NHWC"}
+
+
+def described(*shape: int, dtype: str = "bfloat16", **more: Any) -> TensorDescriptor:
+    return TensorDescriptor(shape, dtype, **more)
+
+
+def planned(conv: ConvolutionDescriptor, x: TensorDescriptor, w: TensorDescriptor, **given: Any) -> PlanSpec:
+    """The plan of a forward convolution."""
+    words = {"activation": None, "alpha1": 1.0, "alpha2": 1.0, "alpha": 1.0, "beta": 0.0, "profile": H200, **given}
+    options = (words[name] for name in ("activation", "alpha1", "alpha2", "alpha", "beta"))
+    out = dp.conv_output_descriptor(conv, x, w) if words["beta"] else None
+    return plan_conv_forward(words["profile"], conv, *options, x, w, None, None, None, None, out)
+
+
+# -- the choice ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_large_layers_are_one_launch(dtype: str) -> None:
+    """Forward and in the data, with strides, dilations and flipped filters."""
+    for stride, dilation, mode in product((1, 2), (1, 2), ("cross_correlation", "convolution")):
+        conv = ConvolutionDescriptor(padding=2, stride=stride, dilation=dilation, mode=mode, **NHWC)
+        x, w = described(32, 28, 28, 128, dtype=dtype), described(256, 3, 3, 128, dtype=dtype)
+        dy = dp.conv_output_descriptor(conv, x, w)
+        forward = planned(conv, x, w)
+        data = plan_conv_backward_data(H200, conv, x, 1.0, 0.0, dy, w, None)
+        for spec, maps in (forward, 4), (data, 10):
+            (step,) = spec.steps
+            assert spec.variant == "hopper"
+            assert (step.block, len(step.maps), step.joint_maps) == (384, maps, True)  # type: ignore[union-attr]
+            assert step.shared_bytes <= H200.shared_bytes  # type: ignore[union-attr]
+
+
+PLAIN = ConvolutionDescriptor(padding=1, **NHWC)
+
+
+@pytest.mark.parametrize(
+    ("conv", "x", "w", "given", "reason"),
+    [
+        (PLAIN, (2, 8, 8, 64), (64, 3, 3, 64), {"profile": replace(H200, arch=80)}, "capability 9.0"),
+        (PLAIN, (2, 8, 8, 64), (64, 3, 3, 64), {"profile": replace(H200, tensor_maps=False)}, "no tensor maps"),
+        (PLAIN, (2, 8, 8, 64), (64, 3, 3, 64), {"alpha": 2.0, "activation": "relu"}, "alpha applies after"),
+        (PLAIN, (2, 8, 8, 64), (64, 3, 3, 64), {"beta": 1.0, "activation": "relu"}, "beta applies after"),
+        (PLAIN, (2, 8, 8, 64), (64, 3, 3, 64), {"activation": "tanh"}, "tanh is not among"),
+        (PLAIN, (2, 8, 8, 12), (64, 3, 3, 12), {}, "multiples of 8"),
+        (PLAIN, (2, 8, 8, 64), (60, 3, 3, 64), {}, "multiples of 8"),
+        (PLAIN, (2, 8, 8, 8, 64), (64, 3, 3, 3, 64), {}, "one or two axes"),
+        (replace(PLAIN, layout="NCHW"), (2, 64, 8, 8), (64, 64, 3, 3), {}, "for NHWC"),
+        (replace(PLAIN, groups=2), (2, 8, 8, 64), (64, 3, 3, 32), {}, "2 groups"),
+        (replace(PLAIN, stride=9), (2, 80, 80, 64), (64, 3, 3, 64), {}, "a stride of 9"),
+        (replace(PLAIN, padding=129), (2, 8, 8, 64), (64, 3, 3, 64), {}, "over the image"),
+        (replace(PLAIN, padding=120, dilation=128), (2, 300, 300, 64), (64, 3, 3, 64), {}, "over the image"),
+    ],
+)
+def test_reasons_against_it(
+    conv: ConvolutionDescriptor, x: tuple[int, ...], w: tuple[int, ...], given: dict[str, Any], reason: str
+) -> None:
+    """Each is said, and another algorithm takes the problem."""
+    spec = planned(conv, described(*x), described(*w), **given)
+    assert spec.variant != "hopper"
+    assert reason in dict(spec.refused)["hopper"]
+
+
+def test_operands_that_the_copy_engine_cannot_see() -> None:
+    """Gaps, and addresses of less than 16 bytes."""
+    w = described(64, 3, 3, 64)
+    wide = described(2, 8, 8, 64, strides=(8 * 8 * 128, 8 * 128, 128, 1))
+    assert "x has gaps" in dict(planned(PLAIN, wide, w).refused)["hopper"]
+    odd = described(2, 8, 8, 64, alignment=8)
+    assert "8 bytes" in dict(planned(PLAIN, odd, w).refused)["hopper"]
+    assert "float32" in dict(planned(PLAIN, *(replace_dtype(d, "float32") for d in (odd, w))).refused)["hopper"]
+
+
+def replace_dtype(d: TensorDescriptor, dtype: str) -> TensorDescriptor:
+    return TensorDescriptor(d.shape, dtype)
+
+
+@pytest.mark.parametrize("name", hopper.TILES)
+def test_tiles_fit(name: str) -> None:
+    """In shared memory, in the accumulators of a warpgroup, and by whole pieces."""
+    tile = hopper.TILES[name]
+    assert tile.shared_bytes <= H200.shared_bytes
+    assert tile.rows * tile.columns <= 256
+    assert tile.rows * tile.columns // 64 % 2 == 0
+
+
+@pytest.mark.parametrize("extents", [(56, 56), (112, 112), (224, 224), (7, 7), (1, 1), (5, 240), (3, 1000)])
+def test_patches_cover_images_and_fit(extents: tuple[int, int]) -> None:
+    """Tiles of the forward kernel and of the gradient in filters."""
+    for pixels, beside, more in ((232, 73728, 0), (176, 0, 176 * 128)):
+        cut = hopper_patch.patching(extents, H200.shared_bytes, pixels, beside, more)
+        assert cut is not None
+        assert cut.rows * cut.down >= extents[0] > cut.rows * (cut.down - 1)
+        assert cut.columns * cut.across >= extents[1] > cut.columns * (cut.across - 1)
+        assert cut.rows * (cut.columns + 2) <= pixels
+        assert cut.patch_bytes >= 128 * (pixels + 2 * (cut.columns + 2) + 2)
+        assert cut.shared_bytes(beside, more) <= H200.shared_bytes
+
+
+# -- phases ----------------------------------------------------------------------------------------------------------
+
+
+def walked(phase: hopper_phases.Phase, images: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    """What the kernel makes of a phase: (n, h, w, c) images, and filters (taps, c, k) in the order of memory."""
+    rows, columns, numbers = phase.rows, phase.columns, phase.numbers
+    first, tap_row, tap_column = numbers[-3:]
+    room = 300
+    padded = np.pad(images, [(0, 0), (room, room), (room, room), (0, 0)])
+    result = np.zeros((phase.batch, rows.positions, columns.positions, filters.shape[-1]))
+    for r, s in product(range(rows.tap_count), range(columns.tap_count)):
+        at_h, at_w = (room + a.lower + k * a.dilation for a, k in ((rows, r), (columns, s)))
+        seen = padded[:, at_h:, at_w:][:, :: rows.stride, :: columns.stride]
+        result += seen[:, : rows.positions, : columns.positions] @ filters[first + r * tap_row + s * tap_column]
+    return result
+
+
+def problems() -> Iterator[tuple[ConvolutionDescriptor, tuple[int, int], tuple[int, int]]]:
+    """Windows of all kinds: the descriptor, extents of the image, taps."""
+    paddings: tuple[Any, ...] = (0, 1, ((2, 0), (1, 3)))
+    for taps, stride, padding, dilation in product(((1, 1), (3, 2), (3, 5)), (1, 2, (2, 1)), paddings, (1, 2, (3, 1))):
+        for mode in ("cross_correlation", "convolution"):
+            conv = ConvolutionDescriptor(padding, stride, dilation, 1, mode, "NHWC")
+            for image in (9, 12), (7, 10):
+                padded = [i + sum(pads) for i, pads in zip(image, conv.paddings(2), strict=True)]
+                if all((t - 1) * d < i for t, d, i in zip(taps, conv.dilations(2), padded, strict=True)):
+                    yield conv, image, taps
+
+
+def test_phases_are_the_product() -> None:
+    """As the copy engine walks them, corners included: bounding boxes hold just the positions that there are."""
+    rng, seen = np.random.default_rng(1), 0
+    for conv, image, taps in problems():
+        x, w = (rng.integers(-3, 4, shape).astype(float) for shape in ((2, *image, 3), (4, *taps, 3)))
+        g = geometry.examine("test", conv, *map(TensorDescriptor.from_array, (x, w)))
+        flat = w.reshape(4, -1, 3).transpose(1, 2, 0)
+        phase = hopper_phases.forward_phase(g)
+        np.testing.assert_array_equal(walked(phase, x, flat), reference.conv_forward(conv, x, w))
+        dy = rng.integers(-3, 4, g.y_shape).astype(float)
+        dx = np.full(g.x_shape, np.nan)
+        phases = hopper_phases.data_phases(g)
+        for one in phases:
+            rows, columns = one.rows, one.columns
+            dx[:, rows.start :: rows.spread, columns.start :: columns.spread] = walked(one, dy, flat.swapaxes(1, 2))
+        np.testing.assert_array_equal(dx, reference.conv_backward_data(conv, dy, w, x_descriptor=x))
+        for a in (a for one in (phase, *phases) for a in (one.rows, one.columns) if a.tap_count):
+            box = a.extent + a.upper - a.lower
+            assert -(-box // a.stride) == a.positions
+        seen += 1
+    assert seen > 200
+
+
+def test_images_of_one_axis_have_one_row() -> None:
+    g = geometry.examine("test", ConvolutionDescriptor(1, 2, **NHWC), described(2, 9, 8), described(16, 3, 8))
+    phase = hopper_phases.forward_phase(g)
+    assert (phase.rows.positions, phase.columns.positions, phase.pixels, phase.taps) == (1, 5, 10, 3)
+
+
+# -- on a GPU --------------------------------------------------------------------------------------------------------
+
+
+def _is_hopper() -> bool:
+    if not HAS_GPU:
+        return False
+    with dp.create_handle("cuda") as handle:
+        return handle.profile.arch == 90 and handle.profile.tensor_maps
+
+
+needs_hopper = pytest.mark.skipif(not _is_hopper(), reason="needs a GPU of compute capability 9.0")
+
+
+@pytest.fixture
+def cuda() -> Iterator[dp.Handle]:
+    """Made for each test, so that no plan of another one's choice is kept."""
+    with dp.create_handle("cuda") as made:
+        yield made
+
+
+Shape = tuple[int, ...]
+#: (batch, channels in, channels out), image, taps, stride, padding, dilation.
+SHAPES: list[tuple[Shape, Shape, Shape, Any, Any, Any]] = [
+    ((2, 64, 64), (9, 11), (3, 3), 1, 1, 1),
+    ((3, 128, 192), (14, 14), (3, 3), 1, 1, 1),
+    ((2, 40, 72), (13, 17), (3, 3), 1, 1, 1),
+    ((4, 64, 64), (15, 15), (3, 3), 2, 1, 1),
+    ((4, 72, 136), (16, 14), (3, 5), 2, 2, 1),
+    ((2, 64, 64), (20, 19), (3, 3), 1, 2, 2),
+    ((2, 64, 64), (21, 20), (3, 3), 2, 2, 2),
+    ((2, 8, 64), (30, 30), (7, 7), 2, 3, 1),
+    ((5, 64, 256), (12, 12), (1, 1), 1, 0, 1),
+    ((5, 136, 328), (12, 12), (1, 1), 1, 0, 1),
+    ((3, 64, 128), (14, 14), (1, 1), 2, 0, 1),
+    ((3, 64, 128), (14, 15), (3, 2), (2, 1), ((2, 0), (1, 3)), (1, 2)),
+    ((1, 8, 8), (1, 1), (3, 3), 1, 1, 1),
+    ((2, 64, 64), (17,), (3,), 2, 1, 1),
+    ((16, 64, 512), (28, 28), (3, 3), 1, 1, 1),
+    ((16, 512, 64), (28, 28), (1, 1), 1, 0, 1),
+    ((70, 64, 64), (30, 34), (3, 3), 1, 1, 1),
+    ((2, 64, 128), (5, 240), (3, 3), 1, 1, 1),
+    ((3, 40, 64), (14, 60), (3, 3), 1, ((0, 2), (2, 1)), 1),
+    ((2, 128, 64), (9, 40), (3, 3), 1, 2, 1),
+]
+
+
+def drawn(seed: int, shape: Shape, dtype: str, low: int = -2, high: int = 2) -> np.ndarray:
+    """Small integers."""
+    return np.random.default_rng(seed).integers(low, high + 1, shape).astype(np.float32).astype(TYPES[dtype])
+
+
+def guarded(handle: dp.Handle, shape: Shape, dtype: str, old: np.ndarray | None = None) -> tuple[Any, Any]:
+    """Poisoned memory, and a result of this shape in the midst of it, with old values or none."""
+    room = np.full(int(np.prod(shape)) + 128, np.nan, TYPES[dtype])
+    if old is not None:
+        room[64:-64] = old.reshape(-1)
+    placed = handle.asarray(room)
+    return placed, placed[64:-64].reshape(shape)
+
+
+def check(handle: dp.Handle, room: Any, result: Any, expected: np.ndarray, words: str) -> None:
+    found, whole = handle.to_numpy(result), handle.to_numpy(room)
+    assert np.array_equal(found.astype(np.float64), expected.astype(found.dtype).astype(np.float64)), words
+    for guard in whole[:64], whole[-64:]:
+        assert np.isnan(guard.astype(np.float64)).all(), words
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A problem of small integers and what it gives, in float64."""
+
+    words: str
+    conv: ConvolutionDescriptor
+    dtype: str
+    x: np.ndarray
+    w: np.ndarray
+    then: dict[str, Any]
+    y: np.ndarray
+    dy: np.ndarray
+    dx: np.ndarray
+    dw: np.ndarray
+    old: tuple[np.ndarray, np.ndarray]
+    blend: tuple[float, float]
+
+
+@cache
+def problem(number: int, dtype: str = "") -> Exact:
+    """Types where none is given, modes and what follows the sums take turns."""
+    (batch, c, k), image, taps, stride, padding, dilation = SHAPES[number]
+    dtype, mode = dtype or list(KINDS)[number % 2], ("cross_correlation", "convolution")[number // 2 % 2]
+    conv = ConvolutionDescriptor(padding, stride, dilation, 1, mode, "NHWC")
+    x, w = drawn(1, (batch, *image, c), dtype), drawn(2, (k, *taps, c), dtype, -1, 1)
+    wide, filters = x.astype(np.float64), w.astype(np.float64)
+    shape = dp.conv_output_descriptor(conv, *map(TensorDescriptor.from_array, (x, w))).shape
+    then: dict[str, Any] = {}
+    if number % 2:
+        then["b"] = drawn(3, (k,), dtype, -8, 8)
+    if number % 3 == 1:
+        then |= {"scale": np.full(k, 0.5, np.float32), "shift": np.arange(k, dtype=np.float32) % 7}
+    if number % 4 > 1:
+        then |= {"residual": drawn(4, shape, dtype, -8, 8), "alpha2": 0.5, "alpha1": 2.0}
+    exactly = {name: a.astype(np.float64) if isinstance(a, np.ndarray) else a for name, a in then.items()}
+    y = reference.conv_forward(conv, wide, filters, **exactly)
+    if number % 5 < 3:
+        then["activation"], y = "relu", np.maximum(y, 0)
+    dy, old = drawn(5, shape, dtype), (drawn(6, x.shape, dtype), drawn(7, w.shape, dtype))
+    alpha, beta = blend = (1.0, 0.0) if number % 3 == 0 else (0.5, 2.0) if number % 3 == 1 else (1.0, 1.0)
+    gradient = dy.astype(np.float64)
+    dx = alpha * reference.conv_backward_data(conv, gradient, filters, x_descriptor=wide)
+    dw = alpha * reference.conv_backward_filter(conv, gradient, wide, w_descriptor=filters)
+    dx, dw = (a + beta * before.astype(np.float64) for a, before in zip((dx, dw), old, strict=True))
+    words = f"{SHAPES[number]} {dtype} {mode} {sorted(then)}"
+    return Exact(words, conv, dtype, x, w, then, y, dy, dx, dw, old, blend)
+
+
+def run_forward(handle: dp.Handle, one: Exact, variant: str) -> None:
+    given = {name: handle.asarray(a) if isinstance(a, np.ndarray) else a for name, a in one.then.items()}
+    x, w = handle.asarray(one.x), handle.asarray(one.w)
+    assert dp.prepare(dp.conv_forward, handle, one.conv, x, w, **given).variant == variant
+    room, out = guarded(handle, one.y.shape, one.dtype)
+    dp.conv_forward(handle, one.conv, x, w, out=out, **given)
+    check(handle, room, out, one.y, f"forward {one.words}")
+
+
+def run_gradient(handle: dp.Handle, one: Exact, variant: str, which: int) -> None:
+    """In the data or in the filters; the old result is blended in where the problem says so, and else is NaN."""
+    op = (dp.conv_backward_data, dp.conv_backward_filter)[which]
+    of = {("x_descriptor", "w_descriptor")[which]: TensorDescriptor.from_array((one.x, one.w)[which])}
+    dy, other = handle.asarray(one.dy), handle.asarray((one.w, one.x)[which])
+    expected, (alpha, beta) = (one.dx, one.dw)[which], one.blend
+    room, out = guarded(handle, expected.shape, one.dtype, one.old[which] if beta else None)
+    given = {"out": out, "alpha": alpha, "beta": beta, **of}
+    assert dp.prepare(op, handle, one.conv, dy, other, **given).variant == variant
+    op(handle, one.conv, dy, other, **given)
+    check(handle, room, out, expected, f"{op.__name__} {one.words} {one.blend}")
+
+
+def run_data(handle: dp.Handle, one: Exact, variant: str) -> None:
+    run_gradient(handle, one, variant, 0)
+
+
+def run_filter(handle: dp.Handle, one: Exact, variant: str) -> None:
+    run_gradient(handle, one, variant, 1)
+
+
+RUNS = {"forward": run_forward, "data": run_data, "filter": run_filter}
+
+
+def only(monkeypatch: pytest.MonkeyPatch, direction: str, variant: str) -> None:
+    """Have no other algorithm asked before the plain one, and this one also where it is slower."""
+    kept = [
+        a._replace(slower=lambda product: None) for a in ALGORITHMS[direction] if a.name in (variant, "direct_plain")
+    ]
+    monkeypatch.setitem(ALGORITHMS, direction, tuple(kept))
+
+
+@pytest.mark.gpu
+@needs_hopper
+@pytest.mark.parametrize("direction", ["forward", "data"])
+@pytest.mark.parametrize("name", hopper.TILES)
+def test_integers_are_exact(cuda: dp.Handle, name: str, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each problem in each tile, with what may follow, in poisoned memory between guards."""
+    monkeypatch.setattr(hopper, "tile_for", lambda product: name)
+    only(monkeypatch, direction, "hopper")
+    for number in range(len(SHAPES)):
+        RUNS[direction](cuda, problem(number), "hopper")
+
+
+@pytest.mark.gpu
+@needs_hopper
+@pytest.mark.parametrize("name", hopper_filter.FILTER_TILES)
+@pytest.mark.parametrize("even", [False, True])
+def test_integers_are_exact_in_the_filters(
+    cuda: dp.Handle, name: str, even: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Likewise, added to old gradients, the pixels split either way."""
+    layouts = hopper_filter._layouts
+    monkeypatch.setattr(hopper_filter, "_layouts", lambda *given: [at for at in layouts(*given) if at.even == even])
+    monkeypatch.setattr(hopper_filter, "tile_for", lambda product: name)
+    only(monkeypatch, "filter", "hopper")
+    for number in range(len(SHAPES)):
+        run_filter(cuda, problem(number), "hopper")
+
+
+@pytest.mark.gpu
+@needs_hopper
+@pytest.mark.parametrize("direction", RUNS)
+def test_integers_are_exact_in_patches(cuda: dp.Handle, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise, of all problems that patches are for."""
+    taken = 0
+    only(monkeypatch, direction, "hopper_patch")
+    for number, ((_, c, k), _, taps, stride, _, dilation) in enumerate(SHAPES):
+        if (
+            taps == (3, 3)
+            and stride == dilation == 1
+            and {"forward": c, "data": k, "filter": min(c, k)}[direction] <= 64
+        ):
+            RUNS[direction](cuda, problem(number), "hopper_patch")
+            taken += 1
+    assert taken >= 4
+
+
+@pytest.mark.gpu
+@needs_hopper
+@pytest.mark.parametrize("direction", ["forward", "data"])
+def test_integers_are_exact_in_split_products(cuda: dp.Handle, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise, of all problems with enough products."""
+    only(monkeypatch, direction, "hopper_split")
+    taken = 0
+    for number, ((_, c, k), _, taps, stride, *_) in enumerate(SHAPES):
+        blocks = int(np.prod(taps)) * -(-(c if direction == "forward" else k) // 64)
+        if blocks >= 4 and (direction == "forward" or stride == 1):
+            RUNS[direction](cuda, problem(number), "hopper_split")
+            taken += 1
+    assert taken >= 6
+
+
+@pytest.mark.gpu
+@needs_hopper
+@pytest.mark.parametrize("name", hopper._tiles_for(dp.TensorDescriptor((), "float32").dtype))
+def test_integers_are_exact_in_tf32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward, where the handle allows it."""
+    monkeypatch.setattr(hopper, "tile_for", lambda product: name)
+    only(monkeypatch, "forward", "hopper")
+    with dp.create_handle("cuda", math="tf32") as handle:
+        for number in range(len(SHAPES)):
+            run_forward(handle, problem(number, "float32"), "hopper")
