@@ -214,7 +214,7 @@ def measure(given: argparse.Namespace, session: Session, special: list[str], lin
             output.keep(found)
             output.tell(f"{found['name']}  {found.get('ms', found.get('failed'))} ms")
     if "resnet50" in special:
-        for found in example_records(given.backend, given.peers):
+        for found in example_records(given.backend, given.peers, little=given.smoke or given.backend != "cuda"):
             output.keep(found)
             output.tell(
                 f"{found['name']}  {found.get('images/s', '')} images/s  {found.get('ms', found.get('failed'))} ms"

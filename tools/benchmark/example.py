@@ -20,10 +20,10 @@ _RATE = re.compile(r"^(\S.*?) +([\d.]+) images/s +([\d.]+) ms a step$", re.MULTI
 _SHARE = re.compile(r"^ +(\S.*?) +([\d.]+) ms +[\d.]+%$", re.MULTILINE)
 
 
-def example_records(backend: str, peers: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A record for each line that the program prints."""
+def example_records(backend: str, peers: Sequence[str], *, little: bool) -> Iterator[dict[str, Any]]:
+    """A record for each line that the program prints; `little` is the network that tries the instrument."""
     ways = ",".join(WAYS[peer] for peer in peers if peer in WAYS) or "none"
-    given = {"backend": backend, "peers": ways, **({} if backend == "cuda" else LITTLE)}
+    given = {"backend": backend, "peers": ways, **(LITTLE if little else {})}
     command = [sys.executable, str(PROGRAM), *(f"--{name}={value}" for name, value in given.items())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     for name, rate, ms in _RATE.findall(done.stdout):
