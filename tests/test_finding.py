@@ -53,7 +53,9 @@ def test_only_a_gpu_has_times() -> None:
 def test_ways_come_by_time_and_those_refused_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the emulator's memory and a clock that has the later one faster."""
     monkeypatch.setattr(finding, "require_gpu", lambda function, handle: handle._executor)
-    monkeypatch.setattr(finding, "DeviceTrial", lambda *_: FakeTrial([2e-6, 1e-6][: len(_[1])]))
+    monkeypatch.setattr(
+        finding, "DeviceTrial", lambda executor, runs, *_: FakeTrial([9e-6 - 1e-6 * i for i in range(len(runs))])
+    )
     with dp.create_handle("emulator") as handle:
         found = handle.find(dp.conv_forward, CONV, IMAGES, FILTERS)
         plan = dp.prepare(dp.conv_forward, handle, CONV, IMAGES, FILTERS)

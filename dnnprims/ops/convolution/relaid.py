@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ...descriptors import dense_strides
 from ...dtypes import DType
 from ...runtime.launch import NULL, Family, Kernel, KernelStep, Scratch, Struct, blocks_for
+from ...runtime.limits import MOST_BLOCKS
 from .geometry import Geometry, Numbers, split
 from .product import WIDEST_ACCESS, Algorithm, Operand, Product, Work
 
@@ -90,7 +91,13 @@ def _reason(product: Product) -> str | None:
         return f"{g.in_channels} channels with bias, must be a multiple of {product.dtype.lanes}"
     if any(_matrix(product, name) is None for name in _operands(product)):
         return "spatial axes that do not follow each other without gaps"
-    return None
+    tiles = max(_tiles(*_shape(padded, name)) for name in _operands(product))
+    return f"{tiles} tiles to copy, at most {MOST_BLOCKS[0]}" if tiles > MOST_BLOCKS[0] else None
+
+
+def _tiles(outer: int, channels: int, *extents: int) -> int:
+    """Blocks of a copy, channels padded."""
+    return outer * -(-prod(extents) // _SIDE) * -(-channels // _SIDE)
 
 
 def _workspace_reason(product: Product, inner: Algorithm) -> str | None:
@@ -181,7 +188,7 @@ def _copy(product: Product, name: str, *, into: bool) -> KernelStep:
 
 def copy_step(dtype: DType, source: Positioned, to: Positioned) -> KernelStep:
     """One to the other, zeros for channels that the source lacks; one of them has channels side by side."""
-    tiles = to.outer * -(-source.positions // _SIDE) * -(-to.channels // _SIDE)
+    tiles = _tiles(to.outer, to.channels, source.positions)
     template = (
         *(dtype.cuda, _bool(source.planes), _bool(to.planes)),
         *(str(source.vec(dtype)), str(to.vec(dtype))),
