@@ -465,6 +465,7 @@ def _forward_plan(mode: str | None, *, profile: Profile = GPU, dtype: str = "bfl
         ("gelu_tanh", {"b": 1}, "lt_epilogue"),
         ("gelu_tanh", {"b": 1, "aux": 1}, "lt_epilogue"),
         ("gelu_tanh", {"b": 1, "aux": 1, "n": 60}, "lt_then_pass"),
+        ("gelu_tanh", {"b": 1, "n": 60}, "lt_then_pass"),
         ("gelu_tanh", {"b": 1, "dtype": "float32"}, "lt_then_pass"),
         ("tanh", {"b": 1}, "lt_then_pass"),
         (None, {"b": 1}, "lt_epilogue"),
