@@ -336,8 +336,7 @@ def test_batch_norms(scale: Scale, layout: str, offset: int) -> None:
     np.testing.assert_array_equal(scale.host(dbeta), few.sum(axes))
     np.testing.assert_array_equal(scale.host(dgamma), (few * seen).sum(axes))
     np.testing.assert_array_equal(scale.host(dz[-1:]), scale.host(dy[-1:]))
-    # About the mean of one part of some hundred, which is not small here, the mean of all is a small difference.
-    np.testing.assert_allclose(scale.host(mean), few.sum(axes) / (rows * 8), rtol=2.0**-12, atol=0)
+    np.testing.assert_allclose(scale.host(mean), few.sum(axes) / (rows * 8), rtol=2.0**-18, atol=0)
     assert not scale.host(scale.xp.isnan(y[-1:])).any()
 
 
