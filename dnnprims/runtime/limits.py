@@ -9,6 +9,8 @@ from .launch import FillStep, KernelStep, Live, PlanSpec
 
 #: Blocks of a grid in x, y and z, of every GPU there is.
 MOST_BLOCKS = (2**31 - 1, 65_535, 65_535)
+#: Those of them along y and z.
+MOST_ACROSS = MOST_BLOCKS[1]
 
 #: Largest number that rounds to a finite float32.
 FLOAT32_MAX = (2.0 - 2.0**-24) * 2.0**127

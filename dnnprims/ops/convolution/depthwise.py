@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from ...dtypes import DType
 from ...runtime.launch import NULL, Family, Kernel, KernelStep, Pointer, Scratch, Struct, blocks_for
+from ...runtime.limits import MOST_ACROSS
 from .direct import constants
 from .geometry import Numbers, filter_steps, steps
-from .product import Algorithm, Epilogue, Operand, Product, Work
+from .product import Algorithm, Epilogue, Operand, Product, Work, always_pays
 
 
 def _fields(*groups: tuple[str, str]) -> tuple[tuple[str, str], ...]:
@@ -59,7 +60,7 @@ _FILTER_BLOCKS = 4
 #: Activations that the kernels fuse, in the order of their enumeration.
 FUSED = ("identity", "relu", "clipped_relu", "leaky_relu", "hard_swish", "swish")
 #: Numbers of positions have 32 bits, as have the offsets within a strip; blocks along y and z.
-_MOST, _MOST_STEP, _MOST_BLOCKS = 2**31 - 1, 2**27, 65535
+_MOST, _MOST_STEP = 2**31 - 1, 2**27
 
 
 def _pair(values: Numbers) -> Numbers:
@@ -93,8 +94,8 @@ def _cannot(product: Product) -> str | None:
     numbers = (*g.taps, *g.conv.dilations(g.axes), *g.conv.strides(g.axes))
     if max(*numbers, g.batch * prod(g.image), g.batch * prod(g.output)) > _MOST:
         return f"more than {_MOST} positions"
-    if max(-(-g.in_channels // 32), prod(g.taps)) > _MOST_BLOCKS:
-        return f"more than {_MOST_BLOCKS} blocks of channels, or taps"
+    if max(-(-g.in_channels // 32), prod(g.taps)) > MOST_ACROSS:
+        return f"more than {MOST_ACROSS} blocks of channels, or taps"
     if product.then.activation.mode not in FUSED:
         return f"{product.then.activation.mode} is not fused, only {', '.join(FUSED)}"
     return product.workspace_reason(_scratch(product)) if product.direction == "filter" else None
@@ -126,14 +127,14 @@ def _compiled(product: Product) -> tuple[int, int, int] | None:
         return None
     if _packs_fit(product, vec):
         return vec, taps, stride
-    many = product.direction == "filter" and product.g.in_channels > _MOST_BLOCKS
+    many = product.direction == "filter" and product.g.in_channels > MOST_ACROSS
     return None if many or (product.dtype.itemsize, taps) in _PACKED_ONLY else (1, taps, stride)
 
 
 def _lanes(product: Product, vec: int) -> int:
     """Threads with neighbouring channels: a power of two up to a warp, one where positions lie together."""
     channels = product.g.in_channels
-    together = product.direction != "filter" or channels <= _MOST_BLOCKS
+    together = product.direction != "filter" or channels <= MOST_ACROSS
     if vec == 1 and together and _walk(product, product.x.strides)[1] != 1:
         return 1
     return min(1 << max(-(-channels // vec) - 1, 0).bit_length(), _MOST_WIDTH // vec, 32)
@@ -293,7 +294,7 @@ def _work(product: Product) -> Work:
     return Work(_steps(product))
 
 
-DEPTHWISE = Algorithm("depthwise", _cannot, lambda product: None, _work)
+DEPTHWISE = Algorithm("depthwise", _cannot, always_pays, _work)
 
 
 def _shapes(dtype: DType, channels: dict[tuple[int, int, int], int]) -> list[tuple[int, int, int]]:

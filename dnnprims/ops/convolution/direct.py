@@ -8,7 +8,7 @@ from ...descriptors import ACTIVATION_MODES, ActivationDescriptor
 from ...dtypes import DType
 from ...runtime.launch import NULL, Family, Kernel, KernelStep, Pointer, Struct, blocks_for
 from .geometry import Numbers, filter_steps, steps
-from .product import Algorithm, Operand, Product, Work
+from .product import Algorithm, Operand, Product, Work, always_pays
 
 _BLOCK, _REDUCING = 256, 128  # threads: of a block of elements, and for each sum over positions
 
@@ -96,9 +96,7 @@ def direct_step(product: Product) -> KernelStep:
 
 
 #: Takes any problem.
-DIRECT = Algorithm(
-    "direct_plain", lambda product: None, lambda product: None, lambda product: Work((direct_step(product),))
-)
+DIRECT = Algorithm("direct_plain", lambda product: None, always_pays, lambda product: Work((direct_step(product),)))
 
 
 def bias_step(

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from ...dtypes import DType
 from ...runtime.launch import NULL, Family, Kernel, KernelStep, Scratch, Struct
+from ...runtime.limits import MOST_ACROSS
 from .depthwise import FUSED, is_bare
 from .direct import constants
 from .geometry import Numbers, filter_steps, steps
-from .product import Algorithm, Operand, Product, Work
+from .product import Algorithm, Operand, Product, Work, always_pays
 
 
 def _fields(*groups: tuple[str, str]) -> tuple[tuple[str, str], ...]:
@@ -77,7 +78,7 @@ _FILTER_ROWS, _DY_PITCH, _WARP_TERMS, _WARPS = 8, 72, 32, 8
 #: Terms of a product of the tensor cores, and elements of a copy.
 _TERMS, _PACK = 16, 8
 #: Numbers that kernels divide by have 32 bits; blocks along y.
-_MOST, _MOST_BLOCKS = 2**31 - 1, 65535
+_MOST = 2**31 - 1
 #: Channels that are few, and blocks of a multiprocessor.
 _MOST_CHANNELS, _BLOCKS = 4, 2
 
@@ -188,8 +189,8 @@ def _cannot(product: Product) -> str | None:
         return "not two spatial axes, or dilated"
     if max(*g.image, *g.output, *g.taps, *g.conv.strides(2), g.batch * prod(g.output)) > _MOST:
         return f"more than {_MOST} positions"
-    if g.out_channels > _FILTERS * _MOST_BLOCKS:
-        return f"{g.out_channels} filters, at most {_FILTERS * _MOST_BLOCKS}"
+    if g.out_channels > _FILTERS * MOST_ACROSS:
+        return f"{g.out_channels} filters, at most {_FILTERS * MOST_ACROSS}"
     if product.then.activation.mode not in FUSED:
         return f"{product.then.activation.mode} is not fused, only {', '.join(FUSED)}"
     if product.direction == "data" and (g.out_channels > _FILTERS or prod(g.conv.strides(2)) > _RESTS):
@@ -299,9 +300,9 @@ def _filter_steps(product: Product) -> Work:
     return Work((sums, fold), (_scratch(product),))
 
 
-FIRST_FORWARD = Algorithm("few_channels", _cannot, lambda product: None, _forward_steps)
-FIRST_DATA = Algorithm("few_channels", _cannot, lambda product: None, _data_steps)
-FIRST_FILTER = Algorithm("few_channels", _cannot, lambda product: None, _filter_steps)
+FIRST_FORWARD = Algorithm("few_channels", _cannot, always_pays, _forward_steps)
+FIRST_DATA = Algorithm("few_channels", _cannot, always_pays, _data_steps)
+FIRST_FILTER = Algorithm("few_channels", _cannot, always_pays, _filter_steps)
 
 
 def _instances(dtype: DType) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from ...runtime.tensor_map import BoxMap
 from .geometry import Numbers
 from .hopper import Ending, blend_reason, image_reason
 from .hopper_filter import Slots, fold_step
-from .product import Algorithm, Product, Work
+from .product import Algorithm, Product, Work, always_pays
 
 _NUMBERS = (
     *("rows", "columns", "tiles", "tiles_down", "tiles_across", "top", "left", "stages", "patch_bytes"),
@@ -236,5 +236,5 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
 CONV_PATCH_FAMILY = Family("convolution_patch", (_FORWARD, _DATA, _FILTER), _instances, only="sm_90a")
 
 #: Takes the 16-bit types.
-HOPPER_PATCH = Algorithm("hopper_patch", cannot, lambda product: None, work)
+HOPPER_PATCH = Algorithm("hopper_patch", cannot, always_pays, work)
 HOPPER_PATCH_FILTER = Algorithm("hopper_patch", filter_cannot, filter_slower, filter_work)

@@ -6,9 +6,10 @@ from math import prod
 
 from ...descriptors import dense_strides
 from ...runtime.launch import NULL, KernelStep, Pointer, Scratch
+from ...runtime.limits import MOST_ACROSS
 from .geometry import filter_steps, join
 from .implicit_fold import fold_step
-from .implicit_tiles import MOST_BLOCKS, Tile, View, Way, packed
+from .implicit_tiles import Tile, View, Way, packed
 from .product import WIDEST_ACCESS, Product, Work
 
 #: Positions that a split has at least, and sums that are stored at once.
@@ -23,7 +24,7 @@ def _shares(way: Way, product: Product) -> tuple[Tile, int, int]:
     most = max(1, positions // FEWEST_POSITIONS)
     tile = way.tile_for(product.dtype, lines, columns, others * most)
     blocks = max(1, tile.needed(lines, columns) * others)
-    wanted = tile.splits(blocks, min(most, MOST_BLOCKS))
+    wanted = tile.splits(blocks, min(most, MOST_ACROSS))
     each = max(1, -(-positions // wanted))
     each = -(-each // tile.depth) * tile.depth
     return tile, max(1, -(-positions // each)), each

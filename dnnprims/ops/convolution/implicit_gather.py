@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from ...descriptors import dense_strides
 from ...runtime.launch import NULL, KernelStep, Pointer, Scratch
+from ...runtime.limits import MOST_ACROSS
 from .geometry import Numbers
 from .implicit_fold import FUSED, after, fold_step
-from .implicit_tiles import MOST_BLOCKS, Tile, View, Way
+from .implicit_tiles import Tile, View, Way
 from .implicit_weights import Weights, in_place, repacked, repacked_bytes, turned, turned_bytes
 from .product import WIDEST_ACCESS, Operand, Product, Work
 
@@ -114,7 +115,7 @@ class Gather(NamedTuple):
 def gather_reason(way: Way, product: Product) -> str | None:
     """Why it cannot be done, or None."""
     gather = Gather.of(way, product)
-    if gather.phases * gather.splits > MOST_BLOCKS:
+    if gather.phases * gather.splits > MOST_ACROSS:
         return f"{gather.phases} residues of the strides"
     reason = _packs_reason(gather) if way.strict else None
     nbytes = gather.rearranged_bytes() + gather.partial_bytes

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from ...dtypes import DType
 from ...runtime.launch import Kernel
+from ...runtime.limits import MOST_ACROSS
 from .geometry import Numbers, join, steps
 from .product import Operand, Product
 
 #: Offsets have 32 bits in the kernels, with room for padding; positions likewise.
 _MOST_ELEMENTS, _MOST_EXTENT = 2**30, 2**28
-MOST_BLOCKS = 65535  # of a grid along y and z
 #: Multiprocessors that splits are for, and the share of them that one more round of blocks must keep busy beside. Sums
 #: of splits are added up in order, so these numbers decide on bits: they do not depend on the GPU at hand.
 _MULTIPROCESSORS, _GAIN, _MOST_ROUNDS = 132, 0.05, 4
@@ -115,6 +115,6 @@ def too_large(product: Product) -> str | None:
     paddings, dilations, strides = g.conv.paddings(g.axes), g.conv.dilations(g.axes), g.conv.strides(g.axes)
     numbers = zip(g.image, g.taps, paddings, dilations, strides, strict=True)
     most = max(i + sum(pads) + r * dilation + stride for i, r, pads, dilation, stride in numbers)
-    if most >= _MOST_EXTENT or g.conv.groups > MOST_BLOCKS:
+    if most >= _MOST_EXTENT or g.conv.groups > MOST_ACROSS:
         return f"extents of {most} with padding and dilation, and {g.conv.groups} groups"
     return None

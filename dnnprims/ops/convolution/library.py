@@ -10,7 +10,7 @@ from ...runtime.gemm import GemmStep, Matrix, lower, lt_reason, workspace_for
 from ...runtime.launch import NULL, Scratch
 from .direct import direct_step
 from .geometry import Numbers, split
-from .product import WIDEST_ACCESS, Algorithm, Operand, Product, Work
+from .product import WIDEST_ACCESS, Algorithm, Operand, Product, Work, always_pays
 
 #: Activations that the library's epilogue has exactly.
 _EPILOGUES = {"identity": "none", "relu": "relu"}
@@ -106,9 +106,5 @@ def _work(product: Product) -> Work:
     return Work(tuple(steps), (room,))
 
 
-def _slower(product: Product) -> str | None:
-    return None
-
-
 #: A product of matrices as they lie.
-LIBRARY = Algorithm("lt_product", _cannot, _slower, _work)
+LIBRARY = Algorithm("lt_product", _cannot, always_pays, _work)

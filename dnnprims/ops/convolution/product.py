@@ -100,6 +100,10 @@ class Work(NamedTuple):
     scratch: Numbers = ()
 
 
+def always_pays(product: Product) -> None:
+    """For `Algorithm.slower` of what nothing after it outruns."""
+
+
 class Algorithm(NamedTuple):
     """A way of doing a product.
 
