@@ -115,7 +115,7 @@ def test_reasons(changes: dict[str, Any], reason: str) -> None:
     x = TensorDescriptor(call["shape"], call["dtype"])
     w = TensorDescriptor((8, *call["taps"], call["shape"][-1]), call["dtype"])
     spec = plan_conv_forward(
-        call["profile"], call["conv"], call["activation"], 1.0, 1.0, 1.0, 0.0, x, w, None, None, None, None, None
+        call["profile"], call["conv"], call["activation"], 1.0, 1.0, 1.0, 0.0, False, x, w, *(None,) * 6
     )
     assert reason in dict(spec.refused)["few_channels"]
 

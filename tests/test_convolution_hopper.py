@@ -37,7 +37,7 @@ def planned(conv: ConvolutionDescriptor, x: TensorDescriptor, w: TensorDescripto
     words = {"activation": None, "alpha1": 1.0, "alpha2": 1.0, "alpha": 1.0, "beta": 0.0, "profile": H200, **given}
     options = (words[name] for name in ("activation", "alpha1", "alpha2", "alpha", "beta"))
     out = dp.conv_output_descriptor(conv, x, w) if words["beta"] else None
-    return plan_conv_forward(words["profile"], conv, *options, x, w, None, None, None, None, out)
+    return plan_conv_forward(words["profile"], conv, *options, False, x, w, None, None, None, None, out, None)
 
 
 # -- the choice ------------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ GOOD: dict[str, Callable[[], Arguments]] = {
     "conv_forward": lambda: {
         "conv": _CONV, "x": _floats(*_IMAGE), "w": _floats(*_FILTERS), "b": _floats(6), "activation": "tanh",
         "residual": _floats(*_RESULT), "scale": _floats(6), "shift": _floats(6), "out": _floats(*_RESULT),
-        "alpha1": 1.0, "alpha2": 2.0, "alpha": 1.0, "beta": 0.0,
+        "alpha1": 1.0, "alpha2": 2.0, "alpha": 1.0, "beta": 0.0, "with_sums": True, "sums": _floats(2, 6),
     },
     "conv_backward_data": lambda: {
         "conv": _CONV, "dy": _floats(*_RESULT), "w": _floats(*_FILTERS), "x_descriptor": _described_as(_IMAGE),

@@ -71,7 +71,7 @@ LARGE = (
     "fc_backward_data rows=256 k=256 n=4096",
     "fc_backward_weights rows=8192 k=96 n=64",
     "fc_backward_bias rows=20000 n=130",
-    "conv_forward shape=8x64x28x28 k=64 filter=3x3 padding=1 residual=1 activation=relu layout=NHWC",
+    "conv_forward shape=8x64x28x28 k=64 filter=3x3 padding=1 residual=1 sums=1 activation=relu layout=NHWC",
     "conv_backward_data shape=8x64x28x28 k=64 filter=3x3 stride=2 padding=1",
     "conv_backward_filter shape=8x64x28x28 k=64 filter=3x3 padding=1",
     "conv_forward shape=8x96x28x28 k=96 filter=3x3 groups=96 padding=1 layout=NHWC",

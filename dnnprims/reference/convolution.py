@@ -35,15 +35,31 @@ def conv_forward(
     alpha2: float = 1.0,
     alpha: float = 1.0,
     beta: float = 0.0,
-) -> Array:
-    """z = scale * (alpha1 * conv(x, w) + b) + shift + alpha2 * residual, out = alpha * act(z) + beta * out."""
+    with_sums: bool = False,
+    sums: Array | None = None,
+) -> Any:
+    """z = scale * (alpha1 * conv(x, w) + b) + shift + alpha2 * residual, out = alpha * act(z) + beta * out.
+
+    Sums are those of out as it is stored, and of its squares.
+    """
     with np.errstate(all="ignore"):
         z = alpha1 * _forward(conv, x, w)
         for values, combine in ((b, np.add), (scale, np.multiply), (shift, np.add)):
             z = z if values is None else combine(z, _by_channel(values, z))
         z = z if residual is None else z + alpha2 * _to_front(conv, widen(residual))
     y = z if activation is None else elementwise.activation_forward(_narrowed(activation, x.dtype), z)
-    return finish(_from_front(conv, y), x.dtype, out=out, alpha=alpha, beta=beta)
+    stored = finish(_from_front(conv, y), x.dtype, out=out, alpha=alpha, beta=beta)
+    if not with_sums and sums is None:
+        return stored
+    kind = np.float64 if np.dtype(x.dtype) == np.float64 else np.float32
+    return stored, finish(_sums(conv, widen(stored)), kind, out=sums)
+
+
+def _sums(conv: Any, y: Array) -> Array:
+    wide = _to_front(conv, y)
+    axes = tuple(axis for axis in range(wide.ndim) if axis != 1)
+    with np.errstate(all="ignore"):
+        return np.stack([wide.sum(axis=axes), np.square(wide).sum(axis=axes)])
 
 
 def conv_backward_data(

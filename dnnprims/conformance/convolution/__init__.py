@@ -44,7 +44,8 @@ def draw(rng: Generator) -> str:
 
 def _draw_epilogue(rng: Generator) -> str:
     """What follows the sums: most often little, now and then everything."""
-    words = [f"bias={int(rng.integers(2))}", f"residual={int(rng.integers(2))}", f"scaled={int(rng.integers(2))}"]
+    words = [f"{name}={int(rng.integers(2))}" for name in ("bias", "residual", "scaled")]
+    words.append(f"sums={int(rng.random() < 0.25)}")
     activation = pick(rng, "", "", *(f"activation={mode}" for mode in _ACTIVATIONS))
     data = pick(rng, "normal", "lopsided" if activation == "activation=relu" else "integers")
     factors = pick(rng, "", "", "alpha1=0.5", "alpha1=-2.0 alpha2=0.75")
@@ -96,6 +97,12 @@ _IN_EIGHTS = (
     "shape=1x264x1x3 k=8 filter=1x3 padding=0x1",  # few results of many products
     "shape=1x8x1x3 k=264 filter=1x3 padding=0x1 data=integers",
 )
+#: Results whose channels are summed, by elements and by packs, and none at all.
+_SUMMED = (
+    "shape=2x3x5x6 k=4 filter=2x2 data=integers into=out",
+    "shape=3x8x9x8 k=16 filter=3x3 padding=1 residual=1 activation=relu",
+    "shape=0x2x3x3 k=3 filter=2x2 data=integers",
+)
 #: Such channels with three axes.
 _SOLID = "shape=1x16x2x3x4 k=8 filter=1x3x2 padding=0x1x0"
 
@@ -136,6 +143,7 @@ def _corners() -> tuple[str, ...]:
         f"conv_forward {image} residual=1 alpha1=0.5 alpha2=2.0 data=powers place=offset",
         f"conv_forward {image} residual=1 scaled=1 alpha=0.5 beta=2.0 activation=tanh into=out",
         f"conv_forward {image} data=special ends=0",
+        *(f"conv_forward {problem} sums=1{layout}" for problem in _SUMMED for layout in ("", " layout=NHWC")),
         f"conv_transpose_forward {image} bias=0",
         f"conv_transpose_backward {image} needs=db",
         f"conv_transpose_backward {_IN_EIGHTS[-2]} layout=NHWC needs=dx",

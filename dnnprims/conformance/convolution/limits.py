@@ -21,6 +21,7 @@ from ..bounds import (
     representable,
     rounded,
     scaled_unit,
+    sum_bound,
     sum_error,
     tf32_error,
     ulp,
@@ -49,8 +50,11 @@ def _keeps_factors(given: Arguments, *factors: Array) -> bool:
 def into_forward(given: Arguments) -> dict[str, Destination]:
     """The result may take the place of what is added to it."""
     place = "residual" if given["residual"] is not None else ""
-    shape = _result_shape(given["conv"], given["x"], given["w"])
-    return {"out": given.destination("out", shape, given["x"].dtype.name, in_place=place)}
+    shape, dtype = _result_shape(given["conv"], given["x"], given["w"]), given["x"].dtype.name
+    places = {"out": given.destination("out", shape, dtype, in_place=place)}
+    if given["with_sums"]:
+        places["sums"] = given.destination("sums", (2, given["w"].shape[0]), accumulator(dtype), blends=False)
+    return places
 
 
 def _result_shape(conv: Any, x: Array, w: Array) -> tuple[int, ...]:
@@ -122,7 +126,19 @@ def bound_forward(given: Arguments, expected: list[Array]) -> list[Array]:
     limit = given.blended(target, expected[0], error)
     if mode is None or mode.mode == "relu":
         limit = np.where(z.exact & given.exactly(target, expected[0], z.absolute, z.step), 0.0, limit)
-    return [limit]
+    if not given["with_sums"]:
+        return [limit]
+    return [limit, _bound_sums(given["conv"], expected[0], expected[1], limit, dtype)]
+
+
+def _bound_sums(conv: Any, y: Array, sums: Array, limit: Array, dtype: str) -> Array:
+    """Of the sums of a result that errs by `limit`, and of its squares."""
+    across = tuple(axis for axis in range(y.ndim) if axis != (y.ndim - 1 if conv.channels_last else 1))
+    most, terms = np.abs(y) + limit, prod(y.shape[axis] for axis in across)
+    sizes = np.stack([most.sum(axis=across), np.square(most).sum(axis=across)])
+    errors = np.stack([limit.sum(axis=across), (limit * (2.0 * np.abs(y) + limit)).sum(axis=across)])
+    exact = exact_sums(sizes, np.array([[grid(y)], [grid(y) ** 2]]), dtype) & (errors == 0.0)
+    return np.where(exact, 0.0, errors + sum_bound(terms, sizes, dtype, np.abs(sums) + errors, accumulator(dtype)))
 
 
 def _before_activation(given: Arguments, dtype: str) -> _Running:

@@ -62,7 +62,8 @@ def draw_forward(problem: Problem, rng: Generator) -> dict[str, Any]:
     for name in ("scale", "shift") if problem.integer("scaled") else ():
         arguments[name] = sample(problem, rng, w[:1], dtype=kind)
     factors = {name: problem.number(name) for name in ("alpha1", "alpha2") if problem.word(name)}
-    return {**arguments, **factors, **problem.scaling(), **old_out(problem, rng, y)}
+    wanted = {"with_sums": True} if problem.integer("sums") else {}
+    return {**arguments, **factors, **wanted, **problem.scaling(), **old_out(problem, rng, y)}
 
 
 def draw_backward(problem: Problem, rng: Generator) -> dict[str, Any]:

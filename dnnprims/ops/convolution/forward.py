@@ -9,8 +9,9 @@ from ...descriptors import ActivationDescriptor, ConvolutionDescriptor, TensorDe
 from ...reference import convolution as reference
 from ...runtime.launch import NULL, PlanSpec, Profile, Result
 from .algorithms import work_of
+from .bias import sums_of_result
 from .geometry import Geometry, examine
-from .product import Epilogue, Product, operand
+from .product import Epilogue, Product, Work, operand
 
 if TYPE_CHECKING:
     from ...handle import Handle
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 Activation = str | ActivationDescriptor | None
 
 #: Numbers of the operands of `conv_forward`.
-_X, _W, _B, _RESIDUAL, _SCALE, _SHIFT, _OUT = range(7)
+_X, _W, _B, _RESIDUAL, _SCALE, _SHIFT, _OUT, _SUMS = range(8)
 
 
 def conv_forward(
@@ -37,6 +38,8 @@ def conv_forward(
     alpha2: float = 1.0,
     alpha: float = 1.0,
     beta: float = 0.0,
+    with_sums: bool = False,
+    sums: Any = None,
 ) -> Any:
     """Convolution: ``z = scale * (alpha1 * conv(x, w) + b) + shift + alpha2 * residual``, ``out = act(z)``.
 
@@ -67,11 +70,16 @@ def conv_forward(
         Factors of the convolution and of the residual.
     alpha, beta : float
         ``out = alpha * act(z) + beta * out``; with beta 0 the old `out` is never read.
+    with_sums : bool
+        Also give the sum of each channel of `out` as it is stored, over images and positions, and the sum of its
+        squares. `out` must be contiguous then.
+    sums : array, optional
+        Destination of those, ``(2, k)``, which implies `with_sums`; float32 (float64 for float64).
 
     Returns
     -------
-    array
-        `out`, or a new array.
+    array, or (y, sums) : tuple of array
+        `out`, or a new array; the tuple where sums were asked for.
 
     Raises
     ------
@@ -86,15 +94,20 @@ def conv_forward(
     meets padding; but for the variants of Hopper (``hopper...``), to which padding is zeros. NaN is handed on. Where
     the handle allows TF32, factors of float32 may be rounded to it. No channels give ``act(b)``. Keep x and w for the
     backward pass.
+
+    Of m elements of a channel ``sums[0] / m`` is the mean and ``sums[1] / m - mean ** 2`` the variance, which
+    `batchnorm_forward_inference` takes: a batch norm that does not read `out` once more for them. That difference has
+    lost what the mean has more of digits than the deviations; `batchnorm_forward_training` loses none.
     """
-    options = (conv, activation, alpha1, alpha2, alpha, beta)
-    operands = (x, w, b, residual, scale, shift, out)
+    with_sums = checks.require_switch("conv_forward", "with_sums", with_sums)
+    options = (conv, activation, alpha1, alpha2, alpha, beta, with_sums)
+    operands = (x, w, b, residual, scale, shift, out, sums)
     if checks.on_numpy(handle, "conv_forward"):
-        with handle.checked(plan_conv_forward, options, operands) as (x, w, b, residual, scale, shift, out):
+        with handle.checked(plan_conv_forward, options, operands) as (x, w, b, residual, scale, shift, out, sums):
             mode = as_activation(activation, "conv_forward")
             return reference.conv_forward(
                 conv, x, w, b, activation=mode, residual=residual, scale=scale, shift=shift, out=out,
-                alpha1=alpha1, alpha2=alpha2, alpha=alpha, beta=beta,
+                alpha1=alpha1, alpha2=alpha2, alpha=alpha, beta=beta, with_sums=with_sums, sums=sums,
             )  # fmt: skip
     return handle.run(plan_conv_forward, options, operands)
 
@@ -133,6 +146,7 @@ def plan_conv_forward(
     alpha2: float,
     alpha: float,
     beta: float,
+    with_sums: bool,
     x: TensorDescriptor,
     w: TensorDescriptor,
     b: TensorDescriptor | None,
@@ -140,6 +154,7 @@ def plan_conv_forward(
     scale: TensorDescriptor | None,
     shift: TensorDescriptor | None,
     out: TensorDescriptor | None,
+    sums: TensorDescriptor | None,
 ) -> PlanSpec:
     """Plan of `conv_forward`."""
     op = "conv_forward"
@@ -150,6 +165,9 @@ def plan_conv_forward(
     _require_epilogue(op, g, x, b, residual, scale, shift)
     checks.require_out(op, out, g.y_shape, x.dtype, rule="the shape of the convolution", contiguous=False)
     checks.require_blend(op, alpha, beta, out)
+    with_sums = with_sums or sums is not None
+    if with_sums:
+        _require_sums(op, g, x, out, sums)
     then = Epilogue(
         mode,
         b=NULL if b is None else _B,
@@ -162,17 +180,33 @@ def plan_conv_forward(
     y = operand(_OUT, out, g.y_shape)
     product = Product(profile, "forward", x.dtype, g, operand(_X, x), operand(_W, w), y, then, alpha, beta)
     variant, work, refused = work_of(product)
+    results: tuple[Result, ...] = (Result(_OUT, g.y_shape, x.dtype),)
+    more = Work(())
+    if with_sums:
+        described = TensorDescriptor(g.y_shape, x.dtype) if out is None else out
+        results += (Result(_SUMS, (2, g.out_channels), x.dtype.acc),)
+        more = sums_of_result(profile, conv, described, (_OUT, _SUMS), work.scratch)
+    made = tuple(result.operand for result in results)
     return PlanSpec(
         op,
         variant,
-        work.steps,
-        results=(Result(_OUT, g.y_shape, x.dtype),),
-        returns=(_OUT,),
-        writes=(_OUT,),
+        (*work.steps, *more.steps),
+        results=results,
+        returns=made,
+        writes=made,
         in_place=((_OUT, _RESIDUAL),),
-        scratch=work.scratch,
+        scratch=(*work.scratch, *more.scratch),
         refused=refused,
     )
+
+
+def _require_sums(
+    op: str, g: Geometry, x: TensorDescriptor, out: TensorDescriptor | None, sums: TensorDescriptor | None
+) -> None:
+    if out is not None:
+        checks.require_contiguous(op, out=out)
+    shape, rule = (2, g.out_channels), "(2, w.shape[0])"
+    checks.require_out(op, sums, shape, x.dtype.acc, param="sums", rule=rule)
 
 
 def _require_epilogue(
