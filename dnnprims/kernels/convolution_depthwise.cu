@@ -10,24 +10,28 @@
 //           parts: scratch, a partial sum of acc_t<T> for each tap, channel and split.
 // Plan      depthwise          square filters of 3 or 5 taps at stride 1 or 2, dense: `lanes` threads of a block have up to
 //                              64 channels side by side, the others other strips of 4 positions, each of which goes down
-//                              its rows with its filters in registers, the next row being on its way.
+//                              its rows with its filters in registers; the next rows are on their way to shared memory.
 //           depthwise_any      any filter: a thread an element.
 //           depthwise_filter   likewise down the rows, with a sum for each tap: a block's threads go over its share of the
 //                              strips, fold the sums in shared memory, and leave a partial sum; depthwise_fold adds these.
 //           depthwise_filter_any   a block a tap, its positions in shares.
 // Numerics  fused multiply-adds in acc_t<T>, source row after source row, and folds in an order fixed by the shapes: the
 //           same bits each time. What lies outside of the image is read as 0, which adds nothing but where the other factor
-//           is infinite: sums that are not finite are made again, leaving out what is outside.
+//           is infinite: results of filters that are not finite, and sums of gradients that are not, are made again, leaving
+//           out what is outside.
 // Cost      2 taps flops an element, read and written once; what neighbouring strips share comes from the caches.
-// Predicted 22 instructions an element of a forward 3x3: 1.3 elements for each that memory moves in 16-bit types.
-// Measured  NVIDIA H200, 2026-11-28, bfloat16 NHWC 3x3, us (cuDNN through PyTorch 2.11, channels_last, in the same run; share
-//           of a copy at 4.29 TB/s), forward / data / filter:
-//           256x128x56x56 stride 1   171 (174; 0.56)   171 (333; 0.56)   159 (209; 0.60)
-//           256x128x56x56 stride 2    84 (92; 0.71)    103 (321; 0.58)    81 (120; 0.74)
-//           256x512x14x14 stride 1    60 (51; 0.40)     60 (87; 0.40)     58 (82; 0.42)
-//           ncu, the first of them in float16: memory 47 % busy, issue slots 48 %, 11 warps on a multiprocessor for 154
-//           registers, 3.0 of 4.2 cycles between the instructions of a warp spent waiting for memory: too few bytes on their
-//           way. Two channels a thread and 20 warps took 186 us, strips of 64 rows the same 171.
+// Predicted 12 instructions an element of a forward 3x3 (9 products, 1.5 conversions, the rest copies and stores): 0.6 of the
+//           issue slots at the rate of a copy, so that bytes on their way decide.
+// Measured  NVIDIA H200, 2026-11-28, bfloat16 NHWC 3x3, us (cuDNN through PyTorch 2.11, channels_last, in the same run),
+//           forward / data / filter:
+//           256x128x56x56 stride 1   128 (172)   127 (325)   141 (209)
+//           256x128x56x56 stride 2    74 (92)     86 (321)    86 (120)
+//           256x512x14x14 stride 1    50 (51)     50 (85)     60 (82)
+//           With the next row in registers the first took 171: a copy from register to register waits for the load behind
+//           it, so that one row was on its way; two in registers took 167. ncu, forward: 20 instructions an element, memory
+//           64 % busy, L2 74 %, issue slots 60 %, 11 warps on a multiprocessor for 150 registers: what strips have in common
+//           is read again through the L2 (L1 hits 17 %). 3, 4 or 5 rows in shared memory are alike; four blocks on a
+//           multiprocessor in place of three 137; strips of 16 rows 130.
 // Limits    two spatial axes at most, images below 2^31 in each extent.
 #include "convolution_depthwise_filter.cuh"
 
@@ -60,11 +64,10 @@ template <class T, int VEC> struct Dressing {
   }
 };
 
-// N results of a row from column w on become those of their sums, as far as they are there.
+// N results of a row from column w on, at y, become those of their sums, as far as they are there.
 template <class T, int VEC, bool FUSE, int N>
-DEVICE void finish(const DepthwiseParams<T>& p, acc_t<T> (&sums)[N][VEC], i64 n, i64 h, i64 w, i64 channel) {
+DEVICE void finish(const DepthwiseParams<T>& p, acc_t<T> (&sums)[N][VEC], T* y, i64 n, i64 h, i64 w, i64 channel) {
   typedef acc_t<T> A;
-  T* y = p.y + offset(p.y_walk, n, channel, h, w);
   const int step = (int)p.y_walk.w, first = (int)w, columns = (int)p.result.w;
   if (p.bare) {
 #pragma unroll
@@ -159,12 +162,12 @@ DEVICE void gather_row(const DepthwiseParams<T>& p, i64 n, i64 h, i64 w, i64 cha
 
 // What a row that comes adds to the rows that are open.
 template <class See, class T, int VEC, int TAPS>
-DEVICE void add_row(const pack<T, VEC> (&row)[See::SPAN], int a, const acc_t<T> (&filter)[TAPS][TAPS][VEC],
+DEVICE void add_row(const pack<T, VEC>* row, int a, const acc_t<T> (&filter)[TAPS][TAPS][VEC],
                     acc_t<T> (&open)[See::OPEN][COLUMNS][VEC]) {
 #pragma unroll
   for (int b = 0; b < See::SPAN; ++b) {
     acc_t<T> v[VEC];
-    unpack(v, row[b]);
+    unpack(v, row[b * BLOCK]);
 #pragma unroll
     for (int i = 0; i < See::OPEN * COLUMNS; ++i) {
       const int e = i / COLUMNS, x = i % COLUMNS, r = See::row_tap(e, a), s = See::column_tap(x, b);
@@ -179,43 +182,50 @@ template <class T, int VEC, int TAPS, int STRIDE, bool DATA>
 __global__ void __launch_bounds__(BLOCK, RESIDENT<T, TAPS>) depthwise(const DepthwiseParams<T> p) {
   typedef acc_t<T> A;
   typedef Sight<TAPS, STRIDE, DATA> See;
+  __shared__ pack<T, VEC> room[ROWS<T, VEC, See::SPAN> * See::SPAN * BLOCK];
   const int lanes = (int)p.lanes;
-  A filter[TAPS][TAPS][VEC];
-  if constexpr (VEC > 1) read_filters<T, VEC>(p, lanes, filter);
   i64 n = (i64)blockIdx.x * (BLOCK / lanes) + threadIdx.x / lanes;
   const i64 w = split_off(n, p.tiles_w) * COLUMNS + p.begin.w, first = split_off(n, p.segments) * p.walk + p.begin.h;
   const i64 channel = VEC == 1 ? split_off(n, p.channels) : ((i64)blockIdx.y * lanes + threadIdx.x % lanes) * VEC;
-  if (n >= p.batch || channel >= p.channels) return;
-  if constexpr (VEC == 1) {
-#pragma unroll
-    for (int i = 0; i < TAPS * TAPS; ++i)
-      filter[i / TAPS][i % TAPS][0] = to_acc(p.w[p.w_first + offset(p.w_walk, 0, channel, i / TAPS, i % TAPS)]);
-  }
+  const bool mine = n < p.batch && channel < p.channels;
   const i64 end = first + p.walk < p.units + p.begin.h ? first + p.walk : p.units + p.begin.h;
   A open[See::OPEN][COLUMNS][VEC];
 #pragma unroll
   for (int e = 0; e < See::OPEN; ++e) clear(open[e]);
   const i64 begin = first - See::LEAD, column = See::column(w, p.padding.w);
-  Reader<T, VEC, See::SPAN> reader(
-      p.x + offset(p.x_walk, n, channel), p.x_walk, p.source, See::coming(begin, p.padding.h), column);
-  pack<T, VEC> rows[See::COME][See::SPAN], next[See::COME][See::SPAN] = {};
+  constexpr int AHEAD = ROWS<T, VEC, See::SPAN> - 1;
+  Reader<T, VEC, See::SPAN, AHEAD + 1> reader(
+      room, p.x + offset(p.x_walk, n, channel), p.x_walk, p.source, See::coming(begin, p.padding.h), column,
+      mine ? (end - begin) * See::COME : 0);
 #pragma unroll 1
-  for (i64 u = begin - 1; u < end; ++u) {  // one step more, in which the first rows are asked for
+  for (int row = 0; row < AHEAD; ++row) reader.ask(), commit_copies();
+  A filter[TAPS][TAPS][VEC];
+  if constexpr (VEC > 1) read_filters<T, VEC>(p, lanes, filter);
+  if (!mine) return;
+  if constexpr (VEC == 1) {
+#pragma unroll
+    for (int i = 0; i < TAPS * TAPS; ++i)
+      filter[i / TAPS][i % TAPS][0] = to_acc(p.w[p.w_first + offset(p.w_walk, 0, channel, i / TAPS, i % TAPS)]);
+  }
+  // Zeros outside of the image add nothing to products with finite taps.
+  bool well = true;
+#pragma unroll
+  for (int r = 0; r < TAPS; ++r) well &= finite(filter[r]);
+  const i64 down = p.y_walk.h;
+  int h = (int)See::done(begin, p.padding.h);
+  T* y = p.y + offset(p.y_walk, n, channel, h, w);
+#pragma unroll 1
+  for (int step = -See::LEAD, steps = (int)(end - first); step < steps; ++step) {
 #pragma unroll
     for (int a = 0; a < See::COME; ++a) {
-#pragma unroll
-      for (int b = 0; b < See::SPAN; ++b) rows[a][b] = next[a][b];
-      reader.read(next[a], u + 1 < end);
+      reader.ask(), commit_copies(), await_copies<AHEAD>();
+      add_row<See, T>(reader.take(), a, filter, open);
     }
-    if (u < begin) continue;
 #pragma unroll
-    for (int a = 0; a < See::COME; ++a) add_row<See, T>(rows[a], a, filter, open);
-#pragma unroll
-    for (int y = 0; y < See::DONE; ++y) {
-      const i64 h = See::done(u, p.padding.h) + y;
-      if (u < first || !within(h, p.result.h)) continue;
-      if (!finite(open[y])) gather_row<T, VEC, DATA>(p, n, h, w, channel, open[y]);
-      finish<T, VEC, !DATA>(p, open[y], n, h, w, channel);
+    for (int e = 0; e < See::DONE; ++e, ++h, y += down) {
+      if (step < 0 || !inside(h, (int)p.result.h)) continue;
+      if (!well) gather_row<T, VEC, DATA>(p, n, h, w, channel, open[e]);
+      finish<T, VEC, !DATA>(p, open[e], y, n, h, w, channel);
     }
 #pragma unroll
     for (int e = 0; e < See::OPEN; ++e) {
@@ -240,5 +250,5 @@ template <class T, bool DATA> __global__ void __launch_bounds__(BLOCK) depthwise
   if (n >= p.batch) return;
   acc_t<T> sum[1][1];
   gather<T, 1, DATA>(p, n, h, w, channel, sum);
-  finish<T, 1, !DATA>(p, sum, n, h, w, channel);
+  finish<T, 1, !DATA>(p, sum, p.y + offset(p.y_walk, n, channel, h, w), n, h, w, channel);
 }

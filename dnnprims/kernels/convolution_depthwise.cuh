@@ -1,12 +1,15 @@
 // Depthwise convolutions: what the kernels of all directions share.
 //
-// A thread has VEC neighbouring channels (one where positions lie side by side) and COLUMNS neighbouring positions of a row, and goes down row by row: each element
-// of what it sees is read and converted once for all results of the thread.
+// A thread has VEC neighbouring channels (one where positions lie side by side) and COLUMNS neighbouring positions of a row,
+// and goes down row by row: each element of what it sees is read and converted once for all results of the thread.
 #pragma once
 #include "convolution_fused.cuh"
 
 constexpr int COLUMNS = 4, MOST_WIDTH = 64;  // positions of a thread side by side; channels of a block
-constexpr int BLOCK = 128, FILTER_BLOCK = 128;
+constexpr int BLOCK = 128;
+// Rows of the source that have places, at most, and bytes of the places of a block.
+constexpr int MOST_ROWS = 4, MOST_ROOM = 36 << 10;
+DEVICE constexpr int min_of(int a, int b) { return a < b ? a : b; }
 // Blocks of a multiprocessor that registers must leave room for; left to itself, ptxas aims at more and spills.
 template <class T, int TAPS> constexpr int RESIDENT = TAPS == 5 && sizeof(T) == 4 ? 2 : 3;
 
@@ -29,33 +32,50 @@ template <int TAPS, int STRIDE, bool DATA> struct Sight {
   static DEVICE constexpr int column_tap(int x, int b) { return DATA ? x - STRIDE * (b - LEAD) : b - x * STRIDE; }
 };
 
-// SPAN neighbours of a row, the same columns of each row; those outside of the image are zeros.
-template <class T, int VEC, int SPAN> struct Reader {
-  const T* at;  // in row h
+// SPAN neighbours of rows, the same columns of each; zeros where they are outside of the image. The next rows are on their
+// way to places of the thread's own in shared memory, so that no register is spent on them and no barrier waits for them.
+template <class T, int VEC, int SPAN, int ROWS> struct Reader {
+  typedef pack<T, VEC> Pack;
+  static constexpr int PLACES = ROWS * SPAN * BLOCK;  // of a block
+  Pack* places;
+  const T* at;  // in row h, which is the next one to be asked for
   i64 down;
-  int step, h, rows;
+  int step, h, rows, wanted, asked, taken;
   u32 there;  // a bit for each column
 
-  DEVICE Reader(const T* image, const Walk& walk, const Extent& extent, i64 h, i64 w)
-      : at(image + (h * walk.h + w * walk.w)), down(walk.h), step((int)walk.w), h((int)h), rows((int)extent.h), there(0) {
+  DEVICE Reader(Pack* room, const T* image, const Walk& walk, const Extent& extent, i64 h, i64 w, i64 wanted)
+      : places(room + threadIdx.x), at(image + (h * walk.h + w * walk.w)), down(walk.h), step((int)walk.w), h((int)h),
+        rows((int)extent.h), wanted((int)wanted), asked(0), taken(0), there(0) {
 #pragma unroll
     for (int b = 0; b < SPAN; ++b) there |= (u32)within(w + b, extent.w) << b;
+    keep_here(there);
   }
-  // The row, or zeros where it is not `wanted`; then the next one.
-  DEVICE void read(pack<T, VEC> (&row)[SPAN], bool wanted = true) {
-    if (!(wanted && inside(h, rows))) {
+  DEVICE void ask() {
+    const u32 seen = wanted > 0 && inside(h, rows) ? there : 0;
 #pragma unroll
-      for (int b = 0; b < SPAN; ++b) row[b] = {};
-    } else {
-#pragma unroll
-      for (int b = 0; b < SPAN; ++b) {
-        row[b] = {};
-        if (there >> b & 1) row[b] = load<VEC>(at + b * step, 0);
-      }
+    for (int b = 0; b < SPAN; ++b) copy(places + (asked * SPAN + b) * BLOCK, at + b * step, (seen & 1u << b) != 0);
+    at += down, ++h, --wanted, asked = asked + 1 < ROWS ? asked + 1 : 0;
+  }
+  // Column b of the row is BLOCK * b further.
+  DEVICE const Pack* take() {
+    const Pack* row = places + taken * SPAN * BLOCK;
+    taken = taken + 1 < ROWS ? taken + 1 : 0;
+    return row;
+  }
+
+ private:
+  // Two bytes have no asynchronous copy.
+  static DEVICE void copy(Pack* to, const T* from, bool is) {
+    if constexpr (sizeof(Pack) >= 4) copy_async_or_zeros<(int)sizeof(Pack)>(to, from, is);
+    else {
+      to->bits = 0;
+      if (is) *to = load<VEC>(from, 0);
     }
-    at += down, ++h;
   }
 };
+// Rows that have places, one of which is worked on; COUNT elements of a row.
+template <class T, int VEC, int COUNT>
+constexpr int ROWS = min_of(MOST_ROWS, MOST_ROOM / (COUNT * BLOCK * VEC * (int)sizeof(T)));
 
 // The source position of a tap, or a negative number where there is none.
 template <bool DATA> DEVICE i64 seen(i64 position, i64 tap, i64 stride, i64 dilation, i64 padding, i64 extent) {

@@ -60,11 +60,6 @@ DEVICE void read_matrices_transposed(u32 (&v)[4], const void* row) {
                : "r"(at)
                : "memory");
 }
-// 16 bytes to shared memory as `copy_async` (ptx.cuh), zeros where there is nothing.
-DEVICE void copy_async_or_zeros(void* to, const void* from, bool there) {
-  const u32 at = (u32)__cvta_generic_to_shared(to);
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(there ? 16 : 0) : "memory");
-}
 
 #else
 
@@ -104,9 +99,6 @@ DEVICE void read_matrices_transposed(u32 (&v)[4], const void* row, emulator::Sit
     const emulator::u64* pair = rows + i * 8 + lane % 4 * 2;
     v[i] = ((const u16*)pair[0])[lane / 4] | (u32)((const u16*)pair[1])[lane / 4] << 16;
   }
-}
-DEVICE void copy_async_or_zeros(void* to, const void* from, bool there) {
-  *(uint4*)to = there ? *(const uint4*)from : uint4{0, 0, 0, 0};
 }
 
 #endif

@@ -64,6 +64,9 @@ DEVICE float rsqrt_approx(float v) { return 1.0f / sqrtf(v); }
 DEVICE float flushed(float v) { return fabsf(v) < 1.17549435e-38f ? copysignf(0.0f, v) : v; }
 DEVICE float reciprocal_normal(float v) { return flushed(1.0f / flushed(v)); }
 DEVICE void copy_async(void* to, const void* from) { *(uint4*)to = *(const uint4*)from; }
+template <int BYTES = 16> DEVICE void copy_async_or_zeros(void* to, const void* from, bool there) {
+  for (int i = 0; i < BYTES / 4; ++i) ((u32*)to)[i] = there ? ((const u32*)from)[i] : 0u;
+}
 DEVICE void commit_copies() {}
 template <int PENDING> DEVICE void await_copies() {}
 DEVICE uint4 load_retained(const uint4* p) { return *p; }
@@ -204,6 +207,14 @@ DEVICE void copy_async(void* to, const void* from) {
   const u32 address = (u32)__cvta_generic_to_shared(to);
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
 }
+// The same of 4, 8 or 16 bytes, and zeros where there is nothing; only 16 bytes pass by the L1.
+template <int BYTES = 16> DEVICE void copy_async_or_zeros(void* to, const void* from, bool there) {
+  const u32 address = (u32)__cvta_generic_to_shared(to), bytes = there ? BYTES : 0;
+  if constexpr (BYTES == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(address), "l"(from), "r"(bytes), "n"(BYTES) : "memory");
+}
 DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING> DEVICE void await_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
 // Loads that tell the L2 whether what they read will be wanted again.
@@ -227,6 +238,9 @@ DEVICE uint4 load_released(const uint4* p) {
 }
 #else
 DEVICE void copy_async(void* to, const void* from) { *(uint4*)to = *(const uint4*)from; }
+template <int BYTES = 16> DEVICE void copy_async_or_zeros(void* to, const void* from, bool there) {
+  for (int i = 0; i < BYTES / 4; ++i) ((u32*)to)[i] = there ? ((const u32*)from)[i] : 0u;
+}
 DEVICE void commit_copies() {}
 template <int PENDING> DEVICE void await_copies() {}
 DEVICE uint4 load_retained(const uint4* p) { return *p; }

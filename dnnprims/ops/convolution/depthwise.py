@@ -41,16 +41,14 @@ _FILTER_TILED, _FILTER_ANY, _FOLD = (
 )
 
 #: As in the kernels: threads, positions of a tile side by side, channels of a block.
-_BLOCK, _FILTER_BLOCK, _COLUMNS, _MOST_WIDTH = 128, 128, 4, 64
+_BLOCK, _COLUMNS, _MOST_WIDTH = 128, 4, 64
 #: Channels of a thread, by the bytes of an element, taps and stride: as many as its registers hold filters for, where
-#: those lie side by side, else one. Other filters take a thread an element.
+#: those lie side by side, else one. Other filters take a thread an element. NVIDIA H200, 2026-11-28, bfloat16, 3x3 at
+#: stride 2, 256x128x56x56, 2 channels and 4: forward 82 and 74 us, filter 93 and 86; filter at stride 1 156 and 141.
 _CHANNELS = {
-    (2, 3, 1): 4, (2, 3, 2): 2, (2, 5, 1): 2, (2, 5, 2): 2,
+    (2, 3, 1): 4, (2, 3, 2): 4, (2, 5, 1): 2, (2, 5, 2): 2,
     (4, 3, 1): 2, (4, 3, 2): 2, (4, 5, 1): 2, (4, 5, 2): 2,
 }  # fmt: skip
-#: The same for gradients in filters, which hold a sum for each tap as well. NVIDIA H200, 2026-11-28, bfloat16, 3x3: 2
-#: channels 159 us (256x128x56x56) and 58 us (256x512x14x14), 4 channels 170 and 74 us.
-_FILTER_CHANNELS = {**_CHANNELS, (2, 3, 1): 2}
 #: Of these no kernel with one channel is compiled: bytes of an element and taps.
 _PACKED_ONLY = {(4, 5)}
 #: Rows that a strip is long: the longest, where that leaves blocks enough for each multiprocessor.
@@ -120,8 +118,7 @@ def _compiled(product: Product) -> tuple[int, int, int] | None:
     """Channels of a thread, taps and stride where a kernel of their own is there."""
     of = _scalars(product)
     (taps, other), (stride, along) = of["taps"], of["stride"]
-    channels = _FILTER_CHANNELS if product.direction == "filter" else _CHANNELS
-    vec = channels.get((product.dtype.itemsize, taps, stride), 0)
+    vec = _CHANNELS.get((product.dtype.itemsize, taps, stride), 0)
     near = all(_walk(product, one.strides)[3] < _MOST_STEP for _, one in _images(product))
     if not (vec and near) or (taps, stride) != (other, along) or of["dilation"] != (1, 1):
         return None
@@ -253,7 +250,7 @@ def _shares(product: Product) -> _Shares:
     vec = compiled[0] if compiled else 1
     lanes = 1 if compiled and vec == 1 else _lanes(product, vec)
     tiles_w = -(-w // _COLUMNS)
-    per_block, across = _FILTER_BLOCK // lanes, -(-g.in_channels // (lanes * vec))
+    per_block, across = _BLOCK // lanes, -(-g.in_channels // (lanes * vec))
     segments, walk = _segments(product, h, tiles_w, (across, per_block))
     most = max(_FILTER_BLOCKS * product.profile.sm_count // (across * (1 if vec > 1 else prod(g.taps))), 1)
     strips = g.batch * segments * tiles_w
@@ -283,7 +280,7 @@ def _filter_steps(product: Product) -> tuple[KernelStep, ...]:
         grid = (shares.splits, across, 1)
     fold = blocks_for(g.filter_size * 32, _BLOCK)
     return (
-        KernelStep(kernel, dtype, template, "filters", grid, _FILTER_BLOCK, pointers, scalars),
+        KernelStep(kernel, dtype, template, "filters", grid, _BLOCK, pointers, scalars),
         KernelStep(_FOLD, dtype, (dtype.cuda,), "filters", fold, _BLOCK, pointers, scalars),
     )
 
@@ -297,20 +294,14 @@ def _work(product: Product) -> Work:
 DEPTHWISE = Algorithm("depthwise", _cannot, always_pays, _work)
 
 
-def _shapes(dtype: DType, channels: dict[tuple[int, int, int], int]) -> list[tuple[int, int, int]]:
-    """Channels of a thread, taps and strides that there are kernels for."""
-    known = [(vec, taps, stride) for (itemsize, taps, stride), vec in channels.items() if itemsize == dtype.itemsize]
-    single = [(1, taps, stride) for _, taps, stride in known if (dtype.itemsize, taps) not in _PACKED_ONLY]
-    return [*known, *single]
-
-
 def _instances(dtype: DType) -> dict[str, list[str]]:
     t = dtype.cuda
-    shapes, sums = (_shapes(dtype, channels) for channels in (_CHANNELS, _FILTER_CHANNELS))
+    known = [(vec, taps, stride) for (itemsize, taps, stride), vec in _CHANNELS.items() if itemsize == dtype.itemsize]
+    shapes = [*known, *((1, taps, at) for _, taps, at in known if (dtype.itemsize, taps) not in _PACKED_ONLY)]
     images = [f"depthwise<{t}, {vec}, {taps}, {stride}, false>" for vec, taps, stride in shapes]
     images += [f"depthwise<{t}, {vec}, {taps}, {stride}, true>" for vec, taps, stride in shapes if stride == 2]
     images += [f"depthwise_any<{t}, {data}>" for data in ("false", "true")]
-    filters = [f"depthwise_filter<{t}, {vec}, {taps}, {stride}>" for vec, taps, stride in sums]
+    filters = [f"depthwise_filter<{t}, {vec}, {taps}, {stride}>" for vec, taps, stride in shapes]
     return {"images": images, "filters": [*filters, f"depthwise_filter_any<{t}>", f"depthwise_fold<{t}>"]}
 
 
