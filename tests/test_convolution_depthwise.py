@@ -111,7 +111,7 @@ def test_reasons(changes: dict[str, Any], reason: str) -> None:
     call = {"conv": ConvolutionDescriptor(groups=8, layout="NHWC"), "x": X, "w": W, "activation": "relu", **changes}
     x, w = (v if isinstance(v, TensorDescriptor) else TensorDescriptor(v, "float32") for v in (call["x"], call["w"]))
     spec = plan_conv_forward(
-        Profile("cuda"), call["conv"], call["activation"], 1.0, 1.0, 1.0, 0.0, x, w, None, None, None, None, None
+        Profile("cuda"), call["conv"], call["activation"], 1.0, 1.0, 1.0, 0.0, False, x, w, *[None] * 6
     )
     assert reason in dict(spec.refused)["depthwise"]
 
