@@ -41,7 +41,7 @@ class Context:
         self._executor = executor
         self._arrays: Any = executor if executor is not None else HostArrays()
         self.device = int(getattr(executor, "device", device))
-        self._get_device = _device_getter(executor)
+        self._get_device: Callable[[], int] | None = getattr(executor, "get_device", None)
         self._get_stream: Callable[[], Any] | None = getattr(executor, "get_stream", None)
         self._spaces: dict[int, list[tuple[object, int, int]]] = {}
         self.set_stream(stream)
@@ -206,14 +206,3 @@ def _stream_address(stream: Any) -> int:
     except (AttributeError, IndexError, TypeError, ValueError):
         kind, rule = type(stream).__name__, "a CuPy stream, an address or None"
         raise BadParamError("set_stream", "is no stream", param="stream", got=kind, expected=rule) from None
-
-
-def _device_getter(executor: Any) -> Callable[[], int] | None:
-    """What tells the thread's current GPU; None where there is but one, so that nobody need ask."""
-    if executor is None or executor.profile.backend != "cuda":
-        return None
-    from .runtime.cuda import load_cupy
-
-    runtime = load_cupy().cuda.runtime
-    getter: Callable[[], int] = runtime.getDevice
-    return getter if runtime.getDeviceCount() > 1 else None

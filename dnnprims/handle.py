@@ -174,10 +174,17 @@ class Handle(Context):
         return checks.refuse_closed() if self.closed else checks.refuse_concurrency()
 
     def _astray(self, operands: tuple[Any, ...]) -> bool:
-        """Whether the current GPU or an array is another than the handle's."""
-        return self.elsewhere() or any(
-            type(a) is self._device_array and a.data.device_id != self.device for a in flatten(operands)
-        )
+        """Whether the current GPU or an array is another than the handle's; of lists the key of the plan tells.
+
+        In a loop and with nothing called, as several visible GPUs should cost next to nothing: 0.3 us for two arrays.
+        """
+        device, device_array = self.device, self._device_array
+        if self._get_device() != device:  # type: ignore[misc]
+            return True
+        for a in operands:  # noqa: SIM110
+            if type(a) is device_array and a.data.device_id != device:
+                return True
+        return False
 
     def _run_slowly(
         self, build: Build, options: tuple[Any, ...], operands: tuple[Any, ...], live: Sequence[Any]

@@ -17,6 +17,8 @@ from .runtime.launch import PlanSpec, Profile
 from .runtime.limits import MOST_BLOCKS, oversized_grid, unrepresentable
 from .runtime.tuning import layer_key
 
+#: To be made once: ``list | tuple`` is made anew wherever it stands.
+_LISTS = (list, tuple)
 #: Plan function of an op: (profile, *options, *operand descriptors) -> PlanSpec.
 Build = Callable[..., PlanSpec]
 
@@ -35,7 +37,7 @@ def flatten(operands: Sequence[Any]) -> list[Any]:
     """Operands with lists written out in place."""
     flat: list[Any] = []
     for a in operands:
-        flat.extend(a) if isinstance(a, list | tuple) else flat.append(a)
+        flat.extend(a) if isinstance(a, _LISTS) else flat.append(a)
     return flat
 
 

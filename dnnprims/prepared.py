@@ -107,7 +107,7 @@ class PreparedCall:
         """How many arrays come before `out`, where the call is such that it may be repeated without a look at it."""
         handle, places = self.handle, [self._labels[i] for i in self._positions]
         returns_out = self.spec.returns == (self._positions[-1],) and places[-1] == "out"
-        plain = isinstance(self._plan, Plan) and not self._has_lists and handle._get_device is None
+        plain = isinstance(self._plan, Plan) and not self._has_lists
         return len(places) - 1 if plain and returns_out and handle._get_stream is not None else 0
 
     def perform(self, *arrays: Any, **named: Any) -> Any:
@@ -133,7 +133,7 @@ class PreparedCall:
             if self._plan.recorded:  # made under capture: its constants may never have been copied
                 self._plan = self._realise(self._descriptors)
             plan, get_stream = self._plan, handle._get_stream
-            if handle._get_device is not None and handle.elsewhere():
+            if handle.elsewhere():
                 return handle.there(plan.enqueue, flat, addresses, handle.stream, self._live)
             stream = handle._fixed_stream
             if stream is None:

@@ -49,17 +49,27 @@ def quick_call(call: PreparedCall) -> Callable[..., Any]:
     way = ways.get(call.quick_inputs)
     if way is None:
         return call.perform
-    lock = call.handle._lock
-    return way(call, lock.acquire, lock.release, call.handle._get_stream)
+    return way(call)
 
 
-def _after_one(call: PreparedCall, acquire: Any, release: Any, get_stream: Any) -> Callable[..., Any]:
+def _held(call: PreparedCall) -> tuple[Any, ...]:
+    """What each way has at hand: the handle's lock, what tells stream and GPU, and the GPU that it should be."""
+    handle = call.handle
+    return handle._lock.acquire, handle._lock.release, handle._get_stream, handle._get_device, handle.device
+
+
+def _after_one(call: PreparedCall) -> Callable[..., Any]:
     last, handle, slowly = call.repetition, call.handle, call.perform
+    acquire, release, get_stream, get_device, device = _held(call)
 
     def quickly(first: Any = _NONE, out: Any = _NONE, *others: Any, **named: Any) -> Any:
         if last.out >= 0 and not named and not others and acquire(False):
             try:
-                if first.data.ptr == last.first and out.data.ptr == last.out:
+                if (
+                    first.data.ptr == last.first
+                    and out.data.ptr == last.out
+                    and (get_device is None or get_device() == device)
+                ):
                     stream = handle._fixed_stream
                     if (get_stream().ptr if stream is None else stream) == last.stream and not last.again():
                         return out
@@ -72,13 +82,19 @@ def _after_one(call: PreparedCall, acquire: Any, release: Any, get_stream: Any) 
     return quickly
 
 
-def _after_two(call: PreparedCall, acquire: Any, release: Any, get_stream: Any) -> Callable[..., Any]:
+def _after_two(call: PreparedCall) -> Callable[..., Any]:
     last, handle, slowly = call.repetition, call.handle, call.perform
+    acquire, release, get_stream, get_device, device = _held(call)
 
     def quickly(first: Any = _NONE, second: Any = _NONE, out: Any = _NONE, *others: Any, **named: Any) -> Any:
         if last.out >= 0 and not named and not others and acquire(False):
             try:
-                if first.data.ptr == last.first and second.data.ptr == last.second and out.data.ptr == last.out:
+                if (
+                    first.data.ptr == last.first
+                    and second.data.ptr == last.second
+                    and out.data.ptr == last.out
+                    and (get_device is None or get_device() == device)
+                ):
                     stream = handle._fixed_stream
                     if (get_stream().ptr if stream is None else stream) == last.stream and not last.again():
                         return out
@@ -91,8 +107,9 @@ def _after_two(call: PreparedCall, acquire: Any, release: Any, get_stream: Any) 
     return quickly
 
 
-def _after_three(call: PreparedCall, acquire: Any, release: Any, get_stream: Any) -> Callable[..., Any]:
+def _after_three(call: PreparedCall) -> Callable[..., Any]:
     last, handle, slowly = call.repetition, call.handle, call.perform
+    acquire, release, get_stream, get_device, device = _held(call)
 
     def quickly(
         first: Any = _NONE, second: Any = _NONE, third: Any = _NONE, out: Any = _NONE, *others: Any, **named: Any
@@ -104,6 +121,7 @@ def _after_three(call: PreparedCall, acquire: Any, release: Any, get_stream: Any
                     and second.data.ptr == last.second
                     and third.data.ptr == last.third
                     and out.data.ptr == last.out
+                    and (get_device is None or get_device() == device)
                 ):
                     stream = handle._fixed_stream
                     if (get_stream().ptr if stream is None else stream) == last.stream and not last.again():

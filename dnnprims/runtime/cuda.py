@@ -52,6 +52,7 @@ class CudaExecutor(DeviceArrays):
         self._driver, self._runtime = cupy.cuda.driver, cupy.cuda.runtime
         #: CuPy's current stream, an object with ``ptr``, for those to whom the frame of `current_stream` is dear.
         self.get_stream = cupy.cuda.get_current_stream
+        self.get_device = self._runtime.getDevice if self._runtime.getDeviceCount() > 1 else None
         #: Whether work on a stream is being recorded for a graph instead of done.
         self.capturing: Callable[[int], bool] = cupy.cuda.runtime.streamIsCapturing
         with cupy.cuda.Device(device) as current:

@@ -31,13 +31,15 @@ class DeviceArrays:
     """
 
     accepted = ACCEPTED
+    #: What tells the thread's current GPU; None where there is but one, so that nobody need ask.
+    get_device: Callable[[], int] | None = None
 
     def __init__(self, cupy: Any, device: int) -> None:
         self._cupy, self.device = cupy, device
         self.array_type = cupy.ndarray
         # Weakly, or an executor that is let go of, with the GPU's memory that it has, would wait for the collector.
         own = ref(self)
-        self._lists = KnownLists(self.array_type, lambda arrays: own().look(arrays))  # type: ignore[union-attr]
+        self._lists = KnownLists(self.array_type, lambda arrays: own()._look_at_list(arrays))  # type: ignore[union-attr]
 
     def look(self, operands: Sequence[Any]) -> tuple[list[Any], list[int]]:
         """Return what a plan may depend on (shape, dtype, strides, alignment of each) and the addresses.
@@ -52,8 +54,22 @@ class DeviceArrays:
                 pointer = a.data.ptr
                 seen += (a.shape, a.dtype, a._c_contiguous or a.strides, pointer & 15)
                 addresses.append(pointer)
+            elif a is None:
+                seen.append(None)
+                addresses.append(0)
+            elif type(a) is list and (known := self._lists.known(a)) is not None:
+                seen.append((known[0],))
+                addresses += known[1]
             else:
                 look_aside(self._lists.look, a, seen, addresses)
+        return seen, addresses
+
+    def _look_at_list(self, arrays: Sequence[Any]) -> tuple[list[Any], list[int]]:
+        """`look`, and at the GPU of each where there are several: who knows the list need not ask again."""
+        seen, addresses = self.look(arrays)
+        if self.get_device is not None:
+            array_type = self.array_type
+            seen += (a.data.device_id for a in arrays if type(a) is array_type)
         return seen, addresses
 
     def addresses(self, operands: Sequence[Any]) -> list[int] | None:

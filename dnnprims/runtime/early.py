@@ -58,11 +58,12 @@ class EarlyLaunch:
         self._configuration = _Configuration(
             step.grid, (step.block, 1, 1), step.shared_bytes, None, ctypes.addressof(_OVERLAPPING), 1
         )
-        pointer = ctypes.c_void_p
-        configuration = pointer(ctypes.addressof(self._configuration))
-        # Objects of ctypes are handed on as they are: numbers would be converted at each call.
+        # ctypes converts numbers, and its own objects too, at each call; what it has converted it hands on as it is.
+        # 0.17 us for the four instead of 0.24 (a function that does nothing).
+        converted = ctypes.c_void_p.from_param
+        configuration = converted(ctypes.addressof(self._configuration))
         self.launch: Callable[[], int] = partial(
-            _function(), configuration, pointer(function), pointer(parameters), None
+            _function(), configuration, converted(function), converted(parameters), None
         )
         self._stream = 0
 

@@ -43,15 +43,19 @@ class KnownLists:
 
     def look(self, arrays: Sequence[Any]) -> tuple[list[Any], list[int]]:
         """Return the signature, as a list of one, and the addresses of the arrays."""
-        key = tuple(map(id, arrays))
-        known = self._known.get(key)
+        known = self.known(arrays)
         if known is not None:
             return [known[0]], known[1]
+        key = tuple(map(id, arrays))
         items, addresses = self._look(arrays)
         signature = self._signature(tuple(items))
         if set(map(type, arrays)) == {self._array_type} and self._seen_before(hash(key)):
             self._remember(key, signature, addresses, arrays)
         return [signature], addresses
+
+    def known(self, arrays: Sequence[Any]) -> tuple[Signature, list[int], list[Any]] | None:
+        """Signature, addresses and references of a list that is remembered, or None."""
+        return self._known.get(tuple(map(id, arrays)))
 
     def _signature(self, items: tuple[Any, ...]) -> Signature:
         if len(self._signatures) >= MOST_SIGNATURES:

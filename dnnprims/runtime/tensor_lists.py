@@ -58,7 +58,7 @@ def as_list(tensors: Any) -> list[Any] | None:
 
 def split_scalar(value: Any, absent: float = 0.0) -> tuple[Any, Any]:
     """Return (number of the host, None), or (`absent`, array) for a scalar that is on the device."""
-    on_host = value is None or isinstance(value, Real | np.generic | str)
+    on_host = type(value) is float or value is None or isinstance(value, Real | np.generic | str)
     return (value, None) if on_host else (absent, value)
 
 
