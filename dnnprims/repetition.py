@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .prepared import PreparedCall
-    from .runtime.plan import Again, Plan
+    from .runtime.graphs import Again
+    from .runtime.plan import Plan
 
 #: Stands for an argument that was not given.
 _NONE: Any = object()

@@ -23,6 +23,8 @@ from dnnprims.runtime.emulator import EmulatorExecutor
 from dnnprims.runtime.known_lists import KnownLists
 
 pytestmark = pytest.mark.skipif(not HAS_COMPILER, reason="the emulator needs g++")
+#: The stream on which graphs are recorded.
+RECORDING = 99
 X = np.array([-1.0, 2.0, -3.0, 4.0] * 2, np.float32)
 
 
@@ -47,7 +49,9 @@ class DeviceExecutor(EmulatorExecutor):
     def __init__(self) -> None:
         super().__init__(FAMILIES)
         self._lists = KnownLists(self.array_type, self.look)
-        self.current, self.events = 1, list[tuple[str, int]]()
+        self.current, self.gpu, self.events = 1, 0, list[tuple[str, int]]()
+        self.is_capturing, self.recorded = False, list[Callable[[], object]]()
+        self.get_device: Callable[[], int] | None = None
         self.fault: Callable[[], object] = lambda: False
 
     def current_stream(self) -> int:
@@ -67,11 +71,28 @@ class DeviceExecutor(EmulatorExecutor):
         run = super().realise(step, slots)
 
         def watched(addresses: Sequence[int], stream: int, live: Sequence[Any]) -> Any:
+            if stream == RECORDING:
+                self.recorded.append(functools.partial(run, addresses, stream, live))
+                return None
             self.events.append(("packed", stream))
             again = run(addresses, stream, live)
             return None if again is None else lambda: self._again(again, stream)
 
         return watched
+
+    def record(self, enqueue: Callable[[int], object], stream: int) -> Callable[[], object]:
+        """A graph."""
+        self.recorded = list[Callable[[], object]]()
+        enqueue(RECORDING)
+        (launch,) = self.recorded
+
+        def done() -> None:
+            launch()
+
+        return lambda: self.is_capturing or self._again(done, stream)
+
+    def capturing(self, stream: int) -> bool:
+        return self.is_capturing
 
     def _again(self, again: Callable[[], object], stream: int) -> object:
         if failed := self.fault():
@@ -80,9 +101,12 @@ class DeviceExecutor(EmulatorExecutor):
         return again()
 
 
-@pytest.fixture
-def executor() -> DeviceExecutor:
-    return DeviceExecutor()
+@pytest.fixture(params=[(1, False), (2, False), (2, True)], ids=["one GPU", "two GPUs", "graphs"])
+def executor(request: pytest.FixtureRequest) -> DeviceExecutor:
+    made, (gpus, graphs) = DeviceExecutor(), request.param
+    made.get_device = (lambda: made.gpu) if gpus > 1 else None
+    made.graph = made.record if graphs else None
+    return made
 
 
 @pytest.fixture
@@ -145,6 +169,43 @@ def test_another_stream_is_noticed(handle: dp.Handle, executor: DeviceExecutor, 
     assert "again" in kinds(executor)
 
 
+def test_another_current_gpu_is_noticed(
+    handle: dp.Handle, executor: DeviceExecutor, relu: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call goes to the handle's all the same."""
+    x, y, switched = handle.asarray(X), handle.asarray(X), list[int]()
+
+    def there(call: Call, *arguments: Any) -> Any:
+        with monkeypatch.context() as patched:
+            patched.setattr(executor, "gpu", 0)
+            switched.append(1)
+            return call(*arguments)
+
+    monkeypatch.setattr(handle, "there", there)
+    for executor.gpu in (0, 0, 0, 3, 3, 0, 0, 0):
+        y[...] = np.nan
+        switched.clear()
+        assert relu(x, out=y) is y
+        np.testing.assert_array_equal(y, np.maximum(X, 0))
+        assert bool(switched) == (executor.gpu == 3 and executor.get_device is not None)
+    assert kinds(executor)[-1] == "again"
+
+
+def test_while_the_caller_captures_it_is_enqueued_step_by_step(
+    handle: dp.Handle, executor: DeviceExecutor, relu: Call
+) -> None:
+    """A graph cannot be launched into another one, nor is it recorded then."""
+    x, y = handle.asarray(X), handle.asarray(X)
+    found = []
+    for executor.is_capturing in (True, True, True, False, False, False, True, False):
+        y[...] = np.nan
+        assert relu(x, out=y) is y
+        np.testing.assert_array_equal(y, np.maximum(X, 0))
+        found.append(kinds(executor)[-1])
+    if executor.graph is not None:
+        assert found == ["packed", "packed", "packed", "again", "again", "again", "packed", "again"]
+
+
 def test_an_overlap_is_noticed_after_repetitions(handle: dp.Handle, relu: Call) -> None:
     room = handle.asarray(np.zeros(16, np.float32))
     for _ in range(4):
@@ -198,7 +259,7 @@ def test_a_failed_call_on_other_arrays_leaves_nothing_to_repeat(
             relu(u, out=v)
     del executor.events[:]
     relu(x, out=y)
-    assert kinds(executor) == ["packed"]
+    assert kinds(executor) == ["packed" if executor.graph is None else "again"]
 
 
 def test_nobody_else_enters_and_nothing_runs_once_it_is_closed(

@@ -16,8 +16,9 @@ from .compiler import Binary, compile_kernel, enters_grid, nvrtc_target
 from .device_arrays import DeviceArrays
 from .early import early_launcher
 from .gemm import GemmStep, realise_gemm
+from .graphs import Again, GraphRecorder
 from .launch import Family, FillStep, KernelStep, Live, Profile, picker
-from .plan import Again, OutOfMemory, Run
+from .plan import OutOfMemory, Run
 from .tensor_map import EncodedMaps, encoder, parameters_with
 
 #: Shared memory that a block may have without asking for more.
@@ -67,6 +68,7 @@ class CudaExecutor(DeviceArrays):
                 blaslt=_has_blaslt(),
                 tensor_maps=encoder() is not None,
             )
+        self.graph = GraphRecorder(cupy).record
         self._functions: dict[tuple[str, str, str], int] = {}
         self._modules: list[Any] = []
 

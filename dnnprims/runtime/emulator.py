@@ -18,9 +18,10 @@ from ..dtypes import DType
 from ..errors import BadParamError, ExecutionError
 from .emulator_compiler import build, toolchain
 from .gemm import GemmStep, realise_gemm
+from .graphs import Again
 from .host import HostArrays
 from .launch import SCRATCH_ALIGNMENT, Family, FillStep, KernelStep, Live, Profile, picker
-from .plan import Again, Run
+from .plan import Run
 
 #: Few, so that grids which follow the number of multiprocessors still have several blocks with work in turn.
 SM_COUNT = 4

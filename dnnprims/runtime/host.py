@@ -46,6 +46,8 @@ class HostArrays:
 
     array_type = np.ndarray
     accepted = ACCEPTED
+    #: Work is done when it is enqueued: there is nothing to record.
+    graph = None
 
     def look(self, operands: Sequence[Any]) -> tuple[list[Any], list[int]]:
         """Return what a plan may depend on (shape, dtype, strides, alignment, writeability) and the addresses."""

@@ -1,8 +1,8 @@
 """A plan that can run: the steps of a `PlanSpec` realised by an executor, and what each call checks and fills in.
 
 This is the hot path. What can be settled once is settled in `Plan.__init__`; a call collects addresses, checks that
-nothing overlaps when an address has changed, and enqueues. A call of a single step on the addresses and the stream of
-the one before is its launch again, with nothing packed (`Plan.again`).
+nothing overlaps when an address has changed, and enqueues. A small call that comes again is a graph (`graphs`); a call
+on the addresses and the stream of the one before is that graph, or its single launch, again (`Plan.again`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 from ..descriptors import TensorDescriptor
 from ..dtypes import DType
+from .graphs import Again, Graphs, Record
 from .launch import Constant, FillStep, KernelStep, Named, PlanSpec, Pointer, Profile, Scratch
 from .table import AddressTable
 
-#: Enqueue the last step of its kind once more; what is true says that nothing was enqueued.
-Again = Callable[[], object]
+#: Bytes of operands for each step up to which calls are recorded: such calls take longer to enqueue than to do.
+MOST_RECORDED_BYTES = 16 << 20
 #: Enqueue one step: addresses by slot, stream, live scalars. Returns what does the same again, where there is such.
 Run = Callable[[Sequence[int], int, Sequence[Any]], Again | None]
 
@@ -42,6 +43,8 @@ class Executor(Protocol):
     def upload(self, pointer: int, data: bytes, stream: int) -> object: ...
     def download(self, pointer: int, nbytes: int, stream: int) -> bytes: ...
     def realise(self, step: Any, slots: tuple[int, ...]) -> Run: ...
+    @property
+    def graph(self) -> Record | None: ...
     def staging(self, nbytes: int) -> tuple[object, int]: ...
     def copy(self, pointer: int, staged: int, nbytes: int, stream: int) -> None: ...
     def event(self) -> Any: ...
@@ -89,7 +92,7 @@ class Plan:
     Attributes
     ----------
     again, again_for, again_on
-        The last launch once more, the addresses and the stream that it is for (None where there is none). Whoever calls
+        The last call once more, the addresses and the stream that it is for (None where there is none). Whoever calls
         it holds the handle, gets `operands[returned]`, and calls `enqueue` if it raises or returns what is true.
     returned : int
         The operand handed back, where it is one alone.
@@ -142,8 +145,11 @@ class Plan:
         self._operands_only = all(slot < len(operands) for own in slots for slot in own)
         self.has_lists = False
         self.returned = spec.returns[0] if len(spec.returns) == 1 else -1
-        # A table is looked after at each call; several steps would have to be taken up in the midst where one fails.
-        self.repeats = len(self._runs) == 1 and self.returned >= 0 and not self._has_table
+        # A table is looked after at each call.
+        self.repeats = self.returned >= 0 and not self._has_table
+        small = sum(d.nbytes for d in operands if d is not None) <= MOST_RECORDED_BYTES * len(self._runs)
+        record = executor.graph if small and self._runs and not self._has_table else None
+        self._graphs = None if record is None else Graphs(record, executor.capturing)
         self.again: Again | None = None
         self.again_for: list[int] | None = None
         self.again_on = -1
@@ -180,14 +186,35 @@ class Plan:
                         return operands[self.returned]
                 except Exception:
                     self.again_for = None
+        graphs = self._graphs
+        call: tuple[object, ...] = ()
+        if graphs is not None:
+            call = (stream, *addresses, *map(repr, live))
+            if (again := graphs.launch(call)) is not None:
+                return self._finish(operands, again, addresses, stream, live)
         if addresses != self._checked:
             self.check(addresses)
         complete = addresses if self._operands_only else self._complete(addresses, stream)
-        again = self.again_for = None  # what is packed below may never be launched
+        self.again_for = None  # what is packed below may never be launched
+        again = None if graphs is None else graphs.record(call, lambda own: self._run_steps(complete, own, live))
+        if again is None:
+            again = self._run_steps(complete, stream, live)
+            # Several steps would have to be taken up in the midst where one fails; and what comes again is recorded.
+            again = again if graphs is None and len(self._runs) == 1 else None
+        return self._finish(operands, again, addresses, stream, live)
+
+    def _run_steps(self, complete: Sequence[int], stream: int, live: Sequence[Any]) -> Again | None:
+        again = None
         for run in self._runs:
             again = run(complete, stream, live)
-        if self.repeats and not self.has_lists:
-            self.again, self.again_for, self.again_on = again, addresses if again else None, stream
+        return again
+
+    def _finish(
+        self, operands: Sequence[Any], again: Again | None, addresses: list[int], stream: int, live: Sequence[Any]
+    ) -> Any:
+        """Keep what does the same again, if anything does, and hand back what the public function returns."""
+        if again is not None and self.repeats and not live and not self.has_lists:
+            self.again, self.again_for, self.again_on = again, addresses, stream
         if self.returned >= 0:
             return operands[self.returned]
         returns = self.spec.returns
