@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -351,20 +351,36 @@ def test_integers_are_exact(cuda: dp.Handle, name: str, direction: str, monkeypa
         RUNS[direction](cuda, problem(number), "hopper")
 
 
+# Tiles by one block each, by clusters, by blocks that leave their sums, and some of them so.
+FILTER_WAYS: dict[str, Callable[[hopper_filter.Layout], bool]] = {
+    "whole": lambda at: at.whole == at.tiles,
+    "clustered": lambda at: at.clustered,
+    "split": lambda at: at.slots.number > 1,
+    "mixed": lambda at: at.slots.number > 1 and at.tiles > 1,
+}
+
+
 @pytest.mark.gpu
 @needs_hopper
 @pytest.mark.parametrize("name", hopper_filter.FILTER_TILES)
-@pytest.mark.parametrize("even", [False, True])
+@pytest.mark.parametrize("way", FILTER_WAYS)
 def test_integers_are_exact_in_the_filters(
-    cuda: dp.Handle, name: str, even: bool, monkeypatch: pytest.MonkeyPatch
+    cuda: dp.Handle, name: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Likewise, added to old gradients, the pixels split either way."""
-    layouts = hopper_filter._layouts
-    monkeypatch.setattr(hopper_filter, "_layouts", lambda *given: [at for at in layouts(*given) if at.even == even])
-    monkeypatch.setattr(hopper_filter, "tile_for", lambda product: name)
+    """Likewise, added to old gradients, tiles dealt out in each way."""
+    taken = []
+
+    def chosen(product: Any) -> hopper_filter.Layout:
+        every = hopper_filter.layouts(product, name)
+        found = next((at for at in reversed(every) if FILTER_WAYS[way](at)), None)
+        taken.append(found)
+        return (found or every[0])._replace(**({"whole": found.tiles // 2} if found and way == "mixed" else {}))
+
+    monkeypatch.setattr(hopper_filter, "layout_for", chosen)
     only(monkeypatch, "filter", "hopper")
     for number in range(len(SHAPES)):
         run_filter(cuda, problem(number), "hopper")
+    assert any(taken)
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,14 +34,14 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def launch(configuration: int, function: int, parameters: int, extra: int | None) -> int:
         given = early._Configuration.from_address(configuration)
-        attribute = early._Attribute.from_address(given.attributes)
+        attributes = (early._Attribute * given.count).from_address(given.attributes)
         asked.append(
             {
                 "grid": tuple(given.grid),
                 "block": tuple(given.block),
                 "shared": given.shared_bytes,
                 "stream": given.stream,
-                "attributes": (given.count, attribute.kind, attribute.value[0]),
+                "attributes": tuple((one.kind, *one.value[:2]) for one in attributes),
                 "rest": (function, parameters, extra),
             }
         )
@@ -70,10 +71,18 @@ def test_a_launch_is_given_everything(driver: list[dict[str, Any]]) -> None:
             ("grid", (7, 8, 9)),
             ("block", (96, 1, 1)),
             ("shared", 4096),
-            ("attributes", (1, early.STREAM_SERIALIZATION, 1)),
+            ("attributes", ((early.STREAM_SERIALIZATION, 1, 0),)),
             ("rest", (12345, 67890, None)),
         )
     }
+
+
+def test_blocks_of_a_cluster_lie_along_x(driver: list[dict[str, Any]]) -> None:
+    """Three numbers of 32 bits."""
+    launcher = early.early_launcher(12345, replace(STEP, cluster=7), 67890)
+    assert launcher is not None
+    assert launcher.launch() == 0
+    assert driver[0]["attributes"][1:] == ((early.CLUSTER_DIMENSION, 7 | 1 << 32, 1),)
 
 
 def test_a_driver_without_it_is_told_by_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ NARROW_TEXT = {
     "for (int i = threadIdx.x * 16": "bytes of shared memory",
     "/ (u32)p.": "pixels and tiles, fewer than 2^31 as the front end sees to",
     "/ (u32)f.": "pixels, fewer than 2^31 as the front end sees to",
-    "blockIdx.x * units": "units have 64 bits",
+    "for (int i = share.slot * CONSUMERS * WARPGROUP + threadIdx.x": "of a tile",
     "blockIdx.y * p.columns": "columns have 64 bits",
     "blockIdx.y * per_split": "elements of a split have 64 bits",
 }

@@ -42,6 +42,21 @@ DEVICE void barrier_wait(u32 barrier, u32 parity) {
 DEVICE void named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 DEVICE void named_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
+// ---- clusters -------------------------------------------------------------------------------------------------------
+
+// Until all threads of the cluster that have not left are here, and what they wrote can be seen.
+DEVICE void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// Four floats that another block of the cluster has where this one has `from` in shared memory.
+DEVICE void load_of_cluster(u32 from, int block, float (&v)[4]) {
+  u32 there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(from), "r"(block));
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3]) : "r"(there) : "memory");
+}
+
 // ---- copies of tiles ------------------------------------------------------------------------------------------------
 
 // The box at (column, row) to shared memory; what lies outside the tensor comes as zeros and counts as brought.
@@ -154,9 +169,33 @@ DEVICE void store_pair(u32 to, float first, float second) {
 DEVICE void load_pair(u32 from, float& first, float& second) {
   asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(first), "=f"(second) : "r"(from) : "memory");
 }
+// Of four lanes' pairs of numbers 0 to 3, each pair 32 bits, lane l comes to have all four pairs of number l.
+DEVICE void transpose_pairs(u32 (&v)[4]) {
+  const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+  const u32 first = __shfl_xor_sync(~0u, odd ? v[0] : v[1], 1), second = __shfl_xor_sync(~0u, odd ? v[2] : v[3], 1);
+  if (odd) v[0] = first, v[2] = second;
+  else v[1] = first, v[3] = second;
+  const u32 third = __shfl_xor_sync(~0u, upper ? v[0] : v[2], 2), fourth = __shfl_xor_sync(~0u, upper ? v[1] : v[3], 2);
+  if (upper) v[0] = third, v[1] = fourth;
+  else v[2] = third, v[3] = fourth;
+}
+// Of two lanes' pairs of floats of numbers 0 and 1 the even lane comes to have both pairs of number 0, the odd one of 1.
+DEVICE void transpose_floats(float (&v)[4]) {
+  const bool odd = threadIdx.x & 1;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float other = __shfl_xor_sync(~0u, odd ? v[i] : v[2 + i], 1);
+    if (odd) v[i] = other;
+    else v[2 + i] = other;
+  }
+}
 // Two neighbours in global memory. As a union they would be read before a product is done, which ptxas then serialises.
 DEVICE void keep_pair(float* to, float first, float second) {
   *reinterpret_cast<float2*>(to) = float2{first, second};
+}
+
+DEVICE void keep_four(float* to, const float (&v)[4]) {
+  *reinterpret_cast<float4*>(to) = float4{v[0], v[1], v[2], v[3]};
 }
 
 // ---- products of a warpgroup ----------------------------------------------------------------------------------------

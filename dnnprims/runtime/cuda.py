@@ -172,7 +172,7 @@ class CudaExecutor(DeviceArrays):
         maps = EncodedMaps(step.maps) if step.maps else None
         parameters = parameters_with(maps, ctypes.addressof(block), step.joint_maps) if maps else _only(block)
         (x, y, z), threads, shared = step.grid, step.block, step.shared_bytes
-        launch, where = self._driver.launchKernel, ctypes.addressof(parameters)
+        launch, where, clustered = self._driver.launchKernel, ctypes.addressof(parameters), step.cluster > 1
         early = early_launcher(function, step, where) if enters_grid(self._target_of(step)) else None
         # The defaults keep the block and the argument list alive with the plan.
         keep = (block, parameters)
@@ -186,6 +186,13 @@ class CudaExecutor(DeviceArrays):
                 put(block, offset, live[index])
             if early is not None and not early.on(stream)():
                 return None if given else early.launch
+            if clustered:
+                # The launch below has no clusters: the first call of a thread fails for want of a context.
+                self._runtime.setDevice(self.device)
+                status = early.on(stream)() if early is not None else "no launch with attributes"
+                if status:
+                    raise _launch_error(step, RuntimeError(f"the driver's status is {status}"))
+                return None if given or early is None else early.launch
             try:
                 try:
                     launch(function, x, y, z, threads, 1, 1, shared, stream, where, 0)

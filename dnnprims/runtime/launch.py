@@ -174,6 +174,8 @@ class KernelStep:
         What the kernel takes before its struct, where it has its tiles moved by the copy engine.
     joint_maps : bool
         Whether the kernel takes them as one struct, and not one by one.
+    cluster : int
+        Blocks that run at one time and see each other's shared memory: from Hopper on, on drivers that know maps.
     """
 
     kernel: Kernel
@@ -187,6 +189,7 @@ class KernelStep:
     shared_bytes: int = 0
     maps: tuple[AnyMap, ...] = ()
     joint_maps: bool = False
+    cluster: int = 1
 
     @property
     def expression(self) -> str:

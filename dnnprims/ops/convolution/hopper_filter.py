@@ -6,7 +6,7 @@ from math import prod
 from typing import NamedTuple
 
 from ...dtypes import DType
-from ...runtime.launch import Family, Kernel, KernelStep, Scratch, Struct
+from ...runtime.launch import NULL, Family, Kernel, KernelStep, Pointer, Scratch, Struct
 from ...runtime.tensor_map import TensorMap
 from .geometry import Numbers
 from .hopper import image_reason, library_reason
@@ -15,8 +15,8 @@ from .product import Algorithm, Product, Work
 
 _NUMBERS = (
     *("positions", "width", "stride_h", "stride_w", "top", "left", "dilation_h", "dilation_w", "taps_h", "taps_w"),
-    *("flipped", "matrix", "even", "channel_blocks", "pieces", "filters"),
-    *("row_tiles", "tiles", "splits", "pixel_blocks"),
+    *("flipped", "matrix", "channel_blocks", "pieces", "channels", "filters"),
+    *("row_tiles", "tiles", "whole", "splits", "clustered", "pixel_blocks"),
 )
 _FAMILY = "convolution_hopper_filter"
 _FILTER = Kernel(
@@ -24,13 +24,18 @@ _FILTER = Kernel(
     "conv_hopper_filter",
     Struct(
         "ConvHopperFilterParams",
-        ("dy", "x", "partials"),
-        (("padded_rows", "i64"), ("padded_columns", "i64"), *((name, "i32") for name in _NUMBERS)),
+        ("dw", "dy", "x", "partials"),
+        (
+            *(("alpha", "A"), ("beta", "A")),
+            *((name, "i64") for name in ("padded_rows", "padded_columns", "first_column", "row_size")),
+            *((name, "i32") for name in _NUMBERS),
+        ),
     ),
 )
 _FOLDED = (
-    *("size", "row_size", "channels", "channel_blocks", "slots", "padded_rows", "padded_columns"),
-    *("even", "tile_rows", "tile_columns", "row_tiles", "pixel_blocks", "units", "blocks"),
+    *((name, "i64") for name in ("slots", "padded_rows", "padded_columns", "first_column", "row_size")),
+    *((name, "i32") for name in ("channels", "filters", "channel_blocks", "pieces")),
+    *((name, "i32") for name in ("whole", "tile_rows", "tile_columns", "row_tiles")),
 )
 _FOLD = Kernel(
     _FAMILY,
@@ -38,7 +43,7 @@ _FOLD = Kernel(
     Struct(
         "ConvHopperFoldParams",
         ("dw", "partials"),
-        (("alpha", "A"), ("beta", "A"), *((name, "i64") for name in _FOLDED)),
+        (("alpha", "A"), ("beta", "A"), *_FOLDED),
     ),
 )
 
@@ -72,19 +77,26 @@ FILTER_TILES = {
     "128x192": FilterTile(192, 5),
     "128x256": FilterTile(256, 4),
     "128x128": FilterTile(128, 7),
+    "128x64": FilterTile(64, 9),
 }
 # Which tile. NVIDIA H200, 2026-11-28, bfloat16, batch 256, microseconds of 128x192 / 128x256 / 128x128, fold and all:
-#   3x3   128@28 86.8 / 96.7 / 86.8   256@14 89.1 / 88.2 / 94.7   512@7, even splits 104 / 101 / 119
+#   3x3   128@28 86.8 / 96.7 / 86.8   256@14 89.1 / 88.2 / 94.7
 #   1x1   64-256@56 131 / 148 / 138 (cuBLASLt 127)   256-1024@14 61 / 49 / 51 (44)   2048-512@7 48 / 49 / 46 (44)
-# Tiles of 64x384 were at no shape of more than one tap ahead of these.
+# Tiles of 64x384 were at no shape of more than one tap ahead of these. Whole / clusters / slots, in the best tile:
+#   batch 32  256@14 36 / 21 / 23   512@7 23 / - / 26     batch 8  256@14 10.5 / 8.9 / 11.3   512@7 8.6 / - / 13.6
+#   batch 1   128@56 of stride 2 6.5 / 5.4 / 6.7   256@28 of stride 2 5.4 / 6.8 / 9.3
 #: Share of the tensor cores' rate that the products of a tile reach.
-_SHARES = {"128x192": 1.0, "128x256": 0.98, "128x128": 0.97}
-#: Products of 64 x 64 x 64 in a cycle, cycles until the first stage is there, and bytes of slots that go by in a cycle.
-_CYCLES, _BEGIN, _SLOT_BYTES = 32, 3000, 3000.0
-#: Even splits: bytes of x and dy up to which they may be taken, and how much longer a block of pixels takes then.
-_MOST_IN_L2, _UNALIGNED = 32 << 20, {"128x192": 1.12, "128x256": 1.04, "128x128": 1.25}
-#: What the fold is told of splits that are not even.
-_ALIGNED = (0, 1, 1, 1, 1, 1, 1)
+_SHARES = {"128x192": 1.0, "128x256": 0.98, "128x128": 0.97, "128x64": 0.65}
+#: Products of 64 x 64 x 64 in a cycle, and cycles until the first stage is there.
+_CYCLES, _BEGIN = 32, 3000
+#: Cycles of a second launch, and bytes in a cycle: of slots, that go by; of the cluster, that a block reads; of sums,
+#: that it writes.
+_SECOND, _SLOT_BYTES, _CLUSTER_BYTES, _WRITTEN_BYTES = 4000, 3000.0, 16.0, 24.0
+#: Blocks of a cluster -> clusters that run at one time on an H200, of so many multiprocessors, one block on each
+#: (cuOccupancyMaxActiveClusters: 66, 39, 30, 22, 17, 15, 15). One more waits for the others: 256@14 of batch 8 took
+#: 17.5 microseconds in 24 clusters of 5, 8.9 in 36 of 3.
+_H200 = 132
+_CLUSTERS = {2: 62, 3: 37, 4: 28, 5: 21, 6: 16, 7: 14, 8: 14}
 #: Threads that share the slots of an element, and slots that one of them takes before another is called.
 _SHARING, _SLOTS_EACH = (1, 2, 4, 8, 16, 32), 5
 
@@ -94,18 +106,16 @@ def cannot(product: Product) -> str | None:
     reason = image_reason(product)
     if reason:
         return reason
-    g = product.g
-    if not g.batch * prod(g.output):
-        return "no pixels to sum over"
-    return product.workspace_reason(_layout(product, tile_for(product)).slots.nbytes)
+    return None if product.g.batch * prod(product.g.output) else "no pixels to sum over"
 
 
 class Slots(NamedTuple):
-    """The workspace: for each split of the pixels so many sums."""
+    """The workspace: for each split of the pixels so many sums, of the columns from the first on."""
 
     number: int
     padded_rows: int
     padded_columns: int
+    first_column: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -113,49 +123,86 @@ class Slots(NamedTuple):
         return 4 * self.number * self.padded_rows * self.padded_columns
 
 
-class _Layout(NamedTuple):
-    """Tiles along channels out and along the columns, blocks of pixels, how these are dealt out, and the workspace."""
+_NO_SLOTS = Slots(0, 0, 0)
 
+
+class Layout(NamedTuple):
+    """How a product is dealt out.
+
+    Attributes
+    ----------
+    name : str
+        Of the tile.
+    row_tiles, column_tiles, pixel_blocks : int
+        Tiles along channels out and along the columns, and blocks of pixels.
+    whole : int
+        Tiles that one block sums by itself, over all pixels, before the others are split.
+    splits : int
+        Of the pixels of the other tiles.
+    clustered : bool
+        Whether the blocks of a tile's splits are a cluster, which adds up their sums; else a second launch does.
+    """
+
+    name: str
     row_tiles: int
     column_tiles: int
     pixel_blocks: int
-    even: bool
-    blocks: int
-    slots: Slots
+    whole: int
+    splits: int = 1
+    clustered: bool = False
+
+    @property
+    def tile(self) -> FilterTile:
+        return FILTER_TILES[self.name]
 
     @property
     def tiles(self) -> int:
         return self.row_tiles * self.column_tiles
 
     @property
-    def turns(self) -> int:
-        """Blocks of pixels that the busiest multiprocessor has."""
-        if self.even:
-            return -(-self.tiles * self.pixel_blocks // self.blocks)
-        return -(-self.tiles * self.slots.number // self.blocks) * -(-self.pixel_blocks // self.slots.number)
+    def shares(self) -> int:
+        """Whole tiles and splits of others."""
+        return self.whole + (self.tiles - self.whole) * self.splits
+
+    @property
+    def slots(self) -> Slots:
+        """Of the columns that are not whole."""
+        if self.whole == self.tiles or self.clustered:
+            return _NO_SLOTS
+        first, depth = self.whole // self.row_tiles * self.tile.depth, self.tile.depth
+        return Slots(self.splits, self.row_tiles * _ROWS, self.column_tiles * depth - first, first)
+
+    def cycles(self, multiprocessors: int) -> float:
+        """An estimate."""
+        sums = _ROWS * self.tile.depth
+        each = sums / _CYCLES / _SHARES[self.name]
+        rounds, rest = -(-self.whole // multiprocessors), (self.tiles - self.whole) * self.splits
+        turns = rounds * self.pixel_blocks + -(-rest // multiprocessors) * -(-self.pixel_blocks // self.splits)
+        found = _BEGIN + turns * each + rounds * 2 * sums / _WRITTEN_BYTES
+        if self.clustered:
+            return found + 4 * sums / _CLUSTER_BYTES
+        if self.slots.number:
+            found += 4 * sums / _WRITTEN_BYTES + _SECOND + self.slots.nbytes / _SLOT_BYTES
+        return found
 
 
-def _layouts(product: Product, name: str) -> list[_Layout]:
-    """Where there are fewer tiles than multiprocessors the pixels are split, all tiles' alike; or evenly."""
-    g, tile, most = product.g, FILTER_TILES[name], product.profile.sm_count
-    rows = -(-g.out_channels // _ROWS)
-    columns = -(-_pieces(product) * _BLOCK // tile.depth)
-    pixel_blocks, tiles = -(-g.batch * prod(g.output) // _BLOCK), rows * columns
-    splits = max(1, min(most // tiles, pixel_blocks))
-    padded = rows * _ROWS, columns * tile.depth
-    aligned = _Layout(rows, columns, pixel_blocks, False, min(most, tiles * splits), Slots(splits, *padded))
-    blocks = min(most, tiles * pixel_blocks)
-    even = _Layout(rows, columns, pixel_blocks, True, blocks, Slots(-(-blocks // tiles) + 1, *padded))
-    return [aligned, even] if _operand_bytes(product) <= _MOST_IN_L2 else [aligned]
+def layouts(product: Product, name: str) -> list[Layout]:
+    """All ways to deal out a product in a tile of this name, within the workspace."""
+    g, most = product.g, product.profile.sm_count
+    rows, columns = -(-g.out_channels // _ROWS), -(-_pieces(product) * _BLOCK // FILTER_TILES[name].depth)
+    tiles, blocks = rows * columns, -(-g.batch * prod(g.output) // _BLOCK)
+    found = [Layout(name, rows, columns, blocks, tiles)]
+    whole = tiles // most * most
+    splits = min(most // (tiles - whole), blocks) if whole < tiles else 1
+    found += [Layout(name, rows, columns, blocks, whole, n) for n in _halves(splits) if n > 1]
+    clusters = [n for n, fit in _CLUSTERS.items() if n <= blocks and tiles * _H200 <= fit * most]
+    found += [Layout(name, rows, columns, blocks, 0, n, True) for n in clusters]
+    return [at for at in found if product.workspace_reason(at.slots.nbytes) is None]
 
 
-def _operand_bytes(product: Product) -> int:
-    g = product.g
-    return product.dtype.itemsize * (prod(g.x_shape) + prod(g.y_shape))
-
-
-def _layout(product: Product, name: str) -> _Layout:
-    return min(_layouts(product, name), key=lambda at: _cycles(name, at))
+def _halves(most: int) -> list[int]:
+    """So many, half as many, and so on."""
+    return [most >> i for i in range(most.bit_length())]
 
 
 def _pieces(product: Product) -> int:
@@ -163,62 +210,52 @@ def _pieces(product: Product) -> int:
     return prod(product.g.taps) * -(-product.g.in_channels // _BLOCK)
 
 
-def tile_for(product: Product) -> str:
-    """The tile that is estimated to be done first."""
-    return min(FILTER_TILES, key=lambda name: _cycles(name, _layout(product, name)))
-
-
-def _cycles(name: str, at: _Layout) -> float:
-    tile = FILTER_TILES[name]
-    each = _ROWS * tile.depth / _CYCLES / _SHARES[name] * (_UNALIGNED[name] if at.even else 1.0)
-    return at.turns * each + _BEGIN + at.slots.nbytes / _SLOT_BYTES
+def layout_for(product: Product) -> Layout:
+    """The one that is estimated to be done first."""
+    found = [at for name in FILTER_TILES for at in layouts(product, name)]
+    return min(found, key=lambda at: at.cycles(product.profile.sm_count))
 
 
 def work(product: Product) -> Work:
-    """Sums of shares of the pixels into slots, and the sum of the slots."""
-    return work_with(product, tile_for(product))
+    """Sums of tiles, and of shares of the pixels of some, which a second launch adds up where no cluster does."""
+    at, partials = layout_for(product), Scratch(len(product.taken))
+    if not at.slots.number:
+        return Work((_sum_step(product, at, NULL),))
+    fold = fold_step(product, at.slots, partials, (at.whole, _ROWS, at.tile.depth, at.row_tiles))
+    return Work((_sum_step(product, at, partials), fold), (at.slots.nbytes,))
 
 
-def work_with(product: Product, name: str) -> Work:
-    """The work in a tile of this name."""
-    at, partials = _layout(product, name), Scratch(len(product.taken))
-    tile = FILTER_TILES[name]
-    even = (1, _ROWS, tile.depth, at.row_tiles, at.pixel_blocks, at.tiles * at.pixel_blocks, at.blocks)
-    steps = _sum_step(product, name, at, partials), fold_step(product, at.slots, partials, even if at.even else ())
-    return Work(steps, (at.slots.nbytes,))
-
-
-def _sum_step(product: Product, name: str, at: _Layout, partials: Scratch) -> KernelStep:
-    g, tile, dtype, phase = product.g, FILTER_TILES[name], product.dtype, forward_phase(product.g)
+def _sum_step(product: Product, at: Layout, partials: Pointer) -> KernelStep:
+    g, dtype, phase = product.g, product.dtype, forward_phase(product.g)
     kind, size = dtype.name, dtype.itemsize
     numbers = (
-        *(at.slots.padded_rows, at.slots.padded_columns, *phase.numbers[:10]),
-        *(int(g.conv.mode != "cross_correlation"), int(phase.is_matrix), int(at.even)),
-        *(-(-g.in_channels // _BLOCK), _pieces(product), g.out_channels),
-        *(at.row_tiles, at.tiles, at.slots.number, at.pixel_blocks),
+        *(float(product.alpha), float(product.beta), *at.slots[1:], prod(g.taps) * g.in_channels, *phase.numbers[:10]),
+        *(int(g.conv.mode != "cross_correlation"), int(phase.is_matrix)),
+        *(-(-g.in_channels // _BLOCK), _pieces(product), g.in_channels, g.out_channels),
+        *(at.row_tiles, at.tiles, at.whole, at.splits, int(at.clustered), at.pixel_blocks),
     )
     maps = (
-        TensorMap(0, kind, size, g.batch * prod(g.output), g.out_channels, _BLOCK, _BLOCK),
-        phase.input_map(1, dtype, g.in_channels, _BLOCK),
+        TensorMap(1, kind, size, g.batch * prod(g.output), g.out_channels, _BLOCK, _BLOCK),
+        phase.input_map(2, dtype, g.in_channels, _BLOCK),
     )
+    blocks = at.shares if at.clustered else min(at.shares, product.profile.sm_count)
     return KernelStep(
-        _FILTER, dtype, (dtype.cuda, str(tile.depth), str(tile.stages)), "filter",
-        (at.blocks, 1, 1), _THREADS,
-        (product.y.at, product.x.at, partials), numbers,
-        shared_bytes=tile.shared_bytes, maps=maps, joint_maps=True,
+        _FILTER, dtype, (dtype.cuda, str(at.tile.depth), str(at.tile.stages)), "filter", (blocks, 1, 1), _THREADS,
+        (product.w.at, product.y.at, product.x.at, partials), numbers,
+        shared_bytes=at.tile.shared_bytes, maps=maps, joint_maps=True, cluster=at.splits if at.clustered else 1,
     )  # fmt: skip
 
 
-def fold_step(product: Product, slots: Slots, partials: Scratch, even: Numbers = ()) -> KernelStep:
-    """The sum of the slots, whose columns are blocks of 64 channels of each tap; `even` tells how many are filled."""
+def fold_step(product: Product, slots: Slots, partials: Scratch, whole: Numbers = (0, 1, 1, 1)) -> KernelStep:
+    """The sum of the slots, whose columns are blocks of 64 channels of each tap; `whole` tells of tiles done before."""
     g, dtype = product.g, product.dtype
     sharing = next((count for count in _SHARING if slots.number <= _SLOTS_EACH * count), _SHARING[-1])
-    row = prod(g.taps) * g.in_channels
-    numbers = (g.filter_size, row, g.in_channels, -(-g.in_channels // _BLOCK))
-    each = _FOLD_THREADS // sharing * _FOLD_VEC
+    sizes = prod(g.taps) * g.in_channels, g.in_channels, g.out_channels, -(-g.in_channels // _BLOCK), _pieces(product)
+    numbers = (*slots, *sizes, *whole)
+    blocks = -(-g.out_channels * slots.padded_columns // (_FOLD_THREADS // sharing * _FOLD_VEC))
     return KernelStep(
-        _FOLD, dtype, (dtype.cuda, str(sharing)), "fold", (-(-g.filter_size // each), 1, 1), _FOLD_THREADS,
-        (product.w.at, partials), (float(product.alpha), float(product.beta), *numbers, *slots, *(even or _ALIGNED)),
+        _FOLD, dtype, (dtype.cuda, str(sharing)), "fold", (blocks, 1, 1), _FOLD_THREADS,
+        (product.w.at, partials), (float(product.alpha), float(product.beta), *numbers),
     )  # fmt: skip
 
 
