@@ -158,8 +158,10 @@ _PROBLEMS = (
     "shape=3x5x8x7 window=3 stride=1 padding=1",
     "shape=2x16x7x6 window=3x2 stride=2x3 padding=1-2x1-0 layout=NHWC",  # any other
     "shape=2x3x7x6 window=3x2 stride=2x3 padding=1-2x1-0",
-    "shape=40x9x7x7 window=7",  # whole planes, several in a block
+    "shape=40x9x7x7 window=5 stride=5",  # whole planes, several in a block
+    "shape=40x9x7x7 window=7",  # whole images
     "shape=3x16x7x7 window=7 layout=NHWC",
+    "shape=2x3x23x24 window=23x24",
     "shape=1x2x90x150 window=3 stride=2 padding=1",  # rows of a plane, several blocks each
     "shape=2x5x9x10 window=2 layout=NHWC",  # channels that are no packs
     "shape=2x3x9x10 window=3 stride=2 padding=1 place=offset",

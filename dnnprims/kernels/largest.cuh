@@ -10,6 +10,11 @@ template <class T, int VEC> union pairs {
   pack<T, VEC> whole;
   u32 word[VEC / 2];
 };
+// The numbers of a word.
+DEVICE float lower_of(float16, u32 w) { return half_bits_to_float((u16)w); }
+DEVICE float upper_of(float16, u32 w) { return half_bits_to_float((u16)(w >> 16)); }
+DEVICE float lower_of(bfloat16, u32 w) { return bits_to_float(w << 16); }
+DEVICE float upper_of(bfloat16, u32 w) { return bits_to_float(w & 0xffff0000u); }
 DEVICE u32 in_both(int v) { return (u32)v * 0x10001u; }
 DEVICE u32 chosen(u32 mask, u32 a, u32 b) { return (a & mask) | (b & ~mask); }
 
@@ -36,6 +41,15 @@ template <class T, int VEC, bool PAIRED = sizeof(T) == 2 && VEC % 2 == 0> struct
       const bool better = surpasses(to_acc(v.lane[k]), to_acc(best.lane[k]));
       best.lane[k] = better ? v.lane[k] : best.lane[k];
       at[k] = better ? tap : at[k];
+    }
+  }
+  // What another run has found, whose numbers begin at `tap` of this one.
+  DEVICE void merge(const Largest& run, int tap) {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) {
+      const bool better = surpasses(to_acc(run.best.lane[k]), to_acc(best.lane[k]));
+      best.lane[k] = better ? run.best.lane[k] : best.lane[k];
+      at[k] = better ? run.at[k] + tap : at[k];
     }
   }
   DEVICE void settle() {
@@ -66,6 +80,14 @@ template <class T, int VEC> struct Largest<T, VEC, true> {
       const u32 better = exceeding(T{}, in.word[k], best[k]);
       best[k] = chosen(better, in.word[k], best[k]);
       at[k] = chosen(better, in_both(tap), at[k]);
+    }
+  }
+  DEVICE void merge(const Largest& run, int tap) {
+#pragma unroll
+    for (int k = 0; k < VEC / 2; ++k) {
+      const u32 better = exceeding(T{}, run.best[k], best[k]);
+      best[k] = chosen(better, run.best[k], best[k]);
+      at[k] = chosen(better, run.at[k] + in_both(tap), at[k]);
     }
   }
   DEVICE void settle() {

@@ -192,11 +192,13 @@ template <class T, int VEC, bool PAIRED = sizeof(T) == 2 && VEC % 2 == 0> struct
     for (int k = 0; k < VEC; ++k) all &= (taps >> (8 * k) & 255u) < (u32)count;
     return all;
   }
-  DEVICE void collect(acc_t<T> (&sum)[VEC], int tap) const {
+  // Adds what a tap gets, or, where it is the first of all, begins with it.
+  template <bool FIRST> DEVICE void collect(acc_t<T> (&sum)[VEC], int tap) const {
 #pragma unroll
     for (int k = 0; k < VEC; ++k) {
       const bool mine = (taps >> (8 * k) & 255u) == (u32)tap;
-      sum[k] += mine ? to_acc(dy.lane[k]) : acc_t<T>(0);
+      if constexpr (FIRST) sum[k] = mine ? to_acc(dy.lane[k]) : acc_t<T>(0);
+      else if (mine) sum[k] += to_acc(dy.lane[k]);
     }
   }
 };
@@ -214,11 +216,9 @@ template <class T, int VEC> struct Handed<T, VEC, true> {
   static DEVICE Handed of(const pack<T, VEC>& dy, const pack<u8, VEC>& bytes) {
     Handed from{dy, {}};
     const u64 all = bytes.bits;
+    const u32 four[2] = {(u32)all, (u32)(all >> 32)};
 #pragma unroll
-    for (int k = 0; k < VEC / 2; ++k) {
-      const u32 two = (u32)(all >> (16 * k)) & 0xffffu;
-      from.taps[k] = (two & 255u) | two >> 8 << 16;
-    }
+    for (int k = 0; k < VEC / 2; ++k) from.taps[k] = k % 2 ? upper_bytes(four[k / 2]) : lower_bytes(four[k / 2]);
     return from;
   }
   DEVICE bool within(int count) const {
@@ -227,12 +227,15 @@ template <class T, int VEC> struct Handed<T, VEC, true> {
     for (int k = 0; k < VEC / 2; ++k) borrow |= taps[k] + in_both(0x8000 - count);
     return (borrow & 0x80008000u) == 0;
   }
-  DEVICE void collect(acc_t<T> (&sum)[VEC], int tap) const {
-    pairs<T, VEC> mine = {dy};
+  template <bool FIRST> DEVICE void collect(acc_t<T> (&sum)[VEC], int tap) const {
+    const pairs<T, VEC> all = {dy};
 #pragma unroll
-    for (int k = 0; k < VEC / 2; ++k) mine.word[k] &= halves_equal(taps[k], in_both(tap));
-#pragma unroll
-    for (int k = 0; k < VEC; ++k) sum[k] += to_acc(mine.whole.lane[k]);
+    for (int k = 0; k < VEC / 2; ++k) {
+      const u32 mine = all.word[k] & halves_equal(taps[k], in_both(tap));
+      const acc_t<T> lower = lower_of(T{}, mine), upper = upper_of(T{}, mine);
+      sum[2 * k] = FIRST ? lower : sum[2 * k] + lower;
+      sum[2 * k + 1] = FIRST ? upper : sum[2 * k + 1] + upper;
+    }
   }
 };
 
@@ -243,13 +246,28 @@ DEVICE Handed<T, VEC> handed(const T* dy, const u8* indices, i64 at) {
   return Handed<T, VEC>::of(load<VEC>(dy, at), bytes);
 }
 
+// What an element gets of a window: all of its gradient or nothing, or its share.
+template <bool MAX, bool FIRST, int VEC, class T, class A>
+DEVICE void collect(A (&sum)[VEC], const Handed<T, VEC>& from, int tap, A share) {
+  if constexpr (MAX) from.template collect<FIRST>(sum, tap);
+  else {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) {
+      const A part = to_acc(from.dy.lane[k]) * share;
+      sum[k] = FIRST ? part : sum[k] + part;
+    }
+  }
+}
+
 // Gathers what a tile of STRIDE x STRIDE elements gets: those whose windows begin no later than window (a, b) and later
 // than the one before it. read(o, q) gives what a window hands back, give(i, j, sum) takes the gradient of an element.
-template <class T, int VEC, int WINDOW, int STRIDE, class Read, class Give>
+template <class T, int VEC, int WINDOW, int STRIDE, bool MAX, class Read, class Give>
 DEVICE void gather_known(const PoolingBackwardParams<T>& p, int a, int b, const Read& read, const Give& give) {
   constexpr int REACH = (WINDOW + STRIDE - 1) / STRIDE;
   const PoolAxis &h = p.pool.h, &w = p.pool.w;
   Handed<T, VEC> from[REACH][REACH];
+  acc_t<T> share[REACH][REACH];  // of a mean; all alike but at the edges, where alone they are divided for
+  const bool inside = p.pool.padded || (h.holds(a - REACH + 1) & h.holds(a) & w.holds(b - REACH + 1) & w.holds(b));
 #pragma unroll
   for (int u = 0; u < REACH; ++u) {
 #pragma unroll
@@ -258,8 +276,10 @@ DEVICE void gather_known(const PoolingBackwardParams<T>& p, int a, int b, const 
       const bool there = (o >= 0) & (o < h.output) & (q >= 0) & (q < w.output);
       if (there) from[u][v] = read(o, q);
       else from[u][v] = Handed<T, VEC>::nothing();
+      share[u][v] = acc_t<T>(1) / acc_t<T>(WINDOW * WINDOW);
+      if (!MAX && !inside) share[u][v] = there ? acc_t<T>(1) / (acc_t<T>)p.pool.count(o, q) : acc_t<T>(0);
       const bool own = u == REACH - 1 && v == REACH - 1;
-      if (own && there && !from[u][v].within(WINDOW * WINDOW)) *p.flag = POOLING_INDEX_OUT_OF_RANGE;
+      if (MAX && own && there && !from[u][v].within(WINDOW * WINDOW)) *p.flag = POOLING_INDEX_OUT_OF_RANGE;
     }
   }
 #pragma unroll
@@ -267,26 +287,20 @@ DEVICE void gather_known(const PoolingBackwardParams<T>& p, int a, int b, const 
 #pragma unroll
     for (int s = 0; s < STRIDE; ++s) {
       acc_t<T> sum[VEC] = {};
+      bool first = true;
 #pragma unroll
       for (int u = 0; u < REACH; ++u) {
 #pragma unroll
         for (int v = 0; v < REACH; ++v) {
           const int r = t + (REACH - 1 - u) * STRIDE, c = s + (REACH - 1 - v) * STRIDE;
-          if (r < WINDOW && c < WINDOW) from[u][v].collect(sum, r * WINDOW + c);
+          if (r >= WINDOW || c >= WINDOW) continue;
+          if (first) collect<MAX, true>(sum, from[u][v], r * WINDOW + c, share[u][v]);
+          else collect<MAX, false>(sum, from[u][v], r * WINDOW + c, share[u][v]);
+          first = false;
         }
       }
       give(h.start(a) + t, w.start(b) + s, sum);
     }
-  }
-}
-
-// What an element gets of a window: all of its gradient or nothing, or its share.
-template <bool MAX, int VEC, class T, class A>
-DEVICE void collect(A (&sum)[VEC], const Handed<T, VEC>& from, int tap, A share) {
-  if constexpr (MAX) from.collect(sum, tap);
-  else {
-#pragma unroll
-    for (int k = 0; k < VEC; ++k) sum[k] += to_acc(from.dy.lane[k]) * share;
   }
 }
 
@@ -306,7 +320,7 @@ DEVICE void gather_any(const PoolingBackwardParams<T>& p, int a, int b, const Re
     for (int s = 0; s < w.stride; ++s) {
       acc_t<T> sum[VEC] = {};
       if (apart) {
-        if (there && t < h.window && s < w.window) collect<MAX>(sum, own, t * w.window + s, part);
+        if (there && t < h.window && s < w.window) collect<MAX, false>(sum, own, t * w.window + s, part);
         give(h.start(a) + t, w.start(b) + s, sum);
         continue;
       }
@@ -317,7 +331,7 @@ DEVICE void gather_any(const PoolingBackwardParams<T>& p, int a, int b, const Re
 #pragma unroll 1
         for (int q = max(b - w.reach + 1, 0); q <= min(b, w.output - 1); ++q) {
           const int c = s + (b - q) * w.stride;
-          if (c < w.window) collect<MAX>(sum, read(o, q), r * w.window + c, MAX ? acc_t<T>(0) : share(o, q));
+          if (c < w.window) collect<MAX, false>(sum, read(o, q), r * w.window + c, MAX ? acc_t<T>(0) : share(o, q));
         }
       }
       give(h.start(a) + t, w.start(b) + s, sum);

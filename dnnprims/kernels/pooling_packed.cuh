@@ -35,7 +35,8 @@ __global__ void __launch_bounds__(POOLING_BLOCK, PACKED_BLOCKS) pooling_forward_
       put(p, to, state);
     } else {
       Total<T, VEC> state;
-      walk<8>(state, c.h, c.w, o, q, read);
+      if constexpr (WINDOW > 0) walk_window<WINDOW>(state, c.h, c.w, o, q, read);
+      else walk<8>(state, c.h, c.w, o, q, read);
       state.divide((acc_t<T>)c.count(o, q));
       put(p, to, state);
     }
@@ -57,6 +58,6 @@ __global__ void __launch_bounds__(POOLING_BLOCK, PACKED_BLOCKS) pooling_backward
   const auto give = [&](int i, int j, const acc_t<T>(&sum)[VEC]) {
     if (c.h.has(i) & c.w.has(j)) put_blended<VEC>(p.dx, to + (i * c.w.image + j) * c.inner, sum, p.alpha, p.beta);
   };
-  if constexpr (WINDOW > 0) gather_known<T, VEC, WINDOW, STRIDE>(p, piece.row, piece.column, read, give);
+  if constexpr (WINDOW > 0) gather_known<T, VEC, WINDOW, STRIDE, MAX>(p, piece.row, piece.column, read, give);
   else gather_any<T, VEC, MAX>(p, piece.row, piece.column, read, give);
 }

@@ -54,6 +54,10 @@ DEVICE u32 bfloat16_exceeding(u32 v, u32 best) {
                       surpasses(bits_to_float(v & 0xffff0000u), bits_to_float(best & 0xffff0000u)));
 }
 DEVICE void keep_here(u32&) {}
+DEVICE u32 lower_halves(u32 a, u32 b) { return (a & 0xffffu) | b << 16; }
+DEVICE u32 upper_halves(u32 a, u32 b) { return a >> 16 | (b & 0xffff0000u); }
+DEVICE u32 lower_bytes(u32 v) { return (v & 0xffu) | (v & 0xff00u) << 8; }
+DEVICE u32 upper_bytes(u32 v) { return lower_bytes(v >> 16); }
 // The approximate functions: the emulator has the exact ones, so their error is measured on a GPU alone.
 DEVICE float exp2_approx(float v) { return exp2f(v); }
 DEVICE float exp2_normal(float v) { return v < -126.0f ? 0.0f : exp2f(v); }
@@ -158,6 +162,12 @@ DEVICE u32 bfloat16_exceeding(u32 v, u32 best) {
                       surpasses(bits_to_float(v & 0xffff0000u), bits_to_float(best & 0xffff0000u)));
 #endif
 }
+// The lower halves of two words, or the upper ones, as one word.
+DEVICE u32 lower_halves(u32 a, u32 b) { return __byte_perm(a, b, 0x5410); }
+DEVICE u32 upper_halves(u32 a, u32 b) { return __byte_perm(a, b, 0x7632); }
+// The two lower bytes of a word, or the two upper ones, as halves.
+DEVICE u32 lower_bytes(u32 v) { return __byte_perm(v, 0, 0x4140); }
+DEVICE u32 upper_bytes(u32 v) { return __byte_perm(v, 0, 0x4342); }
 // A value that is to be computed before this, and not in the branch behind it in which alone it is used.
 DEVICE void keep_here(u32& v) { asm volatile("" : "+r"(v)); }
 // Without .ftz these keep subnormals. Largest errors by the PTX manual: exp2 2 ulp, log2 absolute 2^-22 near 1 and

@@ -155,8 +155,11 @@ PACKED = {
     "pooling_backward_lines": "st",
     "pooling_backward_packed": "ld st",
     "pooling_backward_rows": "st",
+    "pooling_backward_whole_packed": "ld st",
+    "pooling_backward_whole_planes": "st",
     "pooling_forward_lines": "ld",
     "pooling_forward_packed": "ld st",
+    "pooling_forward_whole_packed": "ld st",
     "pooling_forward_rows": "",  # rows begin anywhere
     "prelu_backward_columns": "ld st",
     "prelu_backward_data": "ld st",

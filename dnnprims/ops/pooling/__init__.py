@@ -13,7 +13,17 @@ from ...descriptors import PoolingDescriptor, TensorDescriptor
 from ...reference import pooling as reference
 from ...runtime.launch import FLAG, NULL, PlanSpec, Profile, Result, choose
 from .geometry import Geometry, examine
-from .kernels import FAMILY, Launch, lines_step, packed_step, plain_step, rows_step, variants
+from .kernels import (
+    FAMILY,
+    Launch,
+    lines_step,
+    packed_step,
+    plain_step,
+    rows_step,
+    variants,
+    whole_packed_step,
+    whole_planes_step,
+)
 
 if TYPE_CHECKING:
     from ...handle import Handle
@@ -229,6 +239,8 @@ def plan_pooling_backward(
 
 
 _STEPS = {
+    "whole_packed": whole_packed_step,
+    "whole_planes": whole_planes_step,
     "packed_channels": packed_step,
     "packed_lines": lines_step,
     "staged_rows": rows_step,

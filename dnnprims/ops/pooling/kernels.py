@@ -15,6 +15,10 @@ from .geometry import Geometry
 _BLOCK = 256
 #: Taps along both axes of the windows whose maximum has a kernel of its own, and with their strides, for its gradient.
 _WINDOWS, _TILES = (2, 3), ((2, 2), (3, 2))
+#: The same of means.
+_MEAN_WINDOWS, _MEAN_TILES = (3,), ((3, 2),)
+#: Threads side by side of a block that has whole images, and packs of a thread where channels come first.
+_WHOLE_SIDE, _WHOLE_PACKS = 32, 4
 #: Windows, one below the other, of a thread that works through packs of channels.
 _ROWS = 4
 #: Bytes of shared memory of a block that works through rows; the most that it may need for one row of windows.
@@ -58,8 +62,14 @@ _KERNELS = {
     **{
         (way, variant): Kernel("pooling", f"pooling_{way}_{kind}", struct)
         for way, struct in _FAST.items()
-        for variant, kind in (("packed_channels", "packed"), ("packed_lines", "lines"), ("staged_rows", "rows"))
+        for variant, kind in (
+            ("whole_packed", "whole_packed"),
+            ("packed_channels", "packed"),
+            ("packed_lines", "lines"),
+            ("staged_rows", "rows"),
+        )
     },
+    ("backward", "whole_planes"): Kernel("pooling", "pooling_backward_whole_planes", _FAST["backward"]),
 }
 
 
@@ -91,6 +101,11 @@ class Launch(NamedTuple):
 def variants(g: Geometry, launch: Launch) -> Iterator[tuple[str, str | None]]:
     """Each variant, and why it does not take the problem."""
     reason = _not_in_planes(g, launch)
+    whole = reason or _not_whole(g)
+    yield "whole_packed", whole or _not_packed(g, launch)
+    if launch.way == "backward":  # forward, rows of planes in shared memory are faster
+        yield "whole_planes", whole or _not_whole_planes(g, launch)
+    reason = reason or _tile_too_large(g, launch)
     yield "packed_channels", reason or _not_packed(g, launch)
     yield "packed_lines", reason or _not_in_lines(g, launch)
     yield "staged_rows", reason or _not_in_rows(g, launch)
@@ -108,9 +123,27 @@ def _not_in_planes(g: Geometry, launch: Launch) -> str | None:
         return f"{g.taps} taps do not fit a byte"
     if max(*g.image, *g.pooling.windows(g.axes), *g.pooling.strides(g.axes)) >= _MOST_EXTENT:
         return "an extent is 2^29 or more"
+    return None
+
+
+def _tile_too_large(g: Geometry, launch: Launch) -> str | None:
     if launch.way == "backward" and prod(g.pooling.strides(g.axes)) > _MOST_TILE:
         return f"strides span more than {_MOST_TILE} elements"
     return None
+
+
+def _not_whole(g: Geometry) -> str | None:
+    if g.is_max or tuple(g.pooling.windows(g.axes)) != tuple(g.image) or any(g.befores()):
+        return "it is no mean of whole images"
+    if prod(g.x_shape) >= _MOST_INDEX:
+        return "there are 2^31 elements or more"
+    return None
+
+
+def _not_whole_planes(g: Geometry, launch: Launch) -> str | None:
+    if g.pooling.channels_last:
+        return "channels are last"
+    return unaligned(image=launch.image)
 
 
 def _not_packed(g: Geometry, launch: Launch) -> str | None:
@@ -133,8 +166,9 @@ def _not_in_lines(g: Geometry, launch: Launch) -> str | None:
     windows, strides, befores = (
         set(_plane(values, 1)) for values in (g.pooling.windows(g.axes), g.pooling.strides(g.axes), g.befores())
     )
-    if not g.is_max or strides != {2} or (windows, befores) not in (({2}, {0}), ({3}, {1})):
-        return "it is no maximum of 2 x 2, or of 3 x 3 behind a padding of 1, with stride 2"
+    known = [({3}, {1}), *([({2}, {0})] if g.is_max else [])]
+    if strides != {2} or (windows, befores) not in known:
+        return "it is nothing of 3 x 3 behind a padding of 1, and no maximum of 2 x 2, with stride 2"
     if width % lanes or 2 * _plane(g.output, 1)[1] != width:
         return f"rows of {width} elements are no multiple of {lanes}, or half as many windows"
     if max(height * width, g.batch * g.channels * height * width // lanes) >= _MOST_INDEX:
@@ -225,9 +259,29 @@ def lines_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
         down = -(-windows // rows)
     size = images * down * across
     numbers = (size, images, *_axes(g), 1, across, down, rows, 0, 0, *_divisors(1, across, down))
-    template = (launch.dtype.cuda, str(launch.dtype.lanes), str(_plane(g.pooling.windows(g.axes), 1)[0]))
+    window = _plane(g.pooling.windows(g.axes), 1)[0]
+    template = (launch.dtype.cuda, str(launch.dtype.lanes), str(window), _bool(g.is_max))
     grid = blocks_for(size, _BLOCK)
     return _step(launch, "packed_lines", template, grid, (launch.alpha, launch.beta, *numbers))
+
+
+def whole_packed_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
+    """A thread some positions of a pack of channels of an image."""
+    packs = g.channels // launch.dtype.lanes
+    size = g.batch * packs
+    numbers = (size, g.batch, *_axes(g), packs, 1, 1, 1, 0, 0, *_divisors(packs, 1, 1))
+    template = (launch.dtype.cuda, str(launch.dtype.lanes))
+    return _step(launch, "whole_packed", template, blocks_for(size, _WHOLE_SIDE), (launch.alpha, launch.beta, *numbers))
+
+
+def whole_planes_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
+    """A thread some packs of dx."""
+    planes, lanes = g.batch * g.channels, launch.dtype.lanes
+    size = planes * g.taps
+    numbers = (size, planes, *_axes(g), 1, 1, 1, 1, 0, 0, *_divisors(1, g.taps, 1))
+    template = (launch.dtype.cuda, str(lanes))
+    grid = blocks_for(size, lanes * _WHOLE_PACKS * _BLOCK)
+    return _step(launch, "whole_planes", template, grid, (launch.alpha, launch.beta, *numbers))
 
 
 def rows_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
@@ -269,10 +323,10 @@ def _axes(g: Geometry) -> Numbers:
 def _windows(g: Geometry, way: str) -> tuple[str, ...]:
     """The window, and backward the stride, that a kernel of its own is for; 0 where it is for any."""
     windows, strides = (_plane(values, 1) for values in (g.pooling.windows(g.axes), g.pooling.strides(g.axes)))
-    window = windows[0] if g.is_max and len(set(windows)) == 1 else 0
+    window = windows[0] if len(set(windows)) == 1 else 0
     if way == "forward":
-        return (str(window if window in _WINDOWS else 0),)
-    known = len(set(strides)) == 1 and (window, strides[0]) in _TILES
+        return (str(window if window in (_WINDOWS if g.is_max else _MEAN_WINDOWS) else 0),)
+    known = len(set(strides)) == 1 and (window, strides[0]) in (_TILES if g.is_max else _MEAN_TILES)
     return (str(window), str(strides[0])) if known else ("0", "0")
 
 
@@ -303,17 +357,21 @@ def _step(
 
 def _instances(dtype: DType) -> dict[str, list[str]]:
     t = dtype.cuda
-    windows = {"forward": [str(window) for window in (0, *_WINDOWS)]}
-    windows["backward"] = ["0, 0", *(f"{window}, {stride}" for window, stride in _TILES)]
+    maxima = {"forward": [str(window) for window in (0, *_WINDOWS)]}
+    maxima["backward"] = ["0, 0", *(f"{window}, {stride}" for window, stride in _TILES)]
+    means = {"forward": ["0", *map(str, _MEAN_WINDOWS)], "backward": ["0, 0", *(f"{w}, {s}" for w, s in _MEAN_TILES)]}
     groups = {}
-    for way, known in windows.items():
+    for way, known in maxima.items():
         groups[way] = [
             *(f"pooling_{way}<{t}, {largest}>" for largest in ("true", "false")),
             *(f"pooling_{way}_packed<{t}, {dtype.lanes}, {window}, true>" for window in known),
-            f"pooling_{way}_packed<{t}, {dtype.lanes}, {known[0]}, false>",
-            *(f"pooling_{way}_lines<{t}, {dtype.lanes}, {window}>" for window in _WINDOWS),
+            *(f"pooling_{way}_packed<{t}, {dtype.lanes}, {window}, false>" for window in means[way]),
+            *(f"pooling_{way}_lines<{t}, {dtype.lanes}, {window}, true>" for window in _WINDOWS),
+            *(f"pooling_{way}_lines<{t}, {dtype.lanes}, {window}, false>" for window in _MEAN_WINDOWS),
+            f"pooling_{way}_whole_packed<{t}, {dtype.lanes}>",
             *(f"pooling_{way}_rows<{t}, {dtype.lanes}, {largest}>" for largest in ("true", "false")),
         ]
+    groups["backward"].append(f"pooling_backward_whole_planes<{t}, {dtype.lanes}>")
     return groups
 
 
