@@ -5,6 +5,7 @@ Accuracy over whole types is measured in ``test_ulp.py``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -13,6 +14,8 @@ import pytest
 
 from dnnprims import ActivationDescriptor, BadParamError, TensorDescriptor, supports
 from dnnprims.conformance import bounds
+from dnnprims.conformance.activation import FAMILY
+from dnnprims.conformance.calls import Arguments
 from dnnprims.descriptors import ACTIVATION_MODES
 from dnnprims.ops.activation import activation_backward, activation_forward, backward_needs
 from dnnprims.reference import activation as reference
@@ -83,6 +86,29 @@ def test_derivative_where_it_changes_sign(handle: Any, mode: str) -> None:
     slope = handle.to_numpy(activation_backward(handle, mode, dy, x=handle.asarray(x)))
     limit, true = bounds.ELEMENTWISE_DERIVATIVE_ULP["float64"], exact_values(mode, x, FROM_INPUT)
     assert ulps(slope, true, "float64", bounds.DERIVATIVE_FLOOR).max() <= limit
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("mode", sorted(SIGN_CHANGES))
+def test_derivative_of_each_short_number(handle: Any, mode: str, dtype: str) -> None:
+    """Every x of 16 bits keeps to the bound of conformance, with several dy and in a blend."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(NUMPY[dtype])
+    x = np.tile(every[np.isfinite(widen(every))], (4, 1))
+    dy = np.broadcast_to(np.array([[1.0], [-0.3], [2.9], [1e-3]], NUMPY[dtype]), x.shape).copy()
+    old = np.random.default_rng(0).standard_normal(x.shape).astype(NUMPY[dtype])
+    bound = FAMILY.primitives["activation_backward"].bound
+    for blend in ({}, {"alpha": 0.7, "beta": -1.3, "out": old}):
+        arrays = {"dy": dy, "x": x, **blend}
+        expected = reference.activation_backward(ActivationDescriptor(mode), **_each(widen, arrays))
+        given = Arguments("activation_backward", {"activation": ActivationDescriptor(mode), "y": None, **arrays})
+        dx = activation_backward(handle, mode, **_each(lambda v: handle.asarray(v.copy()), arrays))
+        excess = np.abs(widen(handle.to_numpy(dx)) - expected) - bound(given, [expected])[0]
+        assert excess.max() <= 0.0
+
+
+def _each(convert: Callable[[Any], Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with what is an array converted."""
+    return {name: convert(value) if isinstance(value, np.ndarray) else value for name, value in arguments.items()}
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,13 @@ def mish_slope(x: mp.mpf) -> mp.mpf:
 SELU_SCALE = mp.mpf("1.0507009873554804934193349852946")
 SELU_ALPHA = mp.mpf("1.6732632423543772848170429916717")
 
+
+def gelu_tail_slope(s: mp.mpf) -> mp.mpf:
+    """The derivative of gelu at -a over exp(-a^2 / 2) and over the distance of a from its zero."""
+    a = 3 * s / (1 - s)
+    return (erfcx(a / mp.sqrt(2)) / 2 - a / mp.sqrt(2 * mp.pi)) / (a + mp.findroot(gelu_slope, -0.75))
+
+
 SLOPES = {
     "gelu": (gelu_slope, -0.75, -0.65, 0.45),
     "gelu_tanh": (gelu_tanh_slope, -0.75, -0.75, 0.45),
@@ -320,6 +327,8 @@ def full(cuda: str, scalar: type[np.floating], bits: int, trim: int, largest: in
 
 
 TINY = mp.mpf("1e-9")
+#: How far from the zero of a derivative 16-bit storage takes its expansion.
+NEAR = mp.mpf("0.125")
 #: Weights make the error one of the whole function, relative to it.
 SIXTEEN = (
     Minimax("log1p_tail", "(log1p(e) / e - 1) / e", log1p_second, lambda e: e * e / mp.log1p(e), TINY, mp.mpf(1), 5),
@@ -336,10 +345,28 @@ SIXTEEN = (
         mp.mpf(0), mp.mpf(20) / 23, 7,
     ),
     Minimax(
+        "gelu_tail_slope", "(erfcx(a / sqrt 2) / 2 - a / sqrt(2 pi)) / (a - root) of s = a / (a + 3)", gelu_tail_slope,
+        lambda s: 1 / abs(gelu_tail_slope(s)), mp.mpf(0), mp.mpf(20) / 23, 5,
+    ),
+    Minimax(
         "log_tail", "(log1p(f) - f + f^2 / 2) / f^3", log_tail, lambda f: abs(f**3 / mp.log1p(f)),
         mp.mpf("-0.3336"), mp.mpf("0.3338"), 4,
     ),
 )  # fmt: skip
+
+
+#: Where the functions of 16 bits have no better form.
+ABOUT_ROOT = ("gelu_tanh", "swish", "mish")
+
+
+def slope_about_root(name: str) -> Minimax:
+    """The derivative over the distance from its zero, close to that."""
+    f, start, *_ = SLOPES[name]
+    root = mp.findroot(f, start)
+    text = f"derivative of {name} over d, d from its root,"
+    return Minimax(
+        f"{name}_slope", text, lambda d: f(root + d) / d, lambda d: abs(d / f(root + d)), -NEAR, NEAR + TINY, 3
+    )
 
 
 def sixteen() -> str:
@@ -347,7 +374,7 @@ def sixteen() -> str:
     writer = Writer("Sixteen", "float", np.float32, 20)
     writer.series(next(series for series in common_series() if series.name == "exp_tail"))
     writer.leading(TANHSHRINK)
-    for curve in SIXTEEN:
+    for curve in (*SIXTEEN, *map(slope_about_root, ABOUT_ROOT)):
         writer.minimax(curve)
     return writer.text()
 

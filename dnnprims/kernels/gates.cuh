@@ -7,7 +7,8 @@
 //   gelu_tanh  x sigmoid(t), t = 2 sqrt(2 / pi) (x + 0.044715 x^3); in d, x t'(x) stands for |t|
 //   mish       x u / (u + 2), u = e (e + 2), e = exp(x);  f' = e ((e + 2)(u + 2) + 4 x (1 + e)) / (u + 2)^2
 // f' changes sign near the minimum of f, where these forms cancel: Precise has a polynomial about that root there, and so
-// have the short ways for usual floats (UsualSlopes in usual.cuh), which write d with e = exp(-t) of either sign.
+// have the short ways for usual floats (UsualSlopes in usual.cuh), which write d with e = exp(-t) of either sign, and Quick,
+// whose forms err by 5e-8 there where 2^-27 is allowed.
 // (Hendrycks and Gimpel, "Gaussian error linear units", 2016; Ramachandran et al., "Searching for activation
 // functions", 2017; Misra, "Mish", 2019.)
 #pragma once
@@ -149,11 +150,12 @@ template <class T> struct QuickGates {
     const A tail = raised_density(a) * (s * S::half_erfcx(s));
     return fmaf(tail, -DOWN, max_or_nan(x, -A(0)));
   }
+  // f' at `off` from its root, where `slope` is f' / off; else what is known.
+  static DEVICE A about_root(A off, A slope, A otherwise) { return magnitude(off) < A(0.125) ? off * slope : otherwise; }
+  // As in UsualSlopes.
   static DEVICE A gelu_slope(A x) {
-    const A a = min_or_nan(magnitude(x), A(20)), inverse = reciprocal_normal(a + A(2.5));
-    const A r = UsualSlopes::half_erfcx(fmaf(a, inverse, A(-0.209228f))) * inverse;
-    const A d = raised_density(a) * fmaf(-series<float>::normal_density_0(), a, r) * DOWN;
-    return x < A(0) ? d : A(1) - d;
+    const A a = min_or_nan(magnitude(x), A(20)), k = S::gelu_tail_slope(a * reciprocal_normal(a + A(3)));
+    return UsualSlopes::gelu_of_tail(x, UsualSlopes::from_root(a, k) * raised_density(a) * DOWN);
   }
   // d of the top of this file, with e = exp(-|t|) 2^UP and |x t'(x)|.
   static DEVICE A slope_from_tail(A x, A e, A growth) {
@@ -164,7 +166,9 @@ template <class T> struct QuickGates {
   static DEVICE A swish(A x, A beta) { return M::shut(x, M::gate(x * (beta * series<float>::log2e()))); }
   static DEVICE A swish_slope(A x, A beta) {
     const A t = max_or_nan(min_or_nan(beta * x, A(200)), A(-200));
-    return slope_from_tail(t, M::raised_decay(t), magnitude(t));
+    // beta x - root without the rounding of the product.
+    const A off = fmaf(beta, x, -series<float>::swish_root_hi()) - series<float>::swish_root_lo();
+    return about_root(off, S::swish_slope(off), slope_from_tail(t, M::raised_decay(t), magnitude(t)));
   }
   static DEVICE A gelu_tanh(A x) {
     const A linear = series<float>::gelu_tanh_linear_hi() * series<float>::log2e();
@@ -176,7 +180,9 @@ template <class T> struct QuickGates {
     const A linear = series<float>::gelu_tanh_linear_hi(), cubic = series<float>::gelu_tanh_cubic_hi();
     const A a = min_or_nan(magnitude(x), A(30)), square = a * a;
     const A each = fmaf(-cubic * series<float>::log2e(), square, -linear * series<float>::log2e());
-    return slope_from_tail(x, exp2_normal(fmaf(a, each, UP)), a * fmaf(A(3) * cubic, square, linear));
+    const A far = slope_from_tail(x, exp2_normal(fmaf(a, each, UP)), a * fmaf(A(3) * cubic, square, linear));
+    const A off = (x - series<float>::gelu_tanh_root_hi()) - series<float>::gelu_tanh_root_lo();
+    return about_root(off, S::gelu_tanh_slope(off), far);
   }
   // u = e (e + 2) 2^64
   static DEVICE A mish(A x) {
@@ -187,7 +193,8 @@ template <class T> struct QuickGates {
   static DEVICE A mish_slope(A x) {
     x = max_or_nan(min_or_nan(x, A(12)), A(-120));
     A e = M::exp(x), two = e + A(2), d = fmaf(e, two, A(2)), r = reciprocal_normal(d);
-    return e * (fmaf(A(4) * x, A(1) + e, two * d) * r) * r;
+    const A off = (x - series<float>::mish_root_hi()) - series<float>::mish_root_lo();
+    return about_root(off, S::mish_slope(off), e * (fmaf(A(4) * x, A(1) + e, two * d) * r) * r);
   }
 };
 

@@ -46,9 +46,25 @@ template <> struct series<Sixteen> {
     return polynomial(x, 1.5000012f, -2.0906281f, 1.0722898f, 0.17936172f, -0.14344096f, -0.38006383f,
                        0.34604692f, -0.08456332f);
   }
+  // (erfcx(a / sqrt 2) / 2 - a / sqrt(2 pi)) / (a - root) of s = a / (a + 3) on [0.0, 0.8696], 2^-19.6
+  static DEVICE float gelu_tail_slope(float x) {
+    return polynomial(x, -0.6650778f, 0.52989966f, -0.3469555f, 0.03837407f, 0.07596606f, -0.031201301f);
+  }
   // (log1p(f) - f + f^2 / 2) / f^3 on [-0.3336, 0.3338], 2^-19.1
   static DEVICE float log_tail(float x) {
     return polynomial(x, 0.33335105f, -0.24907681f, 0.19862495f, -0.18979329f, 0.16714764f);
+  }
+  // derivative of gelu_tanh over d, d from its root, on [-0.125, 0.125], 2^-19.7
+  static DEVICE float gelu_tanh_slope(float x) {
+    return polynomial(x, 0.43040058f, 0.3875147f, -0.016040178f, -0.113368146f);
+  }
+  // derivative of swish over d, d from its root, on [-0.125, 0.125], 2^-20.0
+  static DEVICE float swish_slope(float x) {
+    return polynomial(x, 0.21781191f, 0.14664838f, 0.018771848f, -0.015184985f);
+  }
+  // derivative of mish over d, d from its root, on [-0.125, 0.125], 2^-19.1
+  static DEVICE float mish_slope(float x) {
+    return polynomial(x, 0.2669484f, 0.20473057f, 0.041661035f, -0.020255683f);
   }
 };
 

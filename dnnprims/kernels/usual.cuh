@@ -7,11 +7,12 @@
 //     product with one fma;
 //   - a quotient is put right by its remainder, into which errors of numerator and denominator go as well where they
 //     would weigh more than half an ulp;
-//   - near its zero a derivative is a polynomial in the distance, which is as narrow as the rest allows.
-// The polynomials here are of least weighted error (Remez).
-// Instructions a float on sm_90, load and store included: sigmoid 25, exp 18, tanh 27, swish 30, gelu_tanh 39, mish 40,
-// tanhshrink 51, gelu 59; backward swish 47, gelu 62, gelu_tanh 67, mish 70. With pairs they were 65, 28, 43, 70, 90, 68, 78,
-// 66; and 91, 79, 128, 116.
+//   - where factors 1 + u and 1 + v follow each other, u, v and u v are added up and the 1 comes with the product after;
+//   - a derivative has the distance from its zero as a factor (gelu), or near that is a polynomial in it, which is as narrow
+//     as the rest allows.
+// The polynomials here are of least weighted error (Remez), each coefficient rounded before those after it were fitted.
+// Instructions a float on sm_90, all of a launch (ncu, two packs a thread): gelu_tanh 42, mish 43, tanhshrink 44, gelu 46;
+// backward gelu 41, gelu_tanh 70, mish 73. What is no mathematics takes 8 of them.
 #pragma once
 #include "elementary.cuh"
 
@@ -32,7 +33,9 @@ struct Usual {
   // x / ln 2 to the nearest integer n, as SHIFT + n; and 2^n of that.
   static constexpr A SHIFT = 12582912.0f;
   static DEVICE A shifted(A x) { return fmaf(x, S::log2e(), SHIFT); }
-  static DEVICE A scale_of(A shifted) { return bits_to_float((float_to_bits(shifted) << 23) + 0x3f800000u); }
+  static DEVICE A scale_of(A shifted, u32 one = 0x3f800000u) {
+    return bits_to_float((float_to_bits(shifted) << 23) + one);
+  }
   static DEVICE Power power_of(A r, A t) {
     // e^r = 1 + r + r^2 tail(r), 2^-26.8 of it, is enough here.
     const A part = fmaf(r * r, series<Sixteen>::exp_tail(r), r);
@@ -104,18 +107,16 @@ struct Usual {
     return with_sign(ratio(fmaf(e.scale, e.part, e.scale - A(1)), fmaf(e.scale, e.part, e.scale + A(1))), x);
   }
 
-  // x - tanh x: for |x| < 1 a polynomial times the cube, else |x| - 1 + 2 e / (1 + e) with e = exp(-2 |x|). For any x.
+  // x - tanh x: for |x| < 0.95 the cube times a polynomial, else |x| - 1 + 2 / (1 + exp(2 |x|)). For any x.
   static DEVICE A tanhshrink(A x) {
     const pair<A> square = two_product(x, x), cube = times(x, square);
-    const A w = square.hi, tail = S::tanhshrink_tail(w), first = S::tanhshrink_first_hi(), p = fmaf(w, tail, first);
-    const A p_lo = fmaf(w, tail, first - p) + S::tanhshrink_first_lo();
-    const A near = fmaf(cube.hi, p, fmaf(cube.hi, p_lo, cube.lo * p));
+    const A tail = square.hi * polynomial(square.hi, -0.1333343f, 0.05398355f, -0.021959167f, 0.009098228f,
+                                          -0.0038449448f, 0.0014296734f, -3.0093858e-04f);
+    const A near = fmaf(cube.hi, A(1) / A(3), fmaf(cube.hi, tail, cube.lo * (A(1) / A(3))));
     const A a = magnitude(x);
-    const Power e = power(max_or_nan(A(-2) * a, A(-80)));
-    const A twice = e.scale + e.scale, n = fmaf(twice, e.part, twice), n_lo = fmaf(twice, e.part, twice - n);
-    const A d = fmaf(e.scale, e.part, e.scale + A(1)), inverse = reciprocal_normal(d), q = n * inverse;
-    const A far = with_sign((a - A(1)) + fmaf(fmaf(-q, d, n) + n_lo, inverse, q), x);
-    return a < A(1) ? near : far;
+    const Power e = power(min_or_nan(a + a, A(60)));
+    const A far = fmaf(A(2), reciprocal(fmaf(e.scale, e.part, e.scale + A(1))), a - A(1));
+    return a < A(0.95) ? near : with_sign(far, x);
   }
 
   // x u / (u + 2) with u = e (e + 2), e = exp(x); -40 < x < 40. The errors of u and of x u come back in the remainder.
@@ -141,19 +142,29 @@ struct Usual {
     return {t, fmaf(x, w_lo, fmaf(x, w, -t))};
   }
 
-  // PreciseGates::gelu (gates.cuh) for |x| < 7, bit for bit: there its scaling is one product.
+  // exp(-x^2 / 2), |x| < 13: from r = x^2 + 2 k ln 2 with the tail of `power_of` at -r / 2. Two instructions less than
+  // `power` and 2^-26 worse.
+  static DEVICE Power density(A x) {
+    const A square = x * x, t = fmaf(square, A(-0.5) * S::log2e(), SHIFT), k = t - SHIFT;
+    const A r = fmaf(k, A(2) * S::ln2_hi(), square) + fmaf(k, A(2) * S::ln2_lo(), fmaf(x, x, -square));
+    const A tail = polynomial(r, 0.125f, -0.16666576f / 8, 0.04166654f / 16, -0.008363255f / 32, 0.0013927493f / 64);
+    return {r * fmaf(r, tail, A(-0.5)), scale_of(t)};
+  }
+  // Half of that, with the longer polynomial.
+  static DEVICE Power half_density(A x) {
+    const A half = A(-0.5) * x, square = half * x, t = shifted(square), k = t - SHIFT;
+    const A r = fmaf(-k, S::ln2_hi(), square) + fmaf(-k, S::ln2_lo(), fmaf(half, x, -square));
+    return {fmaf(r * r, S::exp_tail(r), r), scale_of(t, 0x3f000000u)};
+  }
+  // With a = |x| < 7, s = a / (a + 2): a Phi(-a) = exp(-a^2 / 2) / 2 s (1 + u), u of s - 1 / 8 within 2^-27 of 1 + u. Only s
+  // and its product with (1 + u)(1 + part) are rounded at full size.
   static DEVICE A gelu(A x) {
-    const A a = magnitude(x), half = A(-0.5) * a, square = half * a;
-    const A t = shifted(square), k = t - SHIFT;
-    const A r = fmaf(-k, S::ln2_hi(), square) + fmaf(-k, S::ln2_lo(), fmaf(half, a, -square));
-    const A e = fmaf(r * r, S::exp_tail(r), r);
-    const A inverse = rough_reciprocal(a + A(4)), rough = a * inverse;
-    const A rest = fmaf(-rough, a, fmaf(A(-4), rough, a)) * inverse, s = rough + rest, s_lo = rest - (s - rough);
-    const A q = fmaf(A(2), s, A(-1)), tail = S::half_erfcx_tail(q), first = S::half_erfcx_first_hi();
-    const A f = fmaf(q, tail, first);
-    const A f_lo = fmaf(q, tail, first - f) + fmaf(A(2) * s_lo, tail, S::half_erfcx_first_lo());
-    const pair<A> w = times(pair<A>{s, s_lo}, pair<A>{f, f_lo});
-    return max_or_nan(x, -A(0)) - (fmaf(w.hi, e, fmaf(w.lo, e, w.lo)) + w.hi) * scale_of(t);
+    const A a = magnitude(x), inverse = reciprocal_normal(a + A(2)), rough = a * inverse;
+    const A s = fmaf(fmaf(-rough, a, fmaf(A(-2), rough, a)), inverse, rough);
+    const A u = polynomial(s - A(0.125), 0.8454585f, -1.2775816f, -0.29787648f, 0.28819343f, 0.257526f, 0.050704166f,
+                           -0.08821319f, -0.018615942f, -0.2247994f, 0.17536084f);
+    const Power e = half_density(x);
+    return fmaf(-e.scale, fmaf(s, fmaf(u, e.part, e.part) + u, s), max_or_nan(x, -A(0)));
   }
 };
 
@@ -196,12 +207,10 @@ struct UsualSlopes {
     const U::Power power = U::power(x);
     const A e = power.value(), two = e + A(2), two_lo = (A(2) - two) + e, d = fmaf(e, two, A(2));
     const A d_lo = fmaf(e, two, A(2) - d) + e * two_lo;
-    const A rising = two * d, four = A(4) * x, falling = fmaf(four, e, four);
-    const A rising_lo = fmaf(two, d, -rising) + two_lo * d, falling_lo = fmaf(four, e, four - falling);
-    pair<A> n = two_sum(rising, falling);
-    n.hi += n.lo + (rising_lo + falling_lo);
-    const A inverse = reciprocal_normal(d), q = n.hi * inverse, g = e * inverse;
-    const A quotient = fmaf(fmaf(-q, d_lo, fmaf(-q, d, n.hi)), inverse, q);
+    const A four = A(4) * x, falling = fmaf(four, e, four), falling_lo = fmaf(four, e, four - falling);
+    const A n = fmaf(two, d, falling), n_lo = fmaf(two_lo, d, falling_lo);
+    const A inverse = reciprocal_normal(d), q = n * inverse, g = e * inverse;
+    const A quotient = fmaf(fmaf(-q, d, n) + fmaf(-q, d_lo, n_lo), inverse, q);
     const A far = quotient * fmaf(fmaf(-g, d_lo, fmaf(-g, d, e)), inverse, g);
     // 2^-28.8
     const A near = off * polynomial(off, 0.26694793f, 0.20473127f, 0.041907746f, -0.020272003f, -0.015819332f,
@@ -209,25 +218,19 @@ struct UsualSlopes {
                                     -4.5850637e-05f);
     return off > A(-0.4) && off < A(1.05) ? near : far;
   }
-  // (a + 5/2) R(a) of q = a / (a + 5/2) - 0.209228f for a < 7, 2^-27.3; R is that of gates.cuh.
-  static DEVICE A half_erfcx(A q) {
-    return fmaf(q,
-                polynomial(q, -1.13328588f, 0.355741739f, 0.283218861f, -0.07684955f, -0.141456708f, -0.0392973386f,
-                           0.0407910906f, 0.102339655f, -0.0613669418f),
-                A(1));
-  }
-  // Phi + x phi: d = exp(-a^2 / 2) (R - a / sqrt(2 pi)) for x < 0, 1 - d for x > 0.
+  // Phi + x phi is d for x < 0 and 1 - d for x > 0, d = exp(-a^2 / 2) (a - root) k: no sum cancels, and s = a / (a + 4) need
+  // not be right to the last bit where k, 2^-25.6 of it, hardly changes. For |x| < 7.
   static DEVICE A gelu(A x) {
-    const A off = (x - S::gelu_root_hi()) - S::gelu_root_lo(), a = magnitude(x), half = A(-0.5) * a, square = half * a;
-    const U::Power e = U::power(square, fmaf(half, a, -square));
-    const A inverse = reciprocal(a + A(2.5)), rough = a * inverse;
-    const A s = fmaf(fmaf(-rough, a, fmaf(A(-2.5), rough, a)), inverse, rough);
-    const A r = half_erfcx(s - A(0.209228f)) * inverse;
-    const A n = fmaf(-S::normal_density_0(), a, r) * e.scale;
-    const A d = fmaf(n, e.part, n), far = x < A(0) ? d : A(1) - d;
-    // 2^-29.1
-    const A near = off * polynomial(off, 0.431494f, 0.38828498f, -0.018199751f, -0.11400779f, -0.014769582f,
-                                    0.019416437f, 0.00452173f, -0.0022157528f, -6.8014045e-04f, 1.4704197e-04f);
-    return off > A(-0.6) && off < A(0.56) ? near : far;
+    const A a = magnitude(x), q = fmaf(a, reciprocal_normal(a + A(4)), A(-0.375));
+    const A k = polynomial(q, -0.49230927f, 0.27898142f, -0.34142593f, 0.30906954f, -0.18382974f, 0.04128897f,
+                           0.03029101f, -0.017442103f);
+    const U::Power e = U::density(x);
+    const A n = from_root(a, k);
+    return gelu_of_tail(x, fmaf(n, e.part, n) * e.scale);
   }
+  // (a - root) k, to which the root's own rounding error adds with the k of its place.
+  static DEVICE A from_root(A a, A k) {
+    return fmaf(a + S::gelu_root_hi(), k, A(-0.57240617f) * S::gelu_root_lo());
+  }
+  static DEVICE A gelu_of_tail(A x, A d) { return x < A(0) ? d : A(1) - d; }
 };
