@@ -70,7 +70,7 @@ template <class T> struct ActivationBackwardStridedParams {
 };
 
 template <class T, class F, int VEC>
-__global__ void __launch_bounds__(SHARE_BLOCK) activation_forward(const ActivationForwardParams<T> p) {
+__global__ void __launch_bounds__(SHARE_WIDE) activation_forward(const ActivationForwardParams<T> p) {
   const F f{p.c0, p.c1};
   const Share<VEC> share(p.size, p.packs != 0);
   pack<T, VEC> packs[SHARE_PACKS];
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(SHARE_BLOCK) activation_forward(const Activati
 }
 
 template <class T, class F, int VEC>
-__global__ void __launch_bounds__(SHARE_BLOCK) activation_backward(const ActivationBackwardParams<T> p) {
+__global__ void __launch_bounds__(SHARE_WIDE) activation_backward(const ActivationBackwardParams<T> p) {
   const F f{p.c0, p.c1};
   const Share<VEC> share(p.size, p.packs != 0);
   pack<T, VEC> gradients[SHARE_PACKS], packs[SHARE_PACKS];

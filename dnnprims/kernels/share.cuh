@@ -3,13 +3,14 @@
 #pragma once
 #include "vec.cuh"
 
-// Threads of a block, and the packs of VEC elements that each of them has. Two packs are loaded before either is worked
+// A block has SHARE_BLOCK threads of SHARE_PACKS packs of VEC elements each. Two packs are loaded before either is worked
 // on. On an NVIDIA H200 that left mish in float at 0.98 of relu's rate where one pack, in blocks of 256, reached 0.86, and
 // took 1 % from relu itself; four packs took 4 % from it (2026-11-28, 134,217,728 elements).
-constexpr int SHARE_BLOCK = 128, SHARE_PACKS = 2;
+constexpr int SHARE_BLOCK = 128, SHARE_PACKS = 2, SHARE_WIDE = SHARE_BLOCK * SHARE_PACKS;
 
 // Where all elements of the block are there and the arrays are aligned (`packs`, the same for the whole block), a pack
 // holds VEC neighbours. Else its elements lie SHARE_BLOCK apart, so that neighbouring threads still take neighbouring ones.
+// A block of SHARE_WIDE threads has the same elements, one pack a thread: `holds` says no to the second.
 template <int VEC> struct Share {
   static constexpr int MOST = SHARE_BLOCK * SHARE_PACKS * VEC;
   i64 begin;  // first element of the block
@@ -22,8 +23,13 @@ template <int VEC> struct Share {
     packs = aligned && count == MOST;
   }
   // Element k of pack j where the elements come one by one.
-  static DEVICE int at(int j, int k) { return (j * VEC + k) * SHARE_BLOCK + (int)threadIdx.x; }
+  static DEVICE int at(int j, int k) { return (j * VEC + k) * (int)blockDim.x + (int)threadIdx.x; }
   static DEVICE int at(int j) { return j * SHARE_BLOCK + (int)threadIdx.x; }
+  // Where pack j is loaded from. One that is not there is the first: to load that again takes less than to ask.
+  static DEVICE int source(int j) {
+    static_assert(SHARE_PACKS == 2);
+    return j * (SHARE_WIDE - (int)blockDim.x) + (int)threadIdx.x;
+  }
   // Whether the thread has any element in pack j.
   DEVICE bool holds(int j) const { return at(j, 0) < count; }
 
@@ -38,7 +44,7 @@ template <int VEC> struct Share {
   template <class T> DEVICE void load(const T* array, pack<T, VEC> (&v)[SHARE_PACKS]) const {
     if (packs) {
 #pragma unroll
-      for (int j = 0; j < SHARE_PACKS; ++j) v[j] = ::load<VEC>(array + begin, at(j));
+      for (int j = 0; j < SHARE_PACKS; ++j) v[j] = ::load<VEC>(array + begin, source(j));
     } else {
 #pragma unroll
       for (int j = 0; j < SHARE_PACKS; ++j) v[j] = single(array, j);
@@ -50,8 +56,8 @@ template <int VEC> struct Share {
     if (packs) {
 #pragma unroll
       for (int j = 0; j < SHARE_PACKS; ++j) {
-        v[j] = ::load<VEC>(first + begin, at(j));
-        w[j] = ::load<VEC>(second + begin, at(j));
+        v[j] = ::load<VEC>(first + begin, source(j));
+        w[j] = ::load<VEC>(second + begin, source(j));
       }
     } else {
 #pragma unroll

@@ -9,8 +9,6 @@ from ...descriptors import ActivationDescriptor, TensorDescriptor, as_activation
 from ...dtypes import DType
 from ...reference import activation as reference
 from ...runtime.launch import (
-    SHARE_BLOCK,
-    SHARE_PACKS,
     Kernel,
     KernelStep,
     PlanSpec,
@@ -18,6 +16,7 @@ from ...runtime.launch import (
     Result,
     blocks_for,
     choose,
+    share_launch,
     unaligned,
 )
 from ...runtime.layout import MAX_AXES, merge_axes, pad_axes, sort_axes
@@ -47,7 +46,7 @@ def plan_activation_forward(
     y = out or TensorDescriptor(x.shape, x.dtype)
     functor = functor_name(mode.mode, x.dtype)
     variant, refused, steps = _elementwise(
-        op, (FORWARD, FORWARD_STRIDED), mode, functor, float(alpha), float(beta), (1, 0), {"out": y, "x": x}
+        profile, op, (FORWARD, FORWARD_STRIDED), mode, functor, float(alpha), float(beta), (1, 0), {"out": y, "x": x}
     )
     return PlanSpec(
         op,
@@ -86,7 +85,7 @@ def plan_activation_backward(
     functor = functor_name(mode.mode, dy.dtype, from_output=at == 2)
     dx = out or TensorDescriptor(dy.shape, dy.dtype)
     variant, refused, steps = _elementwise(
-        op, (BACKWARD, BACKWARD_STRIDED), mode, functor, float(alpha), float(beta), (3, 0, at),
+        profile, op, (BACKWARD, BACKWARD_STRIDED), mode, functor, float(alpha), float(beta), (3, 0, at),
         {"out": dx, "dy": dy, "saved": saved},
     )  # fmt: skip
     return PlanSpec(
@@ -131,6 +130,7 @@ def _require_parameters(op: str, mode: ActivationDescriptor, dtype: DType) -> No
 
 
 def _elementwise(
+    profile: Profile,
     op: str,
     kernels: tuple[Kernel, Kernel],
     mode: ActivationDescriptor,
@@ -153,14 +153,13 @@ def _elementwise(
     first, second, *_ = *(value for _, value in mode.parameters), 0.0, 0.0
     scalars: tuple[float | int, ...] = (alpha, beta, first, second, out.size)
     template: tuple[str, ...] = (dtype.cuda, functor)
-    kernel, per_thread = kernels[0], SHARE_PACKS * dtype.lanes
+    kernel = kernels[0]
     if variant == "strided":
-        kernel, per_thread = kernels[1], 1
+        kernel, grid, threads = kernels[1], blocks_for(out.size, STRIDED_BLOCK), STRIDED_BLOCK
         scalars += (*pad_axes(extents, 1), *(value for step in steps for value in pad_axes(step, 0)))
     else:
         template += (str(dtype.lanes),)
         scalars += (int(variant == "packed"),)
-    threads = SHARE_BLOCK if kernel is kernels[0] else STRIDED_BLOCK
-    grid = blocks_for(out.size, threads * per_thread)
+        grid, threads = share_launch(profile, out.size, dtype.lanes)
     step = KernelStep(kernel, dtype, template, group_name(op, mode.mode), grid, threads, pointers, scalars)
     return variant, refused, (step,) if out.size else ()
