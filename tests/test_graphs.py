@@ -162,3 +162,31 @@ def test_a_call_gives_the_same_bits_each_time(own: bool) -> None:
             found.add(tuple(a.get().tobytes() for a in (y, dx, dw, db, fresh)))
         assert len(found) == 1
         assert all(plan._graphs._kept for plan in handle._plans.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not gpu_works(), reason="no NVIDIA GPU here")
+def test_recording_breaks_no_capture_of_another_stream() -> None:
+    """Even one in CUDA's global mode, in which no thread may do what could disturb it."""
+    import cupy
+
+    x, y, z = (cupy.full(64, value, np.float32) for value in (2, 0, 0))
+    other, own = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    with dp.create_handle("cuda", stream=own) as handle, dp.create_handle("cuda", stream=other) as captured:
+        dp.activation_forward(handle, "relu", x, out=y)
+        dp.activation_forward(captured, "relu", x, out=z)
+        own.synchronize()
+        other.synchronize()
+        y.fill(0)
+        z.fill(0)
+        cupy.cuda.Device().synchronize()
+        other.begin_capture(cupy.cuda.runtime.streamCaptureModeGlobal)
+        dp.activation_forward(captured, "relu", x, out=z)
+        for _ in range(2):
+            dp.activation_forward(handle, "relu", x, out=y)
+        other.end_capture().launch(other)
+        cupy.cuda.Device().synchronize()
+        assert bool((y == 2).all())
+        assert bool((z == 2).all())
+        (plan,) = handle._plans.values()
+        assert plan._graphs._kept
