@@ -9,7 +9,7 @@ from typing import Any
 from .ops.convolution import ALGORITHMS
 from .runtime.launch import PlanSpec, Profile
 
-_LAYERS, _PRODUCTS = ("ping_pong", "lt_epilogue", "lt_then_pass"), ("lt_product", "lt_product_along_k")
+_LAYERS, _PRODUCTS = ("few_rows", "ping_pong", "lt_epilogue", "lt_then_pass"), ("lt_product", "lt_product_along_k")
 
 
 def _names(direction: str) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ ONLY_HOPPER = {"ping_pong", "hopper", "hopper_patch", "hopper_split", "hopper_af
 NOT_FOR = {("lt_product_after_copies", "float64")}
 NOT_FOR |= {
     (name, dtype)
-    for name in (*ONLY_HOPPER, "few_channels", "implicit_mma", "implicit_mma_after_copies")
+    for name in (*ONLY_HOPPER, "few_rows", "few_channels", "implicit_mma", "implicit_mma_after_copies")
     for dtype in ("float32", "float64")
 }
 H200 = Profile("cuda", blaslt=True, tensor_maps=True)

@@ -450,9 +450,10 @@ def test_a_refused_call_changes_nothing(handle: Any) -> None:
 
 def _forward_plan(mode: str | None, *, profile: Profile = GPU, dtype: str = "bfloat16", **given: Any) -> Any:
     n = given.pop("n", 64)
-    shapes = {"b": (n,), "out": (32, n), "aux": (32, n)}
+    m = given.pop("m", 64)
+    shapes = {"b": (n,), "out": (m, n), "aux": (m, n)}
     described = [TensorDescriptor(shapes[name], dtype) if given.get(name) else None for name in ("b", "out", "aux")]
-    x, w = TensorDescriptor((32, 16), dtype), TensorDescriptor((n, 16), dtype)
+    x, w = TensorDescriptor((m, 16), dtype), TensorDescriptor((n, 16), dtype)
     return plan_fc_forward(profile, mode, given.get("alpha", 1.0), given.get("beta", 0.0), x, w, *described)
 
 
@@ -468,6 +469,11 @@ def _forward_plan(mode: str | None, *, profile: Profile = GPU, dtype: str = "bfl
         ("gelu_tanh", {"b": 1, "n": 60}, "lt_then_pass"),
         ("gelu_tanh", {"b": 1, "dtype": "float32"}, "lt_then_pass"),
         ("tanh", {"b": 1}, "lt_then_pass"),
+        ("tanh", {"b": 1, "m": 9}, "few_rows"),
+        ("tanh", {"b": 1, "m": 9, "aux": 1, "n": 61}, "few_rows"),
+        ("tanh", {"b": 1, "m": 9, "dtype": "float32"}, "lt_then_pass"),
+        ("tanh", {"b": 1, "n": 35}, "few_rows"),
+        ("mish", {"b": 1, "m": 9}, "lt_then_pass"),
         (None, {"b": 1}, "lt_epilogue"),
         (None, {"out": 1, "alpha": 2.0, "beta": 1.0}, "lt_epilogue"),
         (None, {"b": 1, "out": 1, "alpha": 2.0, "beta": 1.0}, "lt_then_pass"),
@@ -477,7 +483,9 @@ def _forward_plan(mode: str | None, *, profile: Profile = GPU, dtype: str = "bfl
 def test_what_is_fused(mode: str | None, given: dict[str, Any], variant: str) -> None:
     spec = _forward_plan(mode, **given)
     assert spec.variant == variant
-    assert len(spec.steps) == (1 if variant == "lt_epilogue" or (mode is None and "alpha" not in given) else 2)
+    assert len(spec.steps) == (
+        1 if variant in ("few_rows", "lt_epilogue") or (mode is None and "alpha" not in given) else 2
+    )
     assert all(reason for _, reason in spec.refused)
 
 

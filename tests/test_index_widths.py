@@ -170,6 +170,8 @@ NARROW_TEXT = {
     "(u32)(steps / STAGES & 1)": "a parity",
     "(int)(first + at % rows)": "rows of a matrix, at most 2^31 - 128 as the front end sees to",
     "(int)(at / rows)": "columns of a matrix, at most 2^31 - 128 as the front end sees to",
+    "for (int i = threadIdx.x; i < OUTS * ROWS": "outputs of a block",
+    "for (int r = threadIdx.x / 32 % 4; r < PIECE_ROWS": "rows of a piece",
     "(int)p.k_blocks": "fewer than 2^31 elements along k, as the front end sees to",
     **dict.fromkeys(("(u32)index", "(u32)extent", "(u32)i", "(int)w", "(int)h"), _CONVOLVED),
     **dict.fromkeys(("(int)p.result.w", "(int)p.result.h", "(int)extent.h", "(int)See"), _CONVOLVED),

@@ -41,6 +41,7 @@ FAMILIES: dict[str, Family] = {
         convolution.CONV_HOPPER_SPLIT_FAMILY,
         convolution.CONV_PATCH_FAMILY,
         fc.FC_FAMILY,
+        fc.FC_FEW_ROWS_FAMILY,
         fc.FC_HOPPER_FAMILY,
         GEMM_FAMILY,
         glu.FAMILY,

@@ -30,11 +30,17 @@ _STOPS = {
     128: "ptxas stops at 128 registers, with which four blocks of 128 threads fit",
 }
 _TWO_BLOCKS = "ptxas stops at 128 registers, with which two blocks of 256 threads fit"
+_ONE_BLOCK = "ptxas stops at 128 registers, with which 512 threads fit"
 _TWO_TILES = "ptxas stops at 64 registers, with which two tiles share a multiprocessor"
 #: (kernel, architecture) -> bytes that its spills may move, and why.
 SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("implicit_filter<float, 128, 128>", 100): (48, _TWO_BLOCKS),
     ("implicit_filter<float, 128, 128>", 120): (120, _TWO_BLOCKS),
+    ("fc_forward_few_rows<float, 32, 16>", 100): (32, _ONE_BLOCK),
+    ("fc_forward_few_rows<float, 32, 16>", 120): (68, _ONE_BLOCK),
+    ("fc_forward_few_rows<float, 32, 8>", 120): (28, _TWO_BLOCKS),
+    ("fc_forward_few_rows<float16, 32, 16>", 100): (28, _ONE_BLOCK),
+    ("fc_forward_few_rows<bfloat16, 32, 16>", 100): (28, _ONE_BLOCK),
     ("batchnorm_moments<float16, 8>", 100): (52, _STOPS[80]),
     ("batchnorm_moments<float16, 8>", 120): (56, _STOPS[80]),
     ("depthwise_filter<float16, 4, 3, 2>", 75): (
@@ -203,6 +209,7 @@ APPROXIMATING = (
     "convolution_depthwise",
     "convolution_first",
     "fc",
+    "fc_few_rows",
     "fc_hopper",
     "glu",
     "loss",

@@ -13,6 +13,7 @@ from ... import checks
 from ...descriptors import as_activation
 from ...reference import fc as reference
 from .backward import plan_fc_backward, plan_fc_backward_bias, plan_fc_backward_data, plan_fc_backward_weights
+from .few_rows import FC_FEW_ROWS_FAMILY
 from .forward import plan_fc_forward
 from .hopper import FC_HOPPER_FAMILY
 from .kernels import FC_FAMILY
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FC_FAMILY",
+    "FC_FEW_ROWS_FAMILY",
     "FC_HOPPER_FAMILY",
     "fc_backward",
     "fc_backward_bias",
@@ -86,12 +88,12 @@ def fc_forward(
     Notes
     -----
     Keep x and w for the backward pass, and y or aux as `fc_backward_needs` tells. Bias and activation are fused into
-    the product for the identity, for relu, and for gelu_tanh of 16-bit types (alpha 1, beta 0). On Hopper large layers
-    of 16-bit types, and of float32 with ``math="tf32"``, are one launch with other activations, too (float32: the short
+    the product for the identity, for relu, and for gelu_tanh of 16-bit types (alpha 1, beta 0). Layers of 16-bit types,
+    and of float32 with ``math="tf32"``, are one launch with other activations, too, where they have up to 32 rows or 40
+    outputs (from sm_80 on; sigmoid, tanh, swish, gelu and gelu_tanh) or are large (on Hopper; float32: the short
     ones), which takes z before it is rounded. Elsewhere an activation follows in one pass of its own, from z rounded to
-    x's dtype. ``in == 0`` gives ``act(b)``. Sums are in float32
-    (float64 for float64); with ``math="tf32"`` the products of float32 have 10-bit mantissas. The bits repeat. NaN is
-    handed on.
+    x's dtype. ``in == 0`` gives ``act(b)``. Sums are in float32 (float64 for float64); with ``math="tf32"`` the
+    products of float32 have 10-bit mantissas. The bits repeat. NaN is handed on.
 
     In 16-bit types the product may be rounded to storage before the bias or ``beta * out`` is added to it: cuBLASLt
     does so for matrices whose rows are not 16-byte aligned, and where it splits the sum. Its gelu_tanh epilogue, used

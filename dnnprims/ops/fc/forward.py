@@ -10,6 +10,7 @@ from ...dtypes import DType
 from ...runtime.gemm import GemmStep, aux_reason, lower, lt_reason, workspace_for
 from ...runtime.launch import NULL, PlanSpec, Pointer, Profile, Result, Scratch, choose, unaligned
 from ...runtime.tuning import prefer
+from .few_rows import few_rows_reason, few_rows_step
 from .hopper import ping_pong_reason, ping_pong_step
 from .kernels import activation_step
 from .operands import Activation, destination, matrix, require_alike, require_rows, require_weights
@@ -46,11 +47,18 @@ def plan_fc_forward(
     blended = "alpha and beta apply after the activation" if alpha != 1.0 or beta != 0.0 else None
     rival = None if no_lt else "pass" if reason else "epilogue"
     arrays = {"x": x, "w": w, "b": b, "out": out, "aux": aux}
-    apart = blended or ping_pong_reason(profile, mode.mode, x.dtype, (m, n, k), arrays, rival)
-    variants = (("ping_pong", apart), ("lt_epilogue", no_lt or reason), ("lt_then_pass", no_lt), ("tiled_kernel", None))
+    layer = (profile, mode.mode, x.dtype, (m, n, k), arrays, rival)
+    variants = (
+        ("few_rows", blended or few_rows_reason(*layer)),
+        ("ping_pong", blended or ping_pong_reason(*layer)),
+        ("lt_epilogue", no_lt or reason),
+        ("lt_then_pass", no_lt),
+        ("tiled_kernel", None),
+    )
     variant, refused = choose(prefer(variants, profile.preferred))
-    if variant == "ping_pong":
-        step = ping_pong_step(profile, mode, x.dtype, (m, n, k), bias=b is not None, aux=aux is not None)
+    if variant in ("few_rows", "ping_pong"):
+        make = few_rows_step if variant == "few_rows" else ping_pong_step
+        step = make(profile, mode, x.dtype, (m, n, k), bias=b is not None, aux=aux is not None)
         return replace(spec, variant=variant, steps=(step,), refused=refused)
     scratch = own if no_lt else (*own, workspace_for(profile, sum(own)))
     product = GemmStep(
