@@ -21,11 +21,14 @@
 //     tf32 tanh        8192x784x2048 102 / 118   16384x1024x4096 425 / 485   7133x2560x2560 268 / 288
 //   Predicted for a pass that is hidden: the product's time. Where it falls short: two products of 64 x 128 read
 //   160 bytes of shared memory a cycle, copies included, of which there are 128, so the tensor cores idle a fifth of the
-//   time. With k of 4,096 and more that makes up for the pass: 8192x8192x8192 of bfloat16 with swish 1617 / 1690.
+//   time. With k of 4,096 and more that makes up for the pass: 8192x8192x8192 of bfloat16 with swish 1496 / 1443.
 //   A wave that is not full leaves multiprocessors idle (ops/fc/hopper.py): 1500x1024x3072, 288 tiles, 30 / 28. Fewer
 //   tiles than multiprocessors lose to the library's smaller tiles and shared sums: 512x512x512 relu 5.4 / 3.5,
 //   128x4096x4096 28 / 18. Sharing k out in clusters of 2 to 8 blocks was tried for those: 128x4096x4096 26 to 41
 //   against 19 (clusters of 4 blocks with all shared memory fit 30 times, not 32).
+//   Outputs whose rows are off 16 bytes, for which cuBLASLt has slow kernels alone: bfloat16 relu 9124x2048x5124 304 / 767,
+//   700x2048x5124 37 / 71, 8457x1760x35 24 / 49. Rows of k off 128 bytes make a box of the copy engine take two lines for
+//   one: 7000x1760x1760 relu 81 / 67 (58 at 750 TFLOP/s; 7000x2048x2048 82 for 78).
 //   In a loop over pieces that is not unrolled, as float32 has it, bfloat16 16384x1024x4096 took 228 with swish and 201
 //   with relu.
 #include "activation.cuh"
@@ -39,7 +42,9 @@ template <class T> struct FcHopperParams {
   T* z;
   const T* bias;
   acc_t<T> c0, c1;
-  i64 columns, k_blocks, row_tiles, column_tiles, group;
+  i64 rows, columns, k_blocks, row_tiles, column_tiles, group;
+  // Whether the copy engine takes y and z: their rows begin on multiples of 16 bytes.
+  DEVICE bool mapped() const { return columns % (16 / (int)sizeof(T)) == 0; }
 };
 
 constexpr int TILE = 128, STAGES = 6, OPERAND_BYTES = TILE * SWIZZLED_ROW, STAGE_BYTES = 2 * OPERAND_BYTES;
@@ -163,11 +168,31 @@ template <class T> DEVICE void put_piece(u32 piece, const float (&v)[PIECE_VALUE
   }
 }
 
+// A piece to rows that the copy engine does not take: a warp stores a row of it at once.
+template <class T> DEVICE void copy_piece(const FcHopperParams<T>& p, T* to, u32 piece, int column, int row) {
+  constexpr int EACH = 4 / sizeof(T);
+  const int lane = threadIdx.x % 32, own = column + lane * EACH;
+  if (own >= p.columns) return;
+  for (int r = threadIdx.x / 32 % 4; r < PIECE_ROWS && row + r < p.rows; r += 4) {
+    pack<T, EACH> v;
+    v.bits = load_word(piece + r * SWIZZLED_ROW + ((lane / 4 ^ (r & 7)) << 4) + lane % 4 * 4);
+    const i64 at = ((i64)row + r) * p.columns + own;
+    if (p.columns % EACH == 0) {
+      store(to, at / EACH, v);
+    } else {
+      to[at] = v.lane[0];
+      if (own + 1 < p.columns) to[at + 1] = v.lane[EACH - 1];
+    }
+  }
+}
+
 // Sends pieces on their way from two buffers in turn.
 struct Outlet {
   u32 buffers;
   int consumer, turn;
-  template <class T> DEVICE void send(const TensorMap& map, const float (&v)[PIECE_VALUES<T>], int column, int row) {
+  template <class T>
+  DEVICE void send(const FcHopperParams<T>& p, const TensorMap& map, T* to, const float (&v)[PIECE_VALUES<T>], int column,
+                   int row) {
     const u32 piece = buffers + turn * PIECE_BYTES;
     const bool speaker = threadIdx.x % WARPGROUP == 0;
     turn ^= 1;
@@ -176,7 +201,10 @@ struct Outlet {
     put_piece<T>(piece, v);
     publish_shared();
     named_sync(1 + consumer, WARPGROUP);
-    if (speaker) store_tile(map, column, row, piece);
+    if (!p.mapped())
+      copy_piece(p, to, piece, column, row);
+    else if (speaker)
+      store_tile(map, column, row, piece);
   }
 };
 
@@ -188,7 +216,11 @@ template <class T, int COLUMNS> struct Bias {
     for (int j = 0; j < COLUMNS / 8; ++j) {
       const i64 own = column + 8 * j + threadIdx.x % 4 * 2;
       pairs[j].bits = 0;
-      if (p.bias && own < p.columns) pairs[j] = load<2>(p.bias, own / 2);
+      if (!p.bias || own >= p.columns) continue;
+      if (own + 1 < p.columns)
+        pairs[j] = load<2>(p.bias, own / 2);
+      else
+        pairs[j].lane[0] = p.bias[own];
     }
   }
   // To the piece whose pairs begin at `first`.
@@ -213,10 +245,10 @@ template <class T, class Act> struct Finish {
   }
   DEVICE void put(int piece, const float (&v)[VALUES]) const {
     const Act act{p.c0, p.c1};
-    if (p.z) outlet.send<T>(z, v, column(piece), row(piece));
+    if (p.z) outlet.send(p, z, p.z, v, column(piece), row(piece));
     float result[VALUES];
     forward_all(act, v, result);
-    outlet.send<T>(y, result, column(piece), row(piece));
+    outlet.send(p, y, p.y, result, column(piece), row(piece));
   }
 };
 

@@ -189,6 +189,11 @@ DEVICE void transpose_floats(float (&v)[4]) {
     else v[2 + i] = other;
   }
 }
+DEVICE u32 load_word(u32 from) {
+  u32 word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(from) : "memory");
+  return word;
+}
 // Two neighbours in global memory. As a union they would be read before a product is done, which ptxas then serialises.
 DEVICE void keep_pair(float* to, float first, float second) {
   *reinterpret_cast<float2*>(to) = float2{first, second};

@@ -8,7 +8,7 @@ from ...runtime.launch import NULL, Family, Kernel, KernelStep, Profile, Struct,
 from ...runtime.tensor_map import TensorMap
 from .kernels import constants, functor
 
-_EXTENTS = ("columns", "k_blocks", "row_tiles", "column_tiles", "group")
+_EXTENTS = ("rows", "columns", "k_blocks", "row_tiles", "column_tiles", "group")
 _FORWARD = Kernel(
     "fc_hopper",
     "fc_forward_ping_pong",
@@ -43,11 +43,21 @@ _MOST = 2**31 - _TILE
 # Of float32 those activations alone that were measured. Numbers that are unusual in nearly every piece (usual.cuh), as
 # with z of a spread of 28, took up to 1.4 times longer than product and pass.
 _SHORT_IN_FLOAT32 = ("clipped_relu", "leaky_relu", "squared_relu", "swish", "tanh")
-#: What tiles must fill of their waves, beside each way of the library.
-_FILLED = {"pass": 0.8, "epilogue": 0.93}
-#: Waves from which on one launch beats the library's epilogue, and how long sums may be then: 4096x4096x16384 relu in
-#: float16 724 / 748, in bfloat16 811 / 784.
-_WAVES_BESIDE_EPILOGUE, _LONGEST_BESIDE_EPILOGUE = 6, {"float16": 2048, "bfloat16": _MOST, "float32": 0}
+# Where rows of outputs are off 16 bytes the library is slower by far, with a pass (tanh) and with its epilogue (relu):
+# 9124x1760x5124 798 / 302, 9124x2048x5124 relu 767 / 304, 700x2048x5124 75 / 39 and 71 / 37, 8457x1760x35 (67 tiles)
+# 51 / 27 and 49 / 24; but 1500x2048x35 (12 tiles) 14.2 / 17.5.
+# Where rows of k are off 128 bytes a box of the copy engine takes two lines for one: 7000x1760x1760 tanh 76.5 / 83.6,
+# relu 67 / 81; 8192x784x2048 tanh 64 / 56, relu 52 / 56.
+#: What tiles must fill of their waves, beside each way of the library, and beside both where outputs are off 16 bytes.
+_FILLED, _FILLED_BESIDE_SLOW = {"pass": 0.8, "epilogue": 0.93}, 0.5
+#: The longest sums worth it beside each way of the library where rows are off a line of so many bytes.
+_LINE, _LONGEST_OFF_LINES = 128, {"pass": 1024, "epilogue": 0}
+# With long sums the library's larger tiles make up for its pass. 8192x8192x8192 swish 1524 / 1576 in float16, 1443 /
+# 1496 in bfloat16, relu 1439 / 1561 and 1455 / 1500; 4096x4096x16384 swish 818 / 802 and 826 / 782, relu 755 / 784 and
+# 762 / 763.
+#: Waves from which on one launch beats the library's epilogue, and how long sums may be beside each way of the library.
+_WAVES_BESIDE_EPILOGUE, _LONGEST_BESIDE_PASS = 6, 4096
+_LONGEST_BESIDE_EPILOGUE = {"float16": 2048, "bfloat16": 4096, "float32": 0}
 
 
 def ping_pong_reason(
@@ -70,8 +80,8 @@ def ping_pong_reason(
         return "the driver has no tensor maps"
     if dtype.name not in _KINDS or (dtype.name == "float32" and profile.math != "tf32"):
         return f"the tensor cores do not multiply {dtype.name} here"
-    if k == 0 or k % dtype.lanes or n % dtype.lanes:
-        return f"rows of {k} and {n} elements, must be multiples of 16 bytes"
+    if k == 0 or k % dtype.lanes:
+        return f"rows of {k} elements, must be multiples of 16 bytes"
     if max(m, n, k) > _MOST:
         return f"extents {m}, {n}, {k}, at most {_MOST}"
     if unaligned(**tensors) or rival is None or profile.preferred == "ping_pong":
@@ -82,11 +92,17 @@ def ping_pong_reason(
 def _slower_reason(mode: str, dtype: DType, extents: tuple[int, int, int], sm_count: int, rival: str) -> str | None:
     m, n, k = extents
     tiles = -(-m // _TILE) * -(-n // _TILE)
-    waves = -(-tiles // sm_count)
-    if tiles < _FILLED[rival] * waves * sm_count:
+    waves, off = -(-tiles // sm_count), n % dtype.lanes != 0
+    if tiles < (_FILLED_BESIDE_SLOW if off else _FILLED[rival]) * waves * sm_count:
         return f"{tiles} tiles leave too many of {sm_count} multiprocessors idle"
+    if off:
+        return None if dtype.itemsize == 2 else f"rows of {n} outputs of {dtype} are not slow in the library"
     if dtype.name == "float32" and mode not in _SHORT_IN_FLOAT32:
         return f"{mode} of float32 takes longer than the product that hides it"
+    if k * dtype.itemsize % _LINE and k > _LONGEST_OFF_LINES[rival]:
+        return f"rows of {k} elements are off {_LINE} bytes, which the library takes better"
+    if rival == "pass" and dtype.itemsize == 2 and k > _LONGEST_BESIDE_PASS:
+        return f"sums of {k} terms are faster in the library"
     if rival == "epilogue" and (k > _LONGEST_BESIDE_EPILOGUE[dtype.name] or waves < _WAVES_BESIDE_EPILOGUE):
         return f"the library's epilogue is as fast for {mode}"
     return None
@@ -105,17 +121,15 @@ def ping_pong_step(
     m, n, k = extents
     kind, lanes = _KINDS[dtype.name], _ROW_BYTES // dtype.itemsize
     row_tiles, column_tiles = -(-m // _TILE), -(-n // _TILE)
-    maps = (
-        TensorMap(0, kind, dtype.itemsize, m, k, _TILE, lanes),
-        TensorMap(1, kind, dtype.itemsize, n, k, _TILE, lanes),
-        TensorMap(2, dtype.name, dtype.itemsize, m, n, _PIECE_ROWS, lanes),
-        TensorMap(3, dtype.name, dtype.itemsize, m, n, _PIECE_ROWS, lanes),
-    )
+    x, w = (TensorMap(at, kind, dtype.itemsize, rows, k, _TILE, lanes) for at, rows in ((0, m), (1, n)))
+    y, z = (TensorMap(at, dtype.name, dtype.itemsize, m, n, _PIECE_ROWS, lanes) for at in (2, 3))
+    # Rows that are not on multiples of 16 bytes have no map: threads store them, and any map fills the place.
+    maps = (x, w, x, x) if n % dtype.lanes else (x, w, y, z)
     return KernelStep(
         _FORWARD, dtype, (dtype.cuda, functor(mode, dtype)), f"forward of {mode.mode}",
         (min(profile.sm_count, row_tiles * column_tiles), 1, 1), _THREADS,
         (0, 1, 3, 4 if aux else NULL, 2 if bias else NULL),
-        (*constants(mode), n, -(-k // lanes), row_tiles, column_tiles, _GROUP),
+        (*constants(mode), m, n, -(-k // lanes), row_tiles, column_tiles, _GROUP),
         shared_bytes=_SHARED_BYTES, maps=maps,
     )  # fmt: skip
 
