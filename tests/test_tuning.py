@@ -199,7 +199,7 @@ def test_what_a_product_is_known_by_names_all_but_the_factors() -> None:
 
 @pytest.mark.parametrize("activation", ["relu", ActivationDescriptor("relu")])
 def test_a_layer_takes_the_variant_that_is_known(activation: Any) -> None:
-    x, w, b, y = described((64, 32), (16, 32), (16,), (64, 16))
+    x, w, b, y = described((64, 32), (48, 32), (48,), (64, 48))
     key = layer_key("fc_forward", "ieee", ("relu", 1.0, 0.0), {"x": x, "w": w, "b": b})
     known = Tuning.of([entry(key, variant="lt_then_pass", algorithm=())]).at(HERE)
     tuned = replace(GPU, tuned=known)
@@ -354,6 +354,9 @@ def hopper(tile: int, cluster: int, split_k: int = 1) -> Algorithm:
         ([hopper(20, 4), hopper(24, 8), hopper(24, 2)], 8192 * 8192, 1, 2),
         ([hopper(24, 12), hopper(20, 3)], 8192 * 8192, 0, 0),
         ([hopper(20, 12)._replace(id=66), hopper(20, 3)], 8192 * 8192, 1, 0),
+        ([hopper(tile, 3)._replace(id=66) for tile in (92, 80, 13)], 128 * 2048, 0, 2),
+        ([hopper(tile, 3)._replace(id=66) for tile in (92, 80, 13)], 128 * 2048, 1, 0),
+        ([hopper(93, 3)._replace(id=66), hopper(20, 3)], 128 * 2048, 0, 0),
     ],
 )
 def test_the_first_choice_corrects_the_library_where_it_is_known_to_err(
