@@ -178,7 +178,21 @@ NARROW_TEXT = {
     **dict.fromkeys(("(int)(end - first)", "(int)wanted"), "rows of a strip"),
     **dict.fromkeys(("(int)walk.w", "(int)p.y_walk.w"), "between positions, below 2^27 as the front end sees to"),
     "(u32)within": "a bit",
-    "(int)(p.stride.h * p.stride.w)": "at most 4",
+    **dict.fromkeys(
+        ("(int)p.channels", "(int)p.stride.w", "(int)p.stride.h"), "at most 4, or of a patch in shared memory"
+    ),
+    **dict.fromkeys(("(int)p.patch", "(int)p.taps.w", "(int)pitch", "(int)rows"), "of a patch in shared memory"),
+    **dict.fromkeys(("(int)(p.source.w * p.patch.per)", "(int)from", "(int)top", "(int)p.source.h"), _CONVOLVED),
+    "for (int e = threadIdx.x % 32 * 8; e < (int)pitch": "of a patch in shared memory",
+    "for (int row = threadIdx.x / 32; row < rows": "of a patch in shared memory",
+    "for (int w = threadIdx.x % 32": "of a patch in shared memory",
+    "for (int i = threadIdx.x; i < FILTER_ROWS * TILE_EXTENT * FILTERS": "of a tile",
+    **dict.fromkeys(("(int)(p.result.h - at.h)", "(int)(p.result.w - at.w)"), _CONVOLVED),
+    "(int)sharing": "warps of a block",
+    **dict.fromkeys(
+        ("(int)(p.reach.h * p.reach.w)", "(int)p.reach.h", "(int)p.reach.w"), "of filters in shared memory"
+    ),
+    "for (int i = threadIdx.x; i < size": "of filters in shared memory",
     **dict.fromkeys(("(int)(16 * across)", "(int)(2 * down)"), "of a patch in shared memory"),
     "(int)p.k_steps": "of filters in shared memory",
     "for (int i = threadIdx.x; i < ALL *": "filters of a block",

@@ -16,9 +16,11 @@
 //                             patch over the positions, both read transposed, for which positions must begin at 16 bytes.
 //                             A warp has 32 terms; where those are few, rows of positions are shared out as well. Each
 //                             block, and each of those shares, leaves its sums, which first_fold adds in order.
-//           first_data        strides 1 and 2: positions of the same rest by the stride see the same taps. A block copies what
-//                             16 x 16 of each rest see of dy, 64 filters a position; each part of that is read once and
-//                             multiplied by the taps of all rests. The filters stay in shared memory.
+//           first_data        positions of the same rest by the stride see the same taps. A block copies what 16 x 16 of each
+//                             rest see of dy, 64 filters a position, and what all their rests and channels, 16 at most,
+//                             take of it is one product for each tap; a warp has two rows of positions, for which a row
+//                             of dy is read once. The filters stay in shared memory, through which the sums go on their
+//                             way out, so that neighbours of a row are stored together.
 // Numerics  sums in float by the tensor cores, in an order fixed by the shapes. Terms that only fill up have zeros for
 //           filters; a NaN that they, or what lies outside of the image, may have made is found and summed again without.
 //           dw likewise.

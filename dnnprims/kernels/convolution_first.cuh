@@ -51,20 +51,30 @@ template <class P> DEVICE Term term_of(const P& p, i64 term) {
 // tile's first position begins in its row.
 template <class P, class T> DEVICE i64 copy_rows(const P& p, const TilePlace& at, i64 pitch, T* to) {
   const i64 begin = (at.w * p.stride.w - p.padding.w) * p.patch.per, from = begin & ~(i64)7;
-  const i64 top = at.h * p.stride.h - p.padding.h, length = p.source.w * p.patch.per;
-  for (i64 line = threadIdx.x / 32; line < p.patch.planes * p.patch.rows; line += blockDim.x / 32) {
-    const i64 plane = p.patch.planes == 1 ? 0 : whole(line, p.patch.rows), h = top + line - plane * p.patch.rows;
-    const T* source = p.x + (at.n * p.x_steps.outer + plane * p.x_steps.channel + h * p.x_steps.h + from);
-    T* here = to + line * pitch;
-    for (i64 e = threadIdx.x % 32 * 8; e < pitch; e += 256) {
-      if (within(h, p.source.h) && from + e >= 0 && from + e + 8 <= length) {
-        copy_async(here + e, source + e);
-      } else {
-        pack<T, 8> v = {};
+  const i64 top = at.h * p.stride.h - p.padding.h, rows = p.patch.rows;
+  const int length = (int)(p.source.w * p.patch.per), height = (int)p.source.h, warps = blockDim.x / 32, warp = threadIdx.x / 32;
+#pragma unroll 1
+  for (int e = threadIdx.x % 32 * 8; e < (int)pitch; e += 256) {
+    const int left = (int)from + e;
+    const bool whole = left >= 0 && left + 8 <= length;
+#pragma unroll 1
+    for (i64 plane = 0; plane < p.patch.planes; ++plane) {
+      const T* source = p.x + (at.n * p.x_steps.outer + plane * p.x_steps.channel + (top + warp) * p.x_steps.h + left);
+      T* here = to + ((plane * rows + warp) * pitch + e);
+      int h = (int)top + warp;
+#pragma unroll 1
+      for (int row = warp; row < (int)rows; row += warps) {
+        const bool there = inside(h, height);
+        if (whole && there) {
+          copy_async(here, source);
+        } else {
+          pack<T, 8> v = {};
 #pragma unroll
-        for (int k = 0; k < 8; ++k)
-          if (within(h, p.source.h) && within(from + e + k, length)) v.lane[k] = source[e + k];
-        store<8>(here + e, 0, v);
+          for (int k = 0; k < 8; ++k)
+            if (there && inside(left + k, length)) v.lane[k] = source[k];
+          store<8>(here, 0, v);
+        }
+        source += warps * p.x_steps.h, here += warps * pitch, h += warps;
       }
     }
   }
@@ -72,25 +82,45 @@ template <class P, class T> DEVICE i64 copy_rows(const P& p, const TilePlace& at
 }
 
 // A pixel to its place; of four channels those that are not there are zeros.
-template <class P, class T> DEVICE void put_pixel(const P& p, const T (&v)[4], T* to) {
+template <class T> DEVICE void put_pixel(int pixel, const T (&v)[4], T* to) {
   pack<T, 2> low, high;
 #pragma unroll
   for (int c = 0; c < 2; ++c) low.lane[c] = v[c], high.lane[c] = v[2 + c];
   store(to, 0, low);
-  if (p.patch.pixel > 2) store(to, 1, high);
+  if (pixel > 2) store(to, 1, high);
+}
+// Pixels of three channels that lie side by side to pixels of four, two by two.
+template <class P, class T> DEVICE void spread_threes(const P& p, const T* raw, T* patch, int across) {
+  const int rows = (int)p.patch.rows, pitch = (int)p.patch.pitch, raw_pitch = (int)p.patch.raw_pitch;
+#pragma unroll 1
+  for (int row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
+#pragma unroll 1
+    for (int w = threadIdx.x % 32 * 2; w < across; w += 64) {
+      const T* first = raw + (row * raw_pitch + w * 3);
+      const T* second = w + 1 < across ? first + 3 : first;  // past the last pixel anything will do
+      pack<T, 8> v = {};
+#pragma unroll
+      for (int c = 0; c < 3; ++c) v.lane[c] = first[c], v.lane[4 + c] = second[c];
+      store<8>(patch + (row * pitch + w * 4), 0, v);
+    }
+  }
 }
 // Rows that came as they lay in memory to pixels of their own size.
 template <class P, class T> DEVICE void spread_rows(const P& p, const T* raw, T* patch) {
-  const i64 across = (TILE_EXTENT - 1) * p.stride.w + p.taps.w;
-  const i64 channel = p.patch.planes == 1 ? 1 : p.patch.rows * p.patch.raw_pitch;
-  for (i64 row = threadIdx.x / 32; row < p.patch.rows; row += blockDim.x / 32) {
-    for (i64 w = threadIdx.x % 32; w < across; w += 32) {
-      const T* from = raw + row * p.patch.raw_pitch + w * p.patch.per;
+  const int rows = (int)p.patch.rows, pitch = (int)p.patch.pitch, raw_pitch = (int)p.patch.raw_pitch;
+  const int pixel = (int)p.patch.pixel, per = (int)p.patch.per, channels = (int)p.channels;
+  const int across = (TILE_EXTENT - 1) * (int)p.stride.w + (int)p.taps.w, step = p.patch.planes == 1 ? 1 : rows * raw_pitch;
+  if (channels == 3 && pixel == 4 && step == 1) return spread_threes(p, raw, patch, across);
+#pragma unroll 1
+  for (int row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
+#pragma unroll 1
+    for (int w = threadIdx.x % 32; w < across; w += 32) {
+      const T* from = raw + (row * raw_pitch + w * per);
       T v[4] = {};
 #pragma unroll
       for (int c = 0; c < 4; ++c)
-        if (c < p.channels) v[c] = from[c * channel];
-      put_pixel(p, v, patch + row * p.patch.pitch + w * p.patch.pixel);
+        if (c < channels) v[c] = from[c * step];
+      put_pixel(pixel, v, patch + (row * pitch + w * pixel));
     }
   }
 }
@@ -106,7 +136,7 @@ template <class P, class T> DEVICE void copy_pixels(const P& p, const TilePlace&
 #pragma unroll
       for (int c = 0; c < 4; ++c)
         if (there && c < p.channels) v[c] = x[c * p.x_steps.channel];
-      put_pixel(p, v, patch + row * p.patch.pitch + w * p.patch.pixel);
+      put_pixel((int)p.patch.pixel, v, patch + row * p.patch.pitch + w * p.patch.pixel);
     }
   }
 }

@@ -1,11 +1,13 @@
 // Convolutions of few input channels: the gradient in data, whose plan convolution_first.cu tells.
 //
-// Along each axis position i, with i + padding = stride * m + rest, sees output m - j through tap rest + stride * j. So all
-// rests at m see the same outputs, each through taps of its own.
+// Along each axis positions stride * m + rest, of all rests, see outputs m + lead - j, each through a tap of its own,
+// stride * j + rest + offset. What all rests and channels of m see is one product: they are its columns, at most 16.
 #pragma once
 #include "convolution_first.cuh"
 
-constexpr int RESTS = 4;  // most of both axes together
+// Floats of a position and a warp on their way out; the columns are spread over banks.
+constexpr int COLUMN_PITCH = 24, DATA_STAGE = 2 * TILE_EXTENT * COLUMN_PITCH;
+constexpr int TAP_WORDS = FILTERS / 16 * 128;  // of the filters at an output
 
 template <class T> struct FirstDataParams {
   T* dx;
@@ -14,26 +16,27 @@ template <class T> struct FirstDataParams {
   const T* b;
   acc_t<T> alpha, beta;
   i64 batch, channels, filters, tiles_h, tiles_w;
-  Extent image, output, taps, stride, padding, first, reach;  // first m; most outputs seen
+  Extent image, output, taps, stride, padding, lead, offset, reach;  // reach: most outputs seen
   Steps x_steps, y_steps, w_steps;
   i64 w_first, packed;
 };
 
-// The filters as `b` of the products: for each of the outputs seen and 16 filters, for each rest 32 lanes by 2 words.
+// The filters as `b` of the products: for each of the outputs seen and 16 filters 32 lanes by 4 words, two for each 8
+// columns.
 template <class T> DEVICE void read_taps(const FirstDataParams<T>& p, u32* to) {
-  const i64 rests = p.stride.h * p.stride.w, size = p.reach.h * p.reach.w * 4 * rests * 64;
-  for (i64 i = threadIdx.x; i < size; i += FIRST_BLOCK) {
-    i64 j = i / 64;
-    const i64 rest = split_off(j, rests), sixteen = j % 4, seen = j / 4, channel = i % 64 / 8;
-    const i64 filter = sixteen * 16 + i % 2 * 8 + i % 8 / 2 * 2;
-    const i64 r = whole(rest, p.stride.w) + p.stride.h * whole(seen, p.reach.w);
-    const i64 s = rest % p.stride.w + p.stride.w * (seen % p.reach.w);
+  const int size = (int)(p.reach.h * p.reach.w) * TAP_WORDS, channels = (int)p.channels, across = (int)p.stride.w;
+  for (int i = threadIdx.x; i < size; i += FIRST_BLOCK) {
+    const int word = i % 4, lane = i / 4 % 32, seen = i / TAP_WORDS, column = lane / 4 + word / 2 * 8;
+    const int filter = i / 128 % 4 * 16 + word % 2 * 8 + lane % 4 * 2, rest = column / channels;
+    const i64 r = p.stride.h * (seen / (int)p.reach.w) + rest / across + p.offset.h;
+    const i64 s = p.stride.w * (seen % (int)p.reach.w) + rest % across + p.offset.w;
+    const bool real = rest < p.stride.h * p.stride.w && within(r, p.taps.h) && within(s, p.taps.w);
     pack<T, 2> both = {};
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      if (r >= p.taps.h || s >= p.taps.w || channel >= p.channels || filter + k >= p.filters) continue;
+      if (!real || filter + k >= p.filters) continue;
       const Steps& steps = p.w_steps;
-      both.lane[k] = p.w[p.w_first + (filter + k) * steps.outer + channel * steps.channel + r * steps.h + s * steps.w];
+      both.lane[k] = p.w[p.w_first + (filter + k) * steps.outer + (column - rest * channels) * steps.channel + r * steps.h + s * steps.w];
     }
     to[i] = both.bits;
   }
@@ -42,7 +45,7 @@ template <class T> DEVICE void read_taps(const FirstDataParams<T>& p, u32* to) {
 // What a tile sees of dy, from its first outputs on; those outside are zeros.
 template <class T> DEVICE void copy_seen(const FirstDataParams<T>& p, const TilePlace& at, T* to) {
   const i64 across = TILE_EXTENT + p.reach.w - 1, down = TILE_EXTENT + p.reach.h - 1;
-  const i64 top = at.h + p.first.h - (p.reach.h - 1), left = at.w + p.first.w - (p.reach.w - 1);
+  const i64 top = at.h + p.lead.h - (p.reach.h - 1), left = at.w + p.lead.w - (p.reach.w - 1);
   const Steps& steps = p.y_steps;
   for (i64 row = threadIdx.x / 32; row < down; row += FIRST_BLOCK / 32) {
     const bool there = within(top + row, p.output.h);
@@ -82,45 +85,71 @@ template <class T> DEVICE float gather(const FirstDataParams<T>& p, i64 n, i64 h
   return sum;
 }
 
-// Sums of a warp's two rows of 16 positions of one rest.
-template <class T>
-DEVICE void store_rest(const FirstDataParams<T>& p, const float (&sums)[2][4], const TilePlace& at, i64 rest_h, i64 rest_w) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll 1
-  for (int i = 0; i < 8; ++i) {
-    const float sum = i < 4 ? (i < 2 ? (i == 0 ? sums[0][0] : sums[0][1]) : (i == 2 ? sums[0][2] : sums[0][3]))
-                            : (i < 6 ? (i == 4 ? sums[1][0] : sums[1][1]) : (i == 6 ? sums[1][2] : sums[1][3]));
-    const i64 m_h = p.first.h + at.h + i / 4, m_w = p.first.w + at.w + lane / 4 + i / 2 % 2 * 8;
-    const i64 h = m_h * p.stride.h + rest_h - p.padding.h, w = m_w * p.stride.w + rest_w - p.padding.w;
-    const i64 channel = lane % 4 * 2 + i % 2;
-    if (channel >= p.channels || !within(h, p.image.h) || !within(w, p.image.w)) continue;
-    const Steps& steps = p.x_steps;
-    T* dx = p.dx + (at.n * steps.outer + h * steps.h + w * steps.w + channel * steps.channel);
-    float v = sum - sum == 0.0f ? sum : gather(p, at.n, h, w, channel);
-    if (p.b) v += to_acc(p.b[channel]);
-    *dx = blend<T>(p.alpha, v, p.beta, dx);
-  }
+// One element of the result.
+template <class T> DEVICE void store_one(const FirstDataParams<T>& p, float v, i64 n, i64 h, i64 w, i64 channel) {
+  const Steps& steps = p.x_steps;
+  T* dx = p.dx + (n * steps.outer + h * steps.h + w * steps.w + channel * steps.channel);
+  if (v - v != 0.0f) v = gather(p, n, h, w, channel);
+  if (p.b) v += to_acc(p.b[channel]);
+  *dx = blend<T>(p.alpha, v, p.beta, dx);
 }
 
-template <class T> DEVICE void multiply_seen(const FirstDataParams<T>& p, const T* patch, const uint2* taps, float (&sums)[RESTS][2][4]) {
-  const int lane = threadIdx.x % 32, rests = (int)(p.stride.h * p.stride.w);
-  const i64 across = TILE_EXTENT + p.reach.w - 1, row = threadIdx.x / 32 * 2;
-  const T* last = patch + ((row + p.reach.h - 1) * across + lane % 16 + p.reach.w - 1) * DY_PITCH + lane / 16 * 8;
-#pragma unroll 1
-  for (i64 seen = 0; seen < p.reach.h * p.reach.w; ++seen) {
-    const i64 up = whole(seen, p.reach.w), aside = seen - up * p.reach.w;
-    const T* first = last - (up * across + aside) * DY_PITCH;
-#pragma unroll 2
-    for (int k = 0; k < FILTERS / 16; ++k) {
-      u32 above[4], below[4];
-      read_matrices(above, first + k * 16);
-      read_matrices(below, first + across * DY_PITCH + k * 16);
+// A warp's sums of two rows of 16 positions, through its part of shared memory, so that neighbours in memory are stored
+// together. `at` is the first position.
+template <class T>
+DEVICE void store_sums(const FirstDataParams<T>& p, const float (&sums)[2][2][4], float* stage, const TilePlace& at) {
+  const int lane = threadIdx.x % 32, across = (int)p.stride.w, down = (int)p.stride.h, channels = (int)p.channels;
 #pragma unroll
-      for (int rest = 0; rest < RESTS; ++rest) {
-        if (rest >= rests) break;
-        const uint2 f = taps[((seen * 4 + k) * rests + rest) * 32 + lane];
-        add_product(sums[rest][0], above, f.x, f.y, T());
-        add_product(sums[rest][1], below, f.x, f.y, T());
+  for (int i = 0; i < 8; ++i) {
+    const float pair[2] = {sums[i / 4][i / 2 % 2][i % 2 * 2], sums[i / 4][i / 2 % 2][i % 2 * 2 + 1]};
+    store<2>(stage + (i / 4 * 16 + i % 2 * 8 + lane / 4) * COLUMN_PITCH + i / 2 % 2 * 8 + lane % 4 * 2, 0, rounded<float>(pair));
+  }
+  __syncwarp();
+  const int wide = TILE_EXTENT * across;  // positions of a row of the image
+  const bool channels_last = p.x_steps.channel == 1;
+#pragma unroll 1
+  for (int e = lane; e < wide * channels; e += 32) {
+    const int channel = channels_last ? e % channels : e / wide, place = channels_last ? e / channels : e % wide;
+    const int x = place / across, column = (place - x * across) * channels + channel;
+    const i64 w = at.w * across + place;
+    if (w >= p.image.w) continue;
+#pragma unroll 1
+    for (int y = 0; y < 2 * down; ++y) {
+      const int row = y / down, rest = y - row * down;
+      const i64 h = at.h * down + y;
+      if (h >= p.image.h) break;
+      store_one(p, stage[(row * 16 + x) * COLUMN_PITCH + rest * across * channels + column], at.n, h, w, channel);
+    }
+  }
+  __syncwarp();
+}
+
+// Two rows of 16 positions by HALVES times 8 columns. A row of dy is read once for both: what was the tap of the first
+// row of positions is, one row further, that of the second.
+template <int HALVES, class T>
+DEVICE void multiply_seen(const FirstDataParams<T>& p, const T* patch, const uint4* taps, float (&sums)[2][2][4]) {
+  const int lane = threadIdx.x % 32, reach_h = (int)p.reach.h, reach_w = (int)p.reach.w, across = TILE_EXTENT + reach_w - 1;
+  const T* last = patch + (threadIdx.x / 32 * 2 * across + lane % 16 + reach_w - 1) * DY_PITCH + lane / 16 * 8;
+#pragma unroll 1
+  for (int aside = 0; aside < reach_w; ++aside) {
+    const T* from = last - aside * DY_PITCH;
+    const uint4* f = taps + ((reach_h - 1) * reach_w + aside) * (TAP_WORDS / 4) + lane;
+    uint4 before[FILTERS / 16];
+#pragma unroll 1
+    for (int row = 0; row <= reach_h; ++row, from += across * DY_PITCH, f -= reach_w * (TAP_WORDS / 4)) {
+#pragma unroll
+      for (int k = 0; k < FILTERS / 16; ++k) {
+        u32 dy[4];
+        read_matrices(dy, from + k * 16);
+        if (row > 0) {
+          add_product(sums[1][0], dy, before[k].x, before[k].y, T());
+          if (HALVES > 1) add_product(sums[1][1], dy, before[k].z, before[k].w, T());
+        }
+        if (row < reach_h) {
+          before[k] = f[k * 32];
+          add_product(sums[0][0], dy, before[k].x, before[k].y, T());
+          if (HALVES > 1) add_product(sums[0][1], dy, before[k].z, before[k].w, T());
+        }
       }
     }
   }
@@ -128,34 +157,30 @@ template <class T> DEVICE void multiply_seen(const FirstDataParams<T>& p, const 
 
 template <class T> DEVICE void data_tiles(const FirstDataParams<T>& p) {
   DYNAMIC_SHARED(u32, shared);
-  const i64 rests = p.stride.h * p.stride.w, words = p.reach.h * p.reach.w * 4 * rests * 64;
-  const i64 size = (TILE_EXTENT + p.reach.h - 1) * (TILE_EXTENT + p.reach.w - 1) * DY_PITCH;
-  T* patches = reinterpret_cast<T*>(shared + words);
-  read_taps(p, shared);
+  const int words = (int)(p.reach.h * p.reach.w) * TAP_WORDS;
+  float* stage = reinterpret_cast<float*>(shared + words) + threadIdx.x / 32 * DATA_STAGE;
+  T* patch = reinterpret_cast<T*>(shared + words + FIRST_BLOCK / 32 * DATA_STAGE);
+  const uint4* taps = reinterpret_cast<const uint4*>(shared);
   const i64 tiles = p.batch * p.tiles_h * p.tiles_w;
-  int here = 0;
+  if ((i64)blockIdx.x < tiles) copy_seen(p, tile_place(p, blockIdx.x, TILE_EXTENT), patch);
+  commit_copies();
+  read_taps(p, shared);
 #pragma unroll 1
-  for (i64 tile = (i64)blockIdx.x - gridDim.x; tile < tiles; tile += gridDim.x, here ^= 1) {
-    if (tile >= 0) {
-      await_copies<0>();
-      __syncthreads();
-    }
-    if (tile + gridDim.x < tiles) copy_seen(p, tile_place(p, tile + gridDim.x, TILE_EXTENT), patches + (here ^ 1) * size);
+  for (i64 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    float sums[2][2][4] = {};
+    await_copies<0>();
+    __syncthreads();
+    if (p.stride.h * p.stride.w * p.channels > 8) multiply_seen<2>(p, patch, taps, sums);
+    else multiply_seen<1>(p, patch, taps, sums);
+    __syncthreads();
+    if (tile + gridDim.x < tiles) copy_seen(p, tile_place(p, tile + gridDim.x, TILE_EXTENT), patch);
     commit_copies();
-    if (tile < 0) continue;
-    float sums[RESTS][2][4] = {};
-    multiply_seen(p, patches + here * size, reinterpret_cast<const uint2*>(shared), sums);
     TilePlace at = tile_place(p, tile, TILE_EXTENT);
     at.h += threadIdx.x / 32 * 2;
-#pragma unroll 1
-    for (i64 rest = 0; rest < rests; ++rest) {
-      store_rest(p, sums[0], at, whole(rest, p.stride.w), rest % p.stride.w);
-#pragma unroll
-      for (int i = 0; i < (RESTS - 1) * 8; ++i) sums[i / 8][i / 4 % 2][i % 4] = sums[i / 8 + 1][i / 4 % 2][i % 4];
-    }
+    store_sums(p, sums, stage, at);
   }
 }
 
-template <class T> __global__ void __launch_bounds__(FIRST_BLOCK, 1) first_data(const FirstDataParams<T> p) {
+template <class T> __global__ void __launch_bounds__(FIRST_BLOCK, 2) first_data(const FirstDataParams<T> p) {
   if constexpr (TENSOR_CORES) data_tiles(p);
 }

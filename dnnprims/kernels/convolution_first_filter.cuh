@@ -2,7 +2,7 @@
 #pragma once
 #include "convolution_first.cuh"
 
-constexpr int FILTER_ROWS = 8, UNITS = 2;  // of a tile; of 16 terms, a warp's
+constexpr int FILTER_ROWS = FIRST_BLOCK / 32, UNITS = 2;  // of a tile; of 16 terms, a warp's
 
 template <class T> struct FirstFilterParams {
   T* dw;
@@ -19,27 +19,25 @@ template <class T> struct FirstFilterParams {
 
 // The tile's positions of dy, a row a warp; those outside are zeros.
 template <class T> DEVICE void copy_dy(const FirstFilterParams<T>& p, const TilePlace& at, T* to) {
-  const i64 lane = threadIdx.x % 32, filter = (i64)blockIdx.y * FILTERS;
+  const i64 filter = (i64)blockIdx.y * FILTERS;
   const Steps& steps = p.y_steps;
-  for (i64 row = threadIdx.x / 32; row < FILTER_ROWS; row += blockDim.x / 32) {
-    const bool there = at.h + row < p.result.h;
-    const T* dy = p.dy + (at.n * steps.outer + (at.h + row) * steps.h + at.w * steps.w + filter * steps.channel);
-    T* here = to + row * TILE_EXTENT * DY_PITCH;
-    if (p.packed) {
+  const T* dy = p.dy + (at.n * steps.outer + at.h * steps.h + at.w * steps.w + filter * steps.channel);
+  const int rows = (int)(p.result.h - at.h), columns = (int)(p.result.w - at.w);
+  if (p.packed) {
+    const int row = threadIdx.x / 32, lane = threadIdx.x % 32, beside = lane / 8, eight = lane % 8 * 8;
+    const bool real = row < rows && filter + eight < p.filters;
+    dy += row * steps.h + beside * steps.w + eight, to += (row * TILE_EXTENT + beside) * DY_PITCH + eight;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const i64 x = i * 4 + lane / 8, eight = lane % 8 * 8;
-        T* place = here + x * DY_PITCH + eight;
-        if (there && at.w + x < p.result.w && filter + eight < p.filters) copy_async(place, dy + (x * steps.w + eight));
-        else store<8>(place, 0, pack<T, 8>{});
-      }
-    } else {
+    for (int i = 0; i < TILE_EXTENT; i += 4, dy += 4 * steps.w) {
+      if (real && beside + i < columns) copy_async(to + i * DY_PITCH, dy);
+      else store<8>(to + i * DY_PITCH, 0, pack<T, 8>{});
+    }
+  } else {
 #pragma unroll 4
-      for (i64 i = lane; i < FILTERS * TILE_EXTENT; i += 32) {
-        const i64 x = i % TILE_EXTENT, k = i / TILE_EXTENT;
-        const bool real = there && at.w + x < p.result.w && filter + k < p.filters;
-        here[x * DY_PITCH + k] = real ? dy[x * steps.w + k * steps.channel] : T{};
-      }
+    for (int i = threadIdx.x; i < FILTER_ROWS * TILE_EXTENT * FILTERS; i += blockDim.x) {
+      const int x = i % TILE_EXTENT, k = i / TILE_EXTENT % FILTERS, row = i / (TILE_EXTENT * FILTERS);
+      const bool real = row < rows && x < columns && filter + k < p.filters;
+      to[(row * TILE_EXTENT + x) * DY_PITCH + k] = real ? dy[row * steps.h + x * steps.w + k * steps.channel] : T{};
     }
   }
 }
@@ -127,13 +125,18 @@ template <class T> DEVICE void filter_tiles(const FirstFilterParams<T>& p) {
       if (spread) shift = copy_rows(p, next, p.patch.raw_pitch, raw);
     }
     commit_copies();
+    const T* row = dy + (here * DY + warp_row * TILE_EXTENT * DY_PITCH);
+    const T* now[UNITS] = {terms[0], terms[1]};
 #pragma unroll 1
-    for (i64 y = warp_row; tile >= 0 && y < FILTER_ROWS; y += sharing) {
-      const T* const now[UNITS] = {terms[0] + (y - warp_row) * down, terms[1] + (y - warp_row) * down};
-      add_positions(dy + here * DY + y * TILE_EXTENT * DY_PITCH, now, sums);
+    for (int y = tile < 0 || warp_row >= sharing ? FILTER_ROWS : (int)warp_row; y < FILTER_ROWS; y += (int)sharing) {
+      add_positions(row, now, sums);
+      row += sharing * TILE_EXTENT * DY_PITCH;
+#pragma unroll
+      for (int u = 0; u < UNITS; ++u) now[u] += sharing * down;
     }
   }
   __syncthreads();
+  if (warp_row >= sharing) return;  // this warp has copied only
   // 16 filters at a time go through the warp's part of shared memory, so that what is left lies side by side.
   float* stage = reinterpret_cast<float*>(dy) + warp * 32 * UNITS * 8;
   const i64 split = blockIdx.x * sharing + warp_row;

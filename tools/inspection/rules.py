@@ -34,6 +34,10 @@ _ONE_BLOCK = "ptxas stops at 128 registers, with which 512 threads fit"
 _TWO_TILES = "ptxas stops at 64 registers, with which two tiles share a multiprocessor"
 #: (kernel, architecture) -> bytes that its spills may move, and why.
 SPILLS: dict[tuple[str, int], tuple[int, str]] = {
+    ("first_forward<float16>", 80): (24, _TWO_BLOCKS),
+    ("first_forward<float16>", 90): (24, _TWO_BLOCKS),
+    ("first_forward<bfloat16>", 80): (24, _TWO_BLOCKS),
+    ("first_forward<bfloat16>", 90): (24, _TWO_BLOCKS),
     ("implicit_filter<float, 128, 128>", 100): (48, _TWO_BLOCKS),
     ("implicit_filter<float, 128, 128>", 120): (120, _TWO_BLOCKS),
     ("fc_forward_few_rows<float, 32, 16>", 100): (32, _ONE_BLOCK),

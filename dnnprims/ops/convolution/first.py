@@ -44,7 +44,8 @@ _DATA = Kernel(
         (
             *(("alpha", "A"), ("beta", "A")),
             *((name, "i64") for name in ("batch", "channels", "filters", "tiles_h", "tiles_w")),
-            *_fields(*((name, "h w") for name in ("image", "output", "taps", "stride", "padding", "first", "reach"))),
+            *_fields(*((name, "h w") for name in ("image", "output", "taps", "stride", "padding"))),
+            *_fields(*((name, "h w") for name in ("lead", "offset", "reach"))),
             *_fields(*((name, _STEPS) for name in ("x", "y", "w"))),
             *(("w_first", "i64"), ("packed", "i64")),
         ),
@@ -75,6 +76,8 @@ _BLOCK, _TILE, _FILTERS, _STAGE_PITCH = 256, 16, 64, 72
 _RESTS = 4
 #: Rows of a tile of a gradient in filters, elements of a position of dy, terms of a warp, and most warps.
 _FILTER_ROWS, _DY_PITCH, _WARP_TERMS, _WARPS = 8, 72, 32, 8
+#: Floats of a position of a gradient in data on its way out.
+_COLUMN_PITCH = 24
 #: Terms of a product of the tensor cores, and elements of a copy.
 _TERMS, _PACK = 16, 8
 #: Numbers that kernels divide by have 32 bits; blocks along y.
@@ -160,17 +163,30 @@ def _groups(product: Product) -> int:
     return -(-product.g.taps[0] * _filter_patch(product).row_terms // _WARP_TERMS)
 
 
-def _reach(product: Product) -> Numbers:
-    """Outputs that an element sees at most, along each axis."""
-    return tuple(-(-r // stride) for r, stride in zip(product.g.taps, product.g.conv.strides(2), strict=True))
+class _Seen(NamedTuple):
+    """Along one axis: elements stride * m + rest see outputs m + lead - j through taps stride * j + rest + offset."""
+
+    lead: int
+    offset: int
+    reach: int
+
+
+def _seen(product: Product) -> tuple[_Seen, ...]:
+    """Along each axis."""
+    conv, found = product.g.conv, []
+    for taps, stride, (pad, _) in zip(product.g.taps, conv.strides(2), conv.paddings(2), strict=True):
+        lead = -(-pad // stride)
+        offset = pad - stride * lead
+        found.append(_Seen(lead, offset, (taps - 1 - offset) // stride + 1))
+    return tuple(found)
 
 
 def _shared_bytes(product: Product) -> int:
     """Beside the patch: filters, rows on their way out and the table of terms, or two tiles of dy."""
     if product.direction == "data":
-        (down, across), rests = _reach(product), prod(product.g.conv.strides(2))
+        down, across = (axis.reach for axis in _seen(product))
         patch = (_TILE + down - 1) * (_TILE + across - 1) * _DY_PITCH * 2
-        return 2 * patch + down * across * rests * _FILTERS * 16
+        return patch + _BLOCK * _COLUMN_PITCH * 4 + down * across * _FILTERS * 32
     if product.direction == "filter":
         return _filter_patch(product).nbytes + 2 * 2 * _FILTER_ROWS * _TILE * _DY_PITCH
     k_steps, stage = _k_steps(product), _BLOCK // 32 * _TILE * _STAGE_PITCH * 4
@@ -187,7 +203,8 @@ def _cannot(product: Product) -> str | None:
         return f"{g.in_channels} channels in {g.conv.groups} groups, must be 1 to {_MOST_CHANNELS} in one"
     if g.axes != 2 or g.conv.dilations(g.axes) != (1,) * g.axes:
         return "not two spatial axes, or dilated"
-    if max(*g.image, *g.output, *g.taps, *g.conv.strides(2), g.batch * prod(g.output)) > _MOST:
+    row, positions = g.image[1] * _MOST_CHANNELS, g.batch * prod(g.output)
+    if max(row, positions, g.image[0], *g.output, *g.taps, *g.conv.strides(2)) > _MOST:
         return f"more than {_MOST} positions"
     if g.out_channels > _FILTERS * MOST_ACROSS:
         return f"{g.out_channels} filters, at most {_FILTERS * MOST_ACROSS}"
@@ -248,17 +265,16 @@ def _forward_steps(product: Product) -> Work:
 def _data_steps(product: Product) -> Work:
     g, dtype, strides = product.g, product.dtype, product.g.conv.strides(2)
     before = tuple(pad for pad, _ in g.conv.paddings(2))
-    starts = tuple(pad // stride for pad, stride in zip(before, strides, strict=True))
-    ends = tuple((i - 1 + pad) // stride for i, pad, stride in zip(g.image, before, strides, strict=True))
-    tiles_h, tiles_w = (-(-(end + 1 - start) // _TILE) for start, end in zip(starts, ends, strict=True))
+    tiles_h, tiles_w = (-(-i // (stride * _TILE)) for i, stride in zip(g.image, strides, strict=True))
     first, (w_outer, w_channel, _, w_h, w_w) = filter_steps(g.conv, g.taps, product.w.strides)
+    seen = (number for axes in zip(*_seen(product), strict=True) for number in axes)
     scalars = (
         *(float(product.alpha), float(product.beta), g.batch, g.in_channels, g.out_channels, tiles_h, tiles_w),
-        *(*g.image, *g.output, *g.taps, *strides, *before, *starts, *_reach(product)),
+        *(*g.image, *g.output, *g.taps, *strides, *before, *seen),
         *(*_four(product, product.x.strides), *_four(product, product.y.strides), w_outer, w_channel, w_h, w_w),
         *(first, int(_packed(product))),
     )
-    grid = (min(max(g.batch * tiles_h * tiles_w, 1), product.profile.sm_count), 1, 1)
+    grid = (min(max(g.batch * tiles_h * tiles_w, 1), _BLOCKS * product.profile.sm_count), 1, 1)
     pointers = (product.x.at, product.y.at, product.w.at, product.then.b)
     shared = _shared_bytes(product)
     step = KernelStep(_DATA, dtype, (dtype.cuda,), "data", grid, _BLOCK, pointers, scalars, shared_bytes=shared)
@@ -293,9 +309,9 @@ def _filter_steps(product: Product) -> Work:
         *(first, int(_packed(product)), _splits(product), groups, *patch),
     )
     pointers = (product.w.at, Scratch(len(product.taken)), product.y.at, product.x.at)
-    grid, threads = (blocks, -(-g.out_channels // _FILTERS), 1), 32 * groups * (_WARPS // groups)
+    grid = (blocks, -(-g.out_channels // _FILTERS), 1)
     shared, folds = _shared_bytes(product), (-(-g.filter_size // 32), 1, 1)
-    sums = KernelStep(_FILTER, dtype, (dtype.cuda,), "filter", grid, threads, pointers, scalars, shared_bytes=shared)
+    sums = KernelStep(_FILTER, dtype, (dtype.cuda,), "filter", grid, _BLOCK, pointers, scalars, shared_bytes=shared)
     fold = KernelStep(_FOLD, dtype, (dtype.cuda,), "filter", folds, _BLOCK, pointers, scalars)
     return Work((sums, fold), (_scratch(product),))
 
