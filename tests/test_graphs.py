@@ -63,6 +63,12 @@ def test_neither_graphs_nor_recordings_grow_without_end() -> None:
     assert len(made._seen) <= graphs.MOST_SEEN
 
 
+def test_of_more_calls_in_turn_than_can_be_kept_none_is_recorded() -> None:
+    most, few, many = graphs.MOST_KEPT, Graphs(Recorder(), never), Graphs(Recorder(), never)
+    assert [come(few, (7, k)) for _ in range(3) for k in range(most)] == [False] * most + [True] * (2 * most)
+    assert not any(come(many, (7, k)) for _ in range(4) for k in range(most + 1))
+
+
 def test_nothing_is_recorded_while_the_caller_captures_or_may() -> None:
     """The default stream cannot even be asked while another one is captured."""
 

@@ -31,8 +31,9 @@ from .driver import driver_function
 #: ``CU_STREAM_CAPTURE_MODE_RELAXED``
 _RELAXED = 2
 
-#: Graphs of one plan that are kept at once, calls that it has seen once, and graphs that it makes in all.
-MOST_KEPT, MOST_SEEN, MOST_MADE = 16, 64, 64
+#: Graphs of one plan that are kept at once, calls that it remembers to have seen (of more in turn than can be kept none
+#: is recorded), and graphs that it makes in all.
+MOST_KEPT, MOST_SEEN, MOST_MADE = 16, 16, 64
 #: Graphs of one executor that are alive: 30 MB of the GPU's memory.
 MOST_ALIVE = 256
 
@@ -59,7 +60,7 @@ class Graphs:
     def __init__(self, record: Record, capturing: Callable[[int], bool]) -> None:
         self._record, self._capturing, self._left = record, capturing, MOST_MADE
         self._kept: dict[Call, Again] = {}
-        self._seen: set[Call] = set()
+        self._seen: set[int] = set()
 
     def launch(self, call: Call) -> Again | None:
         """Launch the graph of a call and return what does so again; None where nothing was enqueued."""
@@ -84,14 +85,16 @@ class Graphs:
         return self.launch(call)
 
     def _worthwhile(self, call: Call) -> bool:
-        if call in self._seen:
+        """Whether it came before; of calls with one hash the first may be taken for that, and is recorded early."""
+        seen = hash(call)
+        if seen in self._seen:
             try:
                 return not self._capturing(call[0])
             except Exception:
                 return False  # the default stream cannot be asked while another is captured
         if len(self._seen) >= MOST_SEEN:
             self._seen.clear()
-        self._seen.add(call)
+        self._seen.add(seen)
         return False
 
 
