@@ -26,13 +26,14 @@
 //           dw likewise.
 // Cost      2 k (c r s, filled up to a multiple of 16) flops a position. x is read once, with the edges of tiles, y written.
 // Predicted 256x3x224x224, 64 filters of 7x7 at stride 2: 0.11 ms of memory, 0.11 ms of products at 600 TFLOP/s.
-// Measured  NVIDIA H200, 2026-11-28, NHWC, forward / data / filter, ms (cuDNN through PyTorch 2.11 in the same run): float16
-//           0.357 (0.557) / 2.754 (3.22) / 0.506 (0.551); bfloat16 takes as long, where cuDNN has 1.77 / 3.22 / 1.13.
-//           ncu: forward and filter have the tensor cores 29 % and issue slots 56 and 51 % busy with 16 and 14 warps on a
-//           multiprocessor; a warp waits 2.3 cycles after each instruction for its operands. Of a warp's 1,825 instructions
-//           for a tile 460 are products and their loads, of those of the filter gradient 304 of 1,358: copying rows and
-//           their addresses are most of the rest. The data gradient has one block of 8 warps and 9,390 instructions, a third
-//           of them on the way out; issue slots 37 % busy.
+// Measured  NVIDIA H200, 2026-11-28, NHWC, forward / data / filter, ms (cuDNN through PyTorch 2.11 in the same run):
+//           bfloat16 forward 0.319 (1.777), filter 0.393 (1.129), float16 data 0.628 (3.17); of one image data 0.029 (0.045).
+//           Data took 2.75 with each rest's channels filled up to 8 columns and sums stored one by one (9,390 instructions a
+//           warp and tile, a third of them on the way out). What holds forward and filter is copies and their addresses: by
+//           ncu, with offsets of 64 bits, forward 0.357, filter 0.506, tensor cores 29 %, issue slots 56 and 51 % busy, and
+//           460 of a warp's 1,825 instructions for a tile were products and their loads, 304 of 1,358 of the filter gradient.
+//           Filter is the one beyond a third of cuDNN's time. There are left of its 1,358 about 800 by count of the machine
+//           code, with two barriers a tile. Tiles of 16 rows instead of 8 halve the barriers; they have not been timed.
 // Limits    16-bit types; sm_80 for speed.
 #include "convolution_first_data.cuh"
 #include "convolution_first_filter.cuh"
