@@ -99,7 +99,7 @@ class Handle(Context):
             if addresses == plan.again_for and stream == plan.again_on:
                 try:
                     if not plan.again():
-                        return operands[plan.returned]
+                        return plan.hand_back(operands)
                 except Exception:
                     plan.again_for = None  # nothing was enqueued: what follows does it, or says why not
             return plan.enqueue(flatten(operands) if plan.has_lists else operands, addresses, stream, live)

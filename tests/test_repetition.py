@@ -84,10 +84,11 @@ class DeviceExecutor(EmulatorExecutor):
         """A graph."""
         self.recorded = list[Callable[[], object]]()
         enqueue(RECORDING)
-        (launch,) = self.recorded
+        launches = self.recorded
 
         def done() -> None:
-            launch()
+            for launch in launches:
+                launch()
 
         return lambda: self.is_capturing or self._again(done, stream)
 
@@ -350,6 +351,21 @@ def test_plans_of_two_and_three_arrays(handle: dp.Handle) -> None:
             np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-5)
         with pytest.raises(BadParamError, match="wrong number of arrays"):
             layer(*arrays)
+
+
+def test_a_call_of_several_steps_hands_back_all_its_results(handle: dp.Handle, executor: DeviceExecutor) -> None:
+    rng = np.random.default_rng(0)
+    dy, x, w, dx, dw = (
+        handle.asarray(rng.standard_normal(s).astype(np.float32)) for s in ((3, 2), (3, 4), (2, 4), (3, 4), (2, 4))
+    )
+    for _ in range(4):
+        dx[...] = dw[...] = np.nan
+        found = dp.fc_backward(handle, dy, x, w, needs=("dx", "dw"), dx=dx, dw=dw)
+        assert found[0] is dx
+        assert found[1] is dw
+        np.testing.assert_allclose(dx, dy @ w, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(dw, dy.T @ x, rtol=1e-5, atol=1e-5)
+    assert kinds(executor)[-1] == ("packed" if executor.graph is None else "again")
 
 
 def test_results_are_made_anew_each_time(handle: dp.Handle, executor: DeviceExecutor) -> None:

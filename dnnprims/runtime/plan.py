@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 from ..descriptors import TensorDescriptor
@@ -93,9 +94,9 @@ class Plan:
     ----------
     again, again_for, again_on
         The last call once more, the addresses and the stream that it is for (None where there is none). Whoever calls
-        it holds the handle, gets `operands[returned]`, and calls `enqueue` if it raises or returns what is true.
-    returned : int
-        The operand handed back, where it is one alone.
+        it holds the handle, hands back what `hand_back` does, and calls `enqueue` if it raises or returns what is true.
+    hand_back : callable
+        operands -> what the public function returns.
     has_lists : bool
         Whether operands come as lists, to be written out before `enqueue`; set by the caller.
     repeats : bool
@@ -144,9 +145,8 @@ class Plan:
         self._runs = [executor.realise(step, own) for step, own in zip(spec.steps, slots, strict=True)]
         self._operands_only = all(slot < len(operands) for own in slots for slot in own)
         self.has_lists = False
-        self.returned = spec.returns[0] if len(spec.returns) == 1 else -1
-        # A table is looked after at each call.
-        self.repeats = self.returned >= 0 and not self._has_table
+        self.hand_back = itemgetter(*spec.returns) if spec.returns else _nothing
+        self.repeats = not self._has_table  # which is looked after at each call
         small = sum(d.nbytes for d in operands if d is not None) <= MOST_RECORDED_BYTES * len(self._runs)
         record = executor.graph if small and self._runs and not self._has_table else None
         self._graphs = None if record is None else Graphs(record, executor.capturing)
@@ -183,7 +183,7 @@ class Plan:
             if addresses == self.again_for and stream == self.again_on:
                 try:
                     if not self.again():  # type: ignore[misc]
-                        return operands[self.returned]
+                        return self.hand_back(operands)
                 except Exception:
                     self.again_for = None
         graphs = self._graphs
@@ -215,10 +215,7 @@ class Plan:
         """Keep what does the same again, if anything does, and hand back what the public function returns."""
         if again is not None and self.repeats and not live and not self.has_lists:
             self.again, self.again_for, self.again_on = again, addresses, stream
-        if self.returned >= 0:
-            return operands[self.returned]
-        returns = self.spec.returns
-        return tuple(operands[i] for i in returns) if returns else None
+        return self.hand_back(operands)
 
     def _complete(self, addresses: list[int], stream: int) -> list[int]:
         """Append what is no operand, in the order of `_slot`."""
@@ -271,6 +268,10 @@ class Plan:
                 reach, holder = end, i
             if i in written and end > written_reach:
                 written_reach, written_holder = end, i
+
+
+def _nothing(operands: Sequence[Any]) -> None:
+    """What a function without a result hands back."""
 
 
 def _pointers(step: Any) -> tuple[Pointer, ...]:
