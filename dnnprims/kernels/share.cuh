@@ -15,15 +15,18 @@ template <int VEC> struct Share {
   static constexpr int MOST = SHARE_BLOCK * SHARE_PACKS * VEC;
   i64 begin;  // first element of the block
   int count;  // elements of the block
+  int first;  // first element of the thread where the elements come one by one
   bool packs;
 
   DEVICE Share(i64 size, bool aligned) {
     begin = (i64)blockIdx.x * MOST;
     count = size - begin < MOST ? (int)(size - begin) : MOST;
     packs = aligned && count == MOST;
+    // The second half of a wide block has what is the second pack of a thread in others.
+    first = (int)threadIdx.x + (threadIdx.x < SHARE_BLOCK ? 0 : SHARE_BLOCK * (VEC - 1));
   }
   // Element k of pack j where the elements come one by one.
-  static DEVICE int at(int j, int k) { return (j * VEC + k) * (int)blockDim.x + (int)threadIdx.x; }
+  DEVICE int at(int j, int k) const { return first + (j * VEC + k) * SHARE_BLOCK; }
   static DEVICE int at(int j) { return j * SHARE_BLOCK + (int)threadIdx.x; }
   // Where pack j is loaded from. One that is not there is the first: to load that again takes less than to ask.
   static DEVICE int source(int j) {
@@ -31,7 +34,7 @@ template <int VEC> struct Share {
     return j * (SHARE_WIDE - (int)blockDim.x) + (int)threadIdx.x;
   }
   // Whether the thread has any element in pack j.
-  DEVICE bool holds(int j) const { return at(j, 0) < count; }
+  DEVICE bool holds(int j) const { return j * (int)blockDim.x < SHARE_WIDE && at(j, 0) < count; }
 
   // Elements that are not there read as zeros.
   template <class T> DEVICE pack<T, VEC> single(const T* array, int j) const {

@@ -51,8 +51,6 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
         36,
         "169 registers are wanted, and three blocks of 128 threads leave 168",
     ),
-    ("activation_backward<float16, Elu<float16>, 8>", 120): (16, _STOPS[40]),
-    ("activation_backward<float16, FromOutput<Exp<float16>>, 8>", 120): (16, _STOPS[40]),
     ("depthwise_any<double, true>", 120): (8, "ptxas stops at 48 registers, with which ten blocks of 128 threads fit"),
     ("fc_gradient<float16, Swish<float16>, 8>", 75): (8, _STOPS[64]),
     ("reduce_rows<double, NormOf<double>, 2, false>", 90): (8, _STOPS[40]),
