@@ -75,14 +75,7 @@ LARGE = (
 )
 
 #: Kernels whose blocks take one piece of work after the other: where a block is left out, the others do its work.
-SHARING = {
-    "cross_entropy_aligned",
-    "cross_entropy_aligned_long",
-    "softmax_backward_long",
-    "softmax_backward_tile",
-    "softmax_forward_long",
-    "softmax_forward_tile",
-}
+SHARING = {"softmax_backward_long"}
 
 
 def busy(launches: Launches, problem: Problem) -> Iterator[tuple[str, bool]]:

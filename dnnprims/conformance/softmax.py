@@ -117,7 +117,7 @@ CORNERS = (
     "softmax_forward shape=4x300x8 axis=1 algorithm=log place=offset",
     "softmax_forward shape=3x600x16 axis=1 into=out",  # tiles of neighbouring rows, the last of them narrower
     "softmax_forward shape=1x1100x16 axis=1 into=out",  # of 16 bits, too, with more than registers hold
-    "softmax_forward shape=2x70x72 axis=1 algorithm=log alpha=0.5 beta=1.0 into=out",
+    "softmax_forward shape=9x70x72 axis=1 algorithm=log alpha=0.5 beta=1.0 into=out",
     "softmax_forward shape=3x5x4x4 axis=channel",
     "softmax_forward shape=3x5x4x4 axis=instance into=in_place",
     "softmax_forward shape=3x5x4x4 axis=1,2",
@@ -145,7 +145,7 @@ CORNERS = (
     "softmax_backward shape=4x300x8 axis=1 algorithm=log",
     "softmax_backward shape=3x600x16 axis=1 into=in_place",
     "softmax_backward shape=1x1100x16 axis=1 into=out",
-    "softmax_backward shape=2x70x72 axis=1 algorithm=log alpha=0.5 beta=1.0 into=out",
+    "softmax_backward shape=9x70x72 axis=1 algorithm=log alpha=0.5 beta=1.0 into=out",
 )
 
 FAMILY = CaseFamily(

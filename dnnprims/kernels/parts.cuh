@@ -39,3 +39,14 @@ template <int BLOCK, class Use> DEVICE void use_parts(int packs, Use use) {
     for (int k = s * part + (int)threadIdx.x; k < end; k += BLOCK) use(k);
   }
 }
+// use(k) works on pack k for the last time and asks for what comes after it in its place, as fetch_parts does.
+template <int BLOCK, class Use> DEVICE void exchange_parts(int packs, Use use) {
+  const int part = part_of<BLOCK>(packs);
+#pragma unroll 1
+  for (int s = 0; s < PARTS; ++s) {
+    const int end = min((s + 1) * part, packs);
+#pragma unroll 2
+    for (int k = s * part + (int)threadIdx.x; k < end; k += BLOCK) use(k);
+    commit_copies();
+  }
+}

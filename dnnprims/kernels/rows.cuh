@@ -47,6 +47,20 @@ template <class T, int VEC> DEVICE acc_t<T> largest(const pack<T, VEC>& in) {
     return largest(v);
   }
 }
+// A register holds two bfloat16: each of them is the upper half of its float.
+template <int VEC> DEVICE void unpack(float (&v)[VEC], const pack<bfloat16, VEC>& in) {
+  if constexpr (VEC == 8) {
+    const u32 both[4] = {in.bits.x, in.bits.y, in.bits.z, in.bits.w};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      v[2 * k] = bits_to_float(both[k] << 16);
+      v[2 * k + 1] = bits_to_float(both[k] & 0xffff0000u);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) v[k] = to_acc(in.lane[k]);
+  }
+}
 // What to subtract: where nothing but -inf is, anything finite, so that exp(-inf) is 0 and not NaN.
 template <class A> DEVICE A base_of(A top) { return top == -limits<A>::infinity() ? A(0) : top; }
 

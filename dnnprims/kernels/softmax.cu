@@ -14,7 +14,7 @@
 //              of each input and one write.
 //   *_long     inner == 1, any length: a block per row, which leaves the row in shared memory between its uses
 //              (parts.cuh), a part of some in registers (held.cuh). What has no room there is read again, first what the
-//              caches saw last.
+//              caches saw last; backward a block then takes several rows, and asks for one while it writes another.
 //   *_tile     inner a multiple of a pack: a block has `lanes` packs of neighbouring rows over the whole axis in shared
 //              memory and registers; one read of each input and one write, 16 bytes at a time.
 //   *_strided  any inner: `lanes` neighbouring rows per block, whose memory is contiguous, and 256 / lanes threads
@@ -42,19 +42,25 @@
 //   Before, axis 1 had 0.31 to 0.50, read twice by single elements, and rows of 16-bit types 0.74 to 0.88, as two numbers
 //   were rounded by four instructions and an exponential took six.
 //   The kernels have changed since, NVIDIA H200, 2026-11-28, microseconds, share of a copy:
-//     axis 1         float32 532 / 822, 0.94 / 0.91; bfloat16 281 / 411, 0.89 / 0.91. Packs in registers let two tiles of 64
+//     axis 1         float32 532 / 822, 0.94 / 0.91; bfloat16 275 / 423, 0.92 / 0.90. Packs in registers let two tiles of 64
 //                    bytes across (128 forward) share a multiprocessor, where backward had 32, half of what the memory
-//                    gives at once.
+//                    gives at once. bfloat16 forward had 284, 0.89, before a thread of each row formed what the others
+//                    divide by, and before each number of a register was unpacked by one instruction.
 //     8,192 x 32,768 float32 forward 537, 0.93: two rows on a multiprocessor, by packs in registers, where there was one,
 //                    which loads nothing while it writes.
-//     4,096 x 50,304 float32 backward 639 and 665 in two runs, 0.90 and 0.87, log 663 and 669, 0.87 and 0.86: 64 KiB of a
-//                    block's rows in registers, so that 26 % are read again and not 42 %, which took 668, log 719.
+//     4,096 x 50,304 float32 backward 611, 0.95, log 614, 0.95: 64 KiB of a block's rows in registers, so that 26 % are
+//                    read again and not 42 %, which took 668, log 719; 639 to 669 before a resident grid asked for the
+//                    next row in the places of the last.
 //     forward        the maximum of 16-bit rows is taken two numbers at a time.
-//   Where it falls short, by ncu: bfloat16 along an axis has 24 instructions an element forward, issue slots 74 % used, as a
-//   power is computed once for the sum and once for the result. Of 50,304 float32 backward 393 KiB leave room for one row
-//   on a multiprocessor. With 128 KiB of it in the registers of 512 threads, not 64 in those of 1,024, 10 % were read
-//   again, and the memory was read 1.02 times, at 708 us: half the warps, 16 % of the issue slots used, a load waited for
-//   12 cycles an instruction.
+//   bfloat16 along an axis and 50,304 backward by a script; those kernels have been held against the bounds on the emulator
+//   alone.
+//   Such a grid that asks ahead is for rows that are partly read again, and cost everywhere else: rows forward 0.86 of a
+//   copy, where a block for each has 0.94 to 0.96, rows of 32,768 backward 0.95 (1.00), tiles 0.78 forward and 0.65
+//   backward (0.89 both). With 128 KiB of a row of 50,304 in the registers of 512 threads, not 64 in those of 1,024, 10 %
+//   were read again, and the memory was read 1.02 times, at 708 us: half the warps, 16 % of the issue slots used, a load
+//   waited for 12 cycles an instruction. Along an axis, by ncu, bfloat16 forward has 20 instructions an element now (24) and
+//   63 % of the issue slots; backward tiles of 64 bytes across remain at 0.90, float32 0.91, at two tiles a
+//   multiprocessor and 48 % of the warps, with 54 and 47 % of the slots (profiled with one array as both operands).
 #include "softmax_long.cuh"
 #include "softmax_strided.cuh"
 #include "softmax_tile.cuh"

@@ -68,44 +68,63 @@ __global__ void __launch_bounds__(BLOCK, HELD > 0 ? 2 : long_rows_at_once<T, BLO
   });
 }
 
+// A block that is given several rows asks for each pack of the next one as soon as that of this one has been used for the
+// last time, so that a multiprocessor with room for one row reads while it writes.
 template <class T, int VEC, int BLOCK, int HELD>
-__global__ void __launch_bounds__(BLOCK) softmax_backward_long(const SoftmaxBackwardParams<T> p) {
+__global__ void __launch_bounds__(BLOCK, BLOCK > 512 ? 1 : 2) softmax_backward_long(const SoftmaxBackwardParams<T> p) {
   typedef acc_t<T> A;
   DYNAMIC_SHARED(T, kept);
   const bool log = p.algorithm == LOG;
-  const i64 first = (i64)blockIdx.x * p.cols, packs = p.cols / VEC, rest = p.kept + HELD * BLOCK;
-  const T *dy = p.dy + first, *y = p.y + first;
-  T* kept_y = kept + (i64)p.kept * VEC;
-  A sum = A(0), v[VEC];
-  const auto add = [&](const pack<T, VEC>& dy, const pack<T, VEC>& y) {
-#pragma unroll
-    for (int i = 0; i < VEC; ++i) sum += backward_term(to_acc(dy.lane[i]), to_acc(y.lane[i]), log);
-  };
-  fetch_parts<BLOCK>(p.kept, [&](int k) {
+  const i64 packs = p.cols / VEC, rest = p.kept + HELD * BLOCK, after = (i64)p.kept * VEC;
+  const int holds = held_of<BLOCK, HELD>(packs - p.kept);
+  T* kept_y = kept + after;
+  Held<T, VEC, HELD> held, held_y;
+  const T *dy = p.dy + (i64)blockIdx.x * p.cols, *y = p.y + (i64)blockIdx.x * p.cols;
+  const auto ask = [&](int k) {
     fetch<VEC>(kept, dy, k);
     fetch<VEC>(kept_y, y, k);
-  });
-  Held<T, VEC, HELD> held, held_y;
-  const i64 after = (i64)p.kept * VEC;
-  const int holds = held_of<BLOCK, HELD>(packs - p.kept);
-  each_held<BLOCK, HELD>(holds, [&](int j, int k) {
+  };
+  const auto ask_held = [&](int j, int k) {
     held.packs[j] = load<VEC>(dy + after, k);
     held_y.packs[j] = load<VEC>(y + after, k);
-  });
-  use_parts<BLOCK>(p.kept, [&](int k) { add(load<VEC>(kept, k), load<VEC>(kept_y, k)); });
-  each_held<BLOCK, HELD>(holds, [&](int j, int) { add(held.packs[j], held_y.packs[j]); });
-#pragma unroll 4
-  for (i64 k = rest + threadIdx.x; k < packs; k += BLOCK) add(load_again<VEC>(dy, k), load_again<VEC>(y, k));
-  sum = group_reduce<BLOCK>(sum, Sum(), A(0));
-  const auto put = [&](i64 k, const pack<T, VEC>& dy, const pack<T, VEC>& y) {
-#pragma unroll
-    for (int i = 0; i < VEC; ++i) v[i] = backward_result<T>(to_acc(dy.lane[i]), to_acc(y.lane[i]), sum, log);
-    store_blended<VEC>(p.dx + first, k, v, p.alpha, p.beta);
   };
-  // First what the caches saw last.
+  fetch_parts<BLOCK>(p.kept, ask);
+  each_held<BLOCK, HELD>(holds, ask_held);
+#pragma unroll 1
+  for (i64 row = blockIdx.x; row < p.rows; row += gridDim.x) {
+    A sum = A(0), v[VEC], w[VEC];
+    const auto add = [&](const pack<T, VEC>& dy, const pack<T, VEC>& y) {
+      unpack(v, dy);
+      unpack(w, y);
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) sum += backward_term(v[i], w[i], log);
+    };
+    use_parts<BLOCK>(p.kept, [&](int k) { add(load<VEC>(kept, k), load<VEC>(kept_y, k)); });
+    each_held<BLOCK, HELD>(holds, [&](int j, int) { add(held.packs[j], held_y.packs[j]); });
 #pragma unroll 4
-  for (i64 k = rest + threadIdx.x; k < packs; k += BLOCK) put(k, load_last<VEC>(dy, k), load_last<VEC>(y, k));
+    for (i64 k = rest + threadIdx.x; k < packs; k += BLOCK) add(load_again<VEC>(dy, k), load_again<VEC>(y, k));
+    sum = block_reduce<BLOCK>(sum, Sum(), A(0));
+    T* dx = p.dx + row * p.cols;
+    const auto put = [&](i64 k, const pack<T, VEC>& dy, const pack<T, VEC>& y) {
+      unpack(v, dy);
+      unpack(w, y);
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) v[i] = backward_result<T>(v[i], w[i], sum, log);
+      store_blended<VEC>(dx, k, v, p.alpha, p.beta);
+    };
+    // First what the caches saw last.
 #pragma unroll 4
-  for (int k = threadIdx.x; k < p.kept; k += BLOCK) put(k, load<VEC>(kept, k), load<VEC>(kept_y, k));
-  each_held<BLOCK, HELD>(holds, [&](int j, int k) { put(p.kept + k, held.packs[j], held_y.packs[j]); });
+    for (i64 k = rest + threadIdx.x; k < packs; k += BLOCK) put(k, load_last<VEC>(dy, k), load_last<VEC>(y, k));
+    const bool more = row + gridDim.x < p.rows;
+    dy += gridDim.x * p.cols;
+    y += gridDim.x * p.cols;
+    exchange_parts<BLOCK>(p.kept, [&](int k) {
+      put(k, load<VEC>(kept, k), load<VEC>(kept_y, k));
+      if (more) ask(k);
+    });
+    each_held<BLOCK, HELD>(holds, [&](int j, int k) {
+      put(p.kept + k, held.packs[j], held_y.packs[j]);
+      if (more) ask_held(j, k);
+    });
+  }
 }

@@ -24,8 +24,10 @@ template <int VEC, int BLOCK> struct TilePart {
   }
 };
 
-// Each of the VEC rows of this thread over all threads that share it; `room` has a place for each row of each warp.
-template <int VEC, int BLOCK, class A, class Op> DEVICE void tile_reduce(A (&v)[VEC], Op op, A* room, int lanes) {
+// Each of the VEC rows of this thread over all threads that share it; `room` has a place for each row of each warp. One
+// thread of each row makes of the result what all of them get: finish(result).
+template <int VEC, int BLOCK, class A, class Op, class Finish>
+DEVICE void tile_reduce(A (&v)[VEC], Op op, A* room, int lanes, Finish finish) {
   const int row = (threadIdx.x & (lanes - 1)) * VEC, rows = lanes * VEC;
   for (int offset = lanes; offset < 32; offset <<= 1) {
 #pragma unroll
@@ -41,7 +43,7 @@ template <int VEC, int BLOCK, class A, class Op> DEVICE void tile_reduce(A (&v)[
     A all = room[threadIdx.x];
 #pragma unroll
     for (int w = 1; w < BLOCK / 32; ++w) all = op(all, room[w * rows + threadIdx.x]);
-    room[threadIdx.x] = all;
+    room[threadIdx.x] = finish(all);
   }
   __syncthreads();
 #pragma unroll
@@ -67,7 +69,8 @@ __global__ void __launch_bounds__(BLOCK, TILES_AT_ONCE) softmax_forward_tile(con
   each_held<BLOCK, TILE_HELD>(part.held, [&](int j, int) { raise(peak, held.packs[j]); });
   use_parts<BLOCK>(others, [&](int k) { raise(peak, load<VEC>(kept, k)); });
   unpack(top, peak);
-  tile_reduce<VEC, BLOCK>(top, Larger(), room, p.lanes);
+  A own = A(0);  // maximum of row threadIdx.x of the tile
+  tile_reduce<VEC, BLOCK>(top, Larger(), room, p.lanes, [&](A all) { return own = all; });
   const auto add = [&](const pack<T, VEC>& in) {
     unpack(v, in);
 #pragma unroll
@@ -84,16 +87,17 @@ __global__ void __launch_bounds__(BLOCK, TILES_AT_ONCE) softmax_forward_tile(con
     const pack<T, VEC> left = add(load<VEC>(kept, k));
     if constexpr (keeps_powers<T>) store<VEC>(kept, k, left);
   }
-  tile_reduce<VEC, BLOCK>(sum, Sum(), room, p.lanes);
-#pragma unroll
-  for (int i = 0; i < VEC; ++i) sum[i] = normalizer<T>(top[i], sum[i], p.algorithm);
+  tile_reduce<VEC, BLOCK>(sum, Sum(), room, p.lanes, [&](A all) { return normalizer<T>(own, all, p.algorithm); });
   T* y = p.y + part.first;
   const auto put = [&](const pack<T, VEC>& in) {
     unpack(v, in);
+    // Asked once a pack, so that no element selects.
+    if (log) {
 #pragma unroll
-    for (int i = 0; i < VEC; ++i) {
-      if constexpr (keeps_powers<T>) v[i] = log ? v[i] - sum[i] : v[i] * sum[i];
-      else v[i] = normalized<T>(v[i], top[i], sum[i], log);
+      for (int i = 0; i < VEC; ++i) v[i] = (keeps_powers<T> ? v[i] : v[i] - top[i]) - sum[i];
+    } else {
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) v[i] = (keeps_powers<T> ? v[i] : Power<T>::of(v[i] - top[i])) * sum[i];
     }
     store_blended<VEC>(y, 0, v, p.alpha, p.beta);
     y += part.step;
@@ -112,7 +116,7 @@ __global__ void __launch_bounds__(BLOCK, TILES_AT_ONCE) softmax_backward_tile(co
   T* kept = kept_y + part.room * VEC;
   A* room = reinterpret_cast<A*>(kept + part.shared * VEC);
   Held<T, VEC, TILE_HELD> held;
-  A sum[VEC], v[VEC];
+  A sum[VEC], v[VEC], w[VEC];
 #pragma unroll
   for (int i = 0; i < VEC; ++i) sum[i] = A(0);
   i64 at = part.first;
@@ -129,18 +133,29 @@ __global__ void __launch_bounds__(BLOCK, TILES_AT_ONCE) softmax_backward_tile(co
     at += part.step;
   });
   const auto add = [&](const pack<T, VEC>& dy, int k) {
-    const pack<T, VEC> y = load<VEC>(kept_y, k);
+    unpack(v, dy);
+    if (!log) {
+      unpack(w, load<VEC>(kept_y, k));
 #pragma unroll
-    for (int i = 0; i < VEC; ++i) sum[i] += backward_term(to_acc(dy.lane[i]), to_acc(y.lane[i]), log);
+      for (int i = 0; i < VEC; ++i) v[i] *= w[i];
+    }
+#pragma unroll
+    for (int i = 0; i < VEC; ++i) sum[i] += v[i];
   };
   use_parts<BLOCK>(others, [&](int k) { add(load<VEC>(kept, k), first + k); });
   each_held<BLOCK, TILE_HELD>(part.held, [&](int j, int k) { add(held.packs[j], k); });
-  tile_reduce<VEC, BLOCK>(sum, Sum(), room, p.lanes);
+  tile_reduce<VEC, BLOCK>(sum, Sum(), room, p.lanes, [](A all) { return all; });
   T* dx = p.dx + part.first;
   const auto put = [&](const pack<T, VEC>& dy, int k) {
-    const pack<T, VEC> y = load<VEC>(kept_y, k);
+    unpack(v, dy);
+    unpack(w, load<VEC>(kept_y, k));
+    if (log) {
 #pragma unroll
-    for (int i = 0; i < VEC; ++i) v[i] = backward_result<T>(to_acc(dy.lane[i]), to_acc(y.lane[i]), sum[i], log);
+      for (int i = 0; i < VEC; ++i) v[i] = backward_result<T>(v[i], w[i], sum[i], true);
+    } else {
+#pragma unroll
+      for (int i = 0; i < VEC; ++i) v[i] = backward_result<T>(v[i], w[i], sum[i], false);
+    }
     store_blended<VEC>(dx, 0, v, p.alpha, p.beta);
     dx += part.step;
   };

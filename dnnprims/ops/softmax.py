@@ -20,6 +20,7 @@ from ..runtime.launch import (
     Struct,
     blocks_for,
     choose,
+    even_blocks,
     unaligned,
 )
 
@@ -315,7 +316,10 @@ def _choose(
         unit = _KEPT_ROWS[way] * vec * dtype.itemsize
         kept = min(needed - held * block * unit, room) // unit
         shared = kept * unit
-        kind, template, grid = "long", (vec, block, held), (rows, 1, 1)
+        # Rows that are partly read again are taken in turn by resident blocks: softmax.cu tells what that is for.
+        again = way == "backward" and needed - held * block * unit > room
+        blocks = even_blocks(rows, profile.sm_count) if again else rows
+        kind, template, grid = "long", (vec, block, held), (blocks, 1, 1)
     elif variant == "tile_in_shared":
         lanes, vec, block = tile, dtype.lanes, _TILE_BLOCK
         shared = _tile_bytes(way, cols, lanes, dtype)

@@ -304,6 +304,12 @@ def choose(
     return None, tuple(refused)
 
 
+def even_blocks(pieces: int, at_once: int) -> int:
+    """Blocks, `at_once` of them at most, that take as many pieces of work each, one after the other."""
+    rounds = max(1, -(-pieces // at_once))
+    return -(-pieces // rounds)
+
+
 def blocks_for(items: int, per_block: int) -> tuple[int, int, int]:
     """One-dimensional grid that covers `items`."""
     return (-(-items // per_block), 1, 1)
