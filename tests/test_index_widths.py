@@ -130,6 +130,7 @@ NARROW_TEXT = {
     "(int)cols": "packs in the shared memory of a block",
     "(int)(p.classes / VEC)": "a row that lies in registers",
     "(int)hot.at": "a row that lies in registers",
+    "(int)low": "a label of 32 bits",
     "(int)packs": "no more than the shared memory of a block holds",
     "(int)(cols / VEC)": "a row that lies in registers",
     "(int)r.readable()": "a row that lies in registers",

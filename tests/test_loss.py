@@ -607,10 +607,12 @@ def test_variants_are_named() -> None:
 def test_rows_in_shared_memory_keep_the_bounds(
     emulator_handle: Any, monkeypatch: pytest.MonkeyPatch, dtype: str, settings: str, shared_bytes: int
 ) -> None:
-    """Rows that start amid a pack or not, with room for all of them or for a part."""
+    """Rows that start amid a pack or not, with room for all of them or for a part; more of them than blocks."""
     monkeypatch.setattr(entropy, "row_shapes", lambda dtype, dense: {})
-    monkeypatch.setattr(emulator_handle, "profile", replace(emulator_handle.profile, shared_bytes=shared_bytes))
-    for shape, into in (("5x1031", "new"), ("3x1032", "in_place"), ("2x9", "out")):
+    monkeypatch.setattr(entropy, "aligned_shapes", lambda dtype: [])
+    profile = replace(emulator_handle.profile, shared_bytes=shared_bytes, sm_count=1)
+    monkeypatch.setattr(emulator_handle, "profile", profile)
+    for shape, into in (("5x1031", "new"), ("9x1032", "in_place"), ("2x9", "out")):
         text = f"loss_forward_backward kind=cross_entropy shape={shape} reduction=sum into={into} {settings}"
         outcome = run_case(emulator_handle, FAMILIES["loss"], Problem.parse(text, dtype=dtype, seed=3))
         assert outcome.passed, f"{outcome.problem}: {outcome.complaint}"

@@ -57,7 +57,7 @@
 //   28, instead of some 150. kl_div has 26 and bce 25, a logarithm of subnormal numbers among them. That both are slower
 //   than the gradient alone is due to 16 packs a thread (steps.py) and to the fold.
 #include "cosine.cuh"
-#include "cross_entropy_rows.cuh"
+#include "cross_entropy_long.cuh"
 #include "loss_kinds.cuh"
 #include "nll.cuh"
 

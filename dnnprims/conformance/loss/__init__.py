@@ -64,7 +64,7 @@ def _corners() -> tuple[str, ...]:
         lines.append(f"{op} {words} reduction=mean_elements{scale} into=out")
         lines.append(f"loss_backward {words} weight=1 reduction=sum alpha=0.5 beta=1.0 into=out")
     # Rows of whole packs, in registers and in the shared memory of a block.
-    for shape in ("37x128", "5x1000", "3x4096", "2x9000", "1x120000"):
+    for shape in ("37x128", "5x1000", "3x4096", "2x9000", "1x33000", "1x120000"):
         words = f"kind=cross_entropy labels=int64 shape={shape} ignored=0.3"
         lines.append(f"loss_forward {words} reduction=none weight=1")
         lines.append(f"loss_backward {words} reduction=mean_elements alpha=0.5 beta=1.0 into=out")

@@ -10,7 +10,7 @@ from .kernels import (
     LONG_BLOCKS,
     NLL_LANES,
     aligned_group,
-    aligned_long_blocks,
+    aligned_long_shape,
     aligned_shapes,
     row_shapes,
 )
@@ -47,7 +47,7 @@ def plan_cross_entropy(call: Pass) -> tuple[tuple[KernelStep, ...], str, Refused
     if variant == "aligned_row_in_registers" and aligned:
         step = _aligned(call, *aligned)
     elif variant in ALIGNED:
-        step = _aligned_long(call, kept, aligned_long_blocks(call.dtype)[(needed > room // 3) + (needed > room // 2)])
+        step = _aligned_long(call, needed, room)
     elif variant == "row_in_registers" and general:
         step = _general(call, *general)
     else:
@@ -94,14 +94,16 @@ def _general_shape(call: Pass) -> tuple[str, int, int, int] | None:
 
 def _aligned(call: Pass, packs: int, lanes: int, resident: int) -> KernelStep:
     rows, block = prod(call.problem.losses), max(lanes, ALIGNED_BLOCK)
-    grid = (min(blocks_for(rows, block // lanes)[0], resident * call.profile.sm_count), 1, 1)
+    grid = blocks_for(rows, block // lanes)
     template = (str(call.dtype.lanes), str(packs), str(lanes), str(resident))
     arguments = entropy_arguments(call, partials=call.reduces)
     return call.step("cross_entropy_aligned", aligned_group(lanes), grid, block, *arguments, template)
 
 
-def _aligned_long(call: Pass, kept: int, block: int) -> KernelStep:
-    grid, template = (prod(call.problem.losses), 1, 1), (str(call.dtype.lanes), str(block))
+def _aligned_long(call: Pass, needed: int, room: int) -> KernelStep:
+    block, held = aligned_long_shape(call.dtype, needed, room)
+    kept = max(0, min(needed - 16 * block * held, room)) // 16
+    grid, template = (prod(call.problem.losses), 1, 1), (str(call.dtype.lanes), str(block), str(held))
     arguments = entropy_arguments(call, kept, partials=call.reduces)
     return call.step("cross_entropy_aligned_long", "one_hot_aligned_long", grid, block, *arguments, template, kept * 16)
 

@@ -75,29 +75,49 @@ WANTED = {"anything": 0, "loss": 1, "slope": 2, "loss_and_slope": 3}
 LONG_BLOCKS = {"one_hot": (512, 1024), "dense": (512, 512)}
 
 
-def aligned_long_blocks(dtype: DType) -> tuple[int, int, int]:
-    """The same of rows of whole packs, where three fit, two or one; doubles have no registers for 1,024 threads."""
-    return (256, 512, 512) if dtype.itemsize == 8 else (256, 512, 1024)
+#: Packs that each thread of a row of float32 holds in registers, beside shared memory, where that lets two such rows
+#: share a multiprocessor.
+_ALIGNED_LONG_HELD = 3
 
 
-#: Rows of whole packs in registers: (threads of a row, elements of a thread); a double takes the room of two.
-_ALIGNED_SHAPES = ((8, 16), (16, 16), (32, 16), (32, 32), (128, 16), (128, 32), (256, 32))
+def aligned_long_shapes(dtype: DType) -> tuple[tuple[int, int], ...]:
+    """(threads, packs of each in registers) of the same of rows of whole packs, where three fit, two or one.
+
+    The last is for two of float32 that do not quite fit; doubles have no registers for 1,024 threads.
+    """
+    if dtype.itemsize == 8:
+        return (256, 0), (512, 0), (512, 0)
+    held = ((512, _ALIGNED_LONG_HELD),) if dtype.itemsize == 4 else ()
+    return (256, 0), (512, 0), (1024, 0), *held
+
+
+def aligned_long_shape(dtype: DType, needed: int, room: int) -> tuple[int, int]:
+    """The one for rows of so many bytes, given how many a block may have."""
+    three, two, one, *held = aligned_long_shapes(dtype)
+    if needed <= room // 2:
+        return two if needed > room // 3 else three
+    return next((shape for shape in held if needed - 16 * shape[0] * shape[1] <= room // 2), one)
+
+
+#: Rows of whole packs in registers: (threads of a row, elements of a thread), of 16-bit types and of others; a double
+#: takes the room of two.
+_ALIGNED_SHAPES = {
+    True: ((4, 32), (8, 32), (16, 32), (32, 32), (128, 16), (128, 32), (256, 32)),
+    False: ((8, 16), (16, 16), (32, 16), (32, 32), (128, 16), (128, 32), (256, 32)),
+}
 #: Threads of a block, of which rows of fewer threads share one.
 ALIGNED_BLOCK = 128
-#: 32-bit words of a row that a thread holds, its next row among them, and threads of a multiprocessor that have
-#: registers for it all.
-_RESIDENT = ((24, 1024), (32, 768), (48, 640), (64, 512), (0, 256))
+#: Threads of a multiprocessor that have registers for them; half as many doubles.
+_RESIDENT = 1024
 
 
 def aligned_shapes(dtype: DType) -> list[tuple[int, int, int]]:
     """(packs of a thread, threads of a row, resident blocks) of rows of whole packs, shortest row first."""
-    wide, shapes = dtype.itemsize == 8, []
-    for lanes, elements in _ALIGNED_SHAPES:
-        packs = elements // (dtype.lanes * (1 + wide))
-        words = packs * (dtype.lanes * dtype.acc.itemsize // 4 + 4)
-        threads = next(threads for most, threads in _RESIDENT if words <= most or most == 0) // (1 + wide)
-        shapes.append((packs, lanes, max(1, threads // max(lanes, ALIGNED_BLOCK))))
-    return shapes
+    room = 1 + (dtype.itemsize == 8)
+    return [
+        (elements // (dtype.lanes * room), lanes, _RESIDENT // (room * max(lanes, ALIGNED_BLOCK)))
+        for lanes, elements in _ALIGNED_SHAPES[dtype.itemsize == 2]
+    ]
 
 
 def aligned_group(lanes: int) -> str:
@@ -157,8 +177,8 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
         line = f"cross_entropy_aligned<{t}, {dtype.lanes}, {packs}, {lanes}, {resident}>"
         groups.setdefault(aligned_group(lanes), []).append(line)
     groups["one_hot_aligned_long"] = [
-        f"cross_entropy_aligned_long<{t}, {dtype.lanes}, {block}>"
-        for block in dict.fromkeys(aligned_long_blocks(dtype))
+        f"cross_entropy_aligned_long<{t}, {dtype.lanes}, {block}, {held}>"
+        for block, held in dict.fromkeys(aligned_long_shapes(dtype))
     ]
     for name, flag in (("one_hot", "false"), ("dense", "true")):
         for group, shapes in row_shapes(dtype, name == "dense").items():
