@@ -15,7 +15,7 @@ from conftest import HAS_GPU
 
 import dnnprims as dp
 from dnnprims import ConvolutionDescriptor, TensorDescriptor
-from dnnprims.ops.convolution import geometry, hopper, hopper_filter, hopper_patch, hopper_phases
+from dnnprims.ops.convolution import geometry, hopper, hopper_filter, hopper_patch, hopper_phases, hopper_turned
 from dnnprims.ops.convolution.algorithms import ALGORITHMS
 from dnnprims.ops.convolution.backward import plan_conv_backward_data
 from dnnprims.ops.convolution.forward import plan_conv_forward
@@ -229,6 +229,15 @@ SHAPES: list[tuple[Shape, Shape, Shape, Any, Any, Any]] = [
 ]
 
 
+#: Of few channels, whose rows of taps become channels.
+FEW: list[tuple[Shape, Shape, Shape, Any, Any, Any]] = [
+    ((2, 3, 64), (30, 30), (7, 7), 2, 3, 1),
+    ((3, 4, 72), (9, 11), (3, 3), 1, 1, 1),
+    ((2, 1, 8), (12, 19), (3, 5), (1, 3), ((2, 0), (1, 3)), (2, 1)),
+    ((5, 2, 136), (17, 40), (1, 9), (2, 1), 0, 1),
+]
+
+
 def drawn(seed: int, shape: Shape, dtype: str, low: int = -2, high: int = 2) -> np.ndarray:
     """Small integers."""
     return np.random.default_rng(seed).integers(low, high + 1, shape).astype(np.float32).astype(TYPES[dtype])
@@ -270,9 +279,10 @@ class Exact:
 
 @cache
 def problem(number: int, dtype: str = "") -> Exact:
-    """Types where none is given, modes and what follows the sums take turns."""
-    (batch, c, k), image, taps, stride, padding, dilation = SHAPES[number]
-    dtype, mode = dtype or list(KINDS)[number % 2], ("cross_correlation", "convolution")[number // 2 % 2]
+    """Types where none is given, modes and what follows the sums take turns; below zero are those of few channels."""
+    (batch, c, k), image, taps, stride, padding, dilation = (SHAPES if number >= 0 else FEW)[number]
+    dtype, flipped = dtype or list(KINDS)[number % 2], number >= 0 and number // 2 % 2
+    mode = "convolution" if flipped else "cross_correlation"
     conv = ConvolutionDescriptor(padding, stride, dilation, 1, mode, "NHWC")
     x, w = drawn(1, (batch, *image, c), dtype), drawn(2, (k, *taps, c), dtype, -1, 1)
     wide, filters = x.astype(np.float64), w.astype(np.float64)
@@ -294,7 +304,7 @@ def problem(number: int, dtype: str = "") -> Exact:
     dx = alpha * reference.conv_backward_data(conv, gradient, filters, x_descriptor=wide)
     dw = alpha * reference.conv_backward_filter(conv, gradient, wide, w_descriptor=filters)
     dx, dw = (a + beta * before.astype(np.float64) for a, before in zip((dx, dw), old, strict=True))
-    words = f"{SHAPES[number]} {dtype} {mode} {sorted(then)}"
+    words = f"{x.shape} {w.shape} {conv} {dtype} {mode} {sorted(then)}"
     return Exact(words, conv, dtype, x, w, then, y, dy, dx, dw, old, blend)
 
 
@@ -418,11 +428,35 @@ def test_integers_are_exact_in_split_products(cuda: dp.Handle, direction: str, m
 
 @pytest.mark.gpu
 @needs_hopper
-@pytest.mark.parametrize("name", hopper._tiles_for(dp.TensorDescriptor((), "float32").dtype))
-def test_integers_are_exact_in_tf32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward, where the handle allows it."""
+@pytest.mark.parametrize("direction", ["forward", "data"])
+@pytest.mark.parametrize("name", hopper.FLOAT_TILES)
+def test_integers_are_exact_in_tf32(name: str, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the handle allows it."""
     monkeypatch.setattr(hopper, "tile_for", lambda product: name)
-    only(monkeypatch, "forward", "hopper")
+    only(monkeypatch, direction, "hopper")
     with dp.create_handle("cuda", math="tf32") as handle:
         for number in range(len(SHAPES)):
-            run_forward(handle, problem(number, "float32"), "hopper")
+            RUNS[direction](handle, problem(number, "float32"), "hopper")
+
+
+@pytest.mark.gpu
+@needs_hopper
+@pytest.mark.parametrize("name", hopper_turned.TILES)
+def test_integers_are_exact_in_the_filters_in_tf32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise, added to old gradients."""
+    monkeypatch.setattr(hopper_turned, "tile_for", lambda product: name)
+    only(monkeypatch, "filter", "hopper_turned")
+    with dp.create_handle("cuda", math="tf32") as handle:
+        for number in range(len(SHAPES)):
+            run_filter(handle, problem(number, "float32"), "hopper_turned")
+
+
+@pytest.mark.gpu
+@needs_hopper
+@pytest.mark.parametrize("direction", RUNS)
+def test_integers_are_exact_with_rows_of_taps(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise, of few channels."""
+    only(monkeypatch, direction, "hopper_rows")
+    with dp.create_handle("cuda", math="tf32") as handle:
+        for number in range(-len(FEW), 0):
+            RUNS[direction](handle, problem(number, "float32"), "hopper_rows")

@@ -7,8 +7,9 @@
 //           stride 1 with every stride-th tap backwards. Each residue is a phase; all are in the one launch.
 //
 // Shapes    x (n, h, w, c), w (k, r, s, c), y (n, p, q, k) of T, dense, channels multiples of 16 bytes; each described
-//           by a tensor map. T is float16 or bfloat16; forward also float, multiplied in TF32, to which the copy engine
-//           rounds. b of T, scale and shift of float; b, scale, shift and residual may be null.
+//           by a tensor map. T is float16, bfloat16, or float, multiplied in TF32, to which the copy engine rounds. For
+//           the data gradient w of float has k side by side, which the front end sees to: floats cannot be multiplied
+//           across. b of T, scale and shift of float; b, scale, shift and residual may be null.
 // Plan      persistent blocks, one a multiprocessor, of two consumer warpgroups and one thread of a third that asks the
 //           copy engine for tiles. A stage is 64 channels of one tap: of pixels, gathered by the copy engine (im2col),
 //           and of filters; for the data gradient filters are [64 k][64 c] boxes and multiplied across, so that no copy
@@ -27,7 +28,11 @@
 //   82 (89), 1x1 of stride 2 1024-2048@14 74 (79); data 88 (94), 82 (83), 80 (82), 141 (146), 106 (115), 109 (113). 84
 //   us are 705 TFLOP/s. Predicted: 3x3 at 128 channels reads each pixel nine times from the L2, which was 69 % busy
 //   beside tensor cores that were 80 % busy in a profile of the design's first form; the clock, 1.6 GHz under load, has
-//   the rest. Batch 8 of 128@28 is 15.0 (12.9): 49 tiles on 132 multiprocessors.
+//   the rest. TF32, 64 images: forward 128@28 51 (66), 256@14 51 (55), 512@7 54 (54), 64@56 76 (80), of stride 2 128@56 61
+//   (65) and 256@28 54 (57), 1x1 of stride 2 1024-2048@14 52 (56); data with the copy of the filters 53 (69), 60 (62), 61
+//   (62), 76 (82), 76 (90), 60 (69), 76 (78); 8 images 64@224 135 (134) and 132 (135), 512@7 34 (24) and 46 (32), whose
+//   tiles are not split: patches and splits are for 16-bit types alone. Batch 8 of 128@28 is 15.0 (12.9): 49 tiles on 132
+//   multiprocessors.
 #include "convolution_hopper_tile.cuh"
 
 template <class T, int PHASES_> struct ConvHopper {
@@ -185,5 +190,5 @@ template <class T, int ROWS, int COLUMNS, int STAGES, bool PING_PONG, bool SWAPP
 __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
     conv_hopper_data(const __grid_constant__ ConvMaps<DATA_PHASES> maps,
                      const __grid_constant__ ConvHopperDataParams<T> p) {
-  convolve<T, Tiling<ROWS, COLUMNS, STAGES, PING_PONG, SWAPPED>, true>(maps, p);
+  convolve<T, Tiling<ROWS, COLUMNS, STAGES, PING_PONG, SWAPPED>, sizeof(T) == 2>(maps, p);
 }

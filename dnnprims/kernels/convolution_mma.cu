@@ -18,7 +18,7 @@
 // Measured  NVIDIA H200, 2026-11-28, tools/bench.py, TF32, 64 images, channels last, us, cuDNN in brackets, forward, data and
 //           filter: 128@28 3x3 139 (57), 143 (56), 163 (106); 256@14 3x3 153 (56), 156 (60), 170 (105); 64@56 3x3 177 (75),
 //           184 (82), 474 (163); 256->128@56 1x1 163 (81), 242 (94), 154 (94). 16 to 107 TFLOP/s of the 413 of a product by
-//           cuBLASLt. What keeps it there was not profiled yet.
+//           cuBLASLt. What keeps it there was not profiled: on Hopper others take these since.
 // Limits    offsets below 2^30 elements.
 #include "convolution_filter.cuh"
 #include "convolution_gather.cuh"

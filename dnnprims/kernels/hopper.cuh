@@ -289,3 +289,19 @@ template <class T, bool A_ACROSS, bool B_ACROSS> DEVICE void multiply(float (&su
   PRODUCT_16("256", NAMES_120 "%120, %121, %122, %123, %124, %125, %126, %127", "%128", "%129", "%130", "%131", "%132",
              SUMS_32(0), SUMS_32(32), SUMS_32(64), SUMS_32(96));
 }
+
+// The same in TF32 with 64 rows of A in registers: of 8 columns a thread has lane % 4 and the fourth from it, each of rows
+// 16 warp + lane / 4 and 8 further down, which differ first.
+#define PRODUCT_TAKEN(n, names, a_names, b_name, keep_name, ...)                                                       \
+  PRODUCT("m64n" n "k8.f32.tf32.tf32", names, "{" a_names "}", b_name, keep_name, "", __VA_ARGS__                      \
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep))
+DEVICE void multiply_taken(float (&sum)[32], const u32 (&a)[4], u64 b, int keep) {
+  PRODUCT_TAKEN("64", NAMES_30 "%30, %31", "%32, %33, %34, %35", "%36", "%37", SUMS_32(0));
+}
+DEVICE void multiply_taken(float (&sum)[64], const u32 (&a)[4], u64 b, int keep) {
+  PRODUCT_TAKEN("128", NAMES_60 "%60, %61, %62, %63", "%64, %65, %66, %67", "%68", "%69", SUMS_32(0), SUMS_32(32));
+}
+DEVICE void multiply_taken(float (&sum)[128], const u32 (&a)[4], u64 b, int keep) {
+  PRODUCT_TAKEN("256", NAMES_120 "%120, %121, %122, %123, %124, %125, %126, %127", "%128, %129, %130, %131", "%132",
+                "%133", SUMS_32(0), SUMS_32(32), SUMS_32(64), SUMS_32(96));
+}

@@ -23,7 +23,9 @@ from .forward import conv_forward, conv_output_descriptor, plan_conv_forward
 from .hopper import CONV_HOPPER_FAMILY
 from .hopper_filter import CONV_HOPPER_FILTER_FAMILY
 from .hopper_patch import CONV_PATCH_FAMILY
+from .hopper_rows import CONV_ROWS_FAMILY
 from .hopper_split import CONV_HOPPER_SPLIT_FAMILY
+from .hopper_turned import CONV_HOPPER_TURNED_FAMILY
 from .implicit import IMPLICIT_FAMILY, MMA_FAMILY
 from .relaid import LAYOUT_FAMILY
 from .transposed import (
@@ -40,7 +42,9 @@ __all__ = [
     "CONV_HOPPER_FAMILY",
     "CONV_HOPPER_FILTER_FAMILY",
     "CONV_HOPPER_SPLIT_FAMILY",
+    "CONV_HOPPER_TURNED_FAMILY",
     "CONV_PATCH_FAMILY",
+    "CONV_ROWS_FAMILY",
     "FAMILY",
     "FIRST_FAMILY",
     "IMPLICIT_FAMILY",

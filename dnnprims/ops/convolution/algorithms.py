@@ -12,7 +12,9 @@ from .first import FIRST_DATA, FIRST_FILTER, FIRST_FORWARD
 from .hopper import HOPPER
 from .hopper_filter import HOPPER_FILTER
 from .hopper_patch import HOPPER_PATCH, HOPPER_PATCH_FILTER
+from .hopper_rows import HOPPER_ROWS
 from .hopper_split import HOPPER_SPLIT
+from .hopper_turned import HOPPER_TURNED
 from .implicit import IMPLICIT_FFMA, IMPLICIT_MMA
 from .library import LIBRARY
 from .product import Algorithm, Product, Work
@@ -22,7 +24,7 @@ COPIED_LIBRARY, COPIED_HOPPER, COPIED_HOPPER_FILTER = map(after_copies, (LIBRARY
 #: Copies do not pay for few channels, which padding would make enough.
 COPIED_MMA = after_copies(IMPLICIT_MMA)._replace(slower=IMPLICIT_MMA.slower)
 
-_ON_HOPPER, _AS_MATRICES = (HOPPER_PATCH, HOPPER_SPLIT, HOPPER), (LIBRARY, COPIED_LIBRARY)
+_ON_HOPPER, _AS_MATRICES = (HOPPER_ROWS, HOPPER_PATCH, HOPPER_SPLIT, HOPPER), (LIBRARY, COPIED_LIBRARY)
 _PORTABLE = (IMPLICIT_MMA, COPIED_MMA, IMPLICIT_FFMA, DIRECT)
 
 #: In the order in which they are asked, for each direction; the last one takes any problem.
@@ -30,7 +32,7 @@ ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
     "forward": (*_ON_HOPPER, DEPTHWISE, FIRST_FORWARD, *_AS_MATRICES, COPIED_HOPPER, *_PORTABLE),
     "data": (*_ON_HOPPER, DEPTHWISE, FIRST_DATA, *_AS_MATRICES, COPIED_HOPPER, *_PORTABLE),
     "filter": (
-        *(HOPPER_PATCH_FILTER, HOPPER_FILTER, DEPTHWISE, FIRST_FILTER),
+        *(HOPPER_ROWS, HOPPER_PATCH_FILTER, HOPPER_FILTER, HOPPER_TURNED, DEPTHWISE, FIRST_FILTER),
         *(*_AS_MATRICES, COPIED_HOPPER_FILTER, *_PORTABLE),
     ),
 }

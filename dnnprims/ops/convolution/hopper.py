@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from ...descriptors import dense_strides
 from ...dtypes import DType
-from ...runtime.launch import NULL, Family, Kernel, KernelStep, Pointer, Struct
+from ...runtime.launch import NULL, Family, Kernel, KernelStep, Pointer, Scratch, Struct
 from ...runtime.tensor_map import SWIZZLED_ROW, AnyMap, BoxMap, TensorMap
 from .geometry import Numbers
 from .hopper_phases import PHASE_FIELDS, Phase, data_phases, factor_kind, forward_phase
+from .implicit_weights import turned, turned_bytes
 from .library import LIBRARY
 from .product import WIDEST_ACCESS, Algorithm, Product, Work
 
@@ -84,6 +85,11 @@ TILES = {
     "128x128 turns": Tile(2, 128, 6, True, False),
     "256x64 turns": Tile(1, 256, 4, True, True),
 }
+#: Floats are not put together across.
+FLOAT_TILES = {
+    "128x128 turns": Tile(2, 128, 6, True, False),
+    "128x64 turns": Tile(2, 64, 8, True, False),
+}
 # Which tile. NVIDIA H200, 2026-11-28, bfloat16, microseconds of 128x128 / 256x64, cuDNN's beside:
 #   batch 256   forward   128@28 84 / 93, 89   256@14 80 / 84, 86   512@7 79 / 82, 83   stride 2: 128@56 93 / 103, 94
 #                         256@28 82 / 89, 89   1x1 of 1024-2048@14 74 / 76, 79
@@ -93,7 +99,7 @@ TILES = {
 # Tiles of 128x256, 64x256 and 256x128 were ahead of both at none of these by more than 2 %, but 256x128 for the data of
 # 1024-2048@14 (102). Where a tile has 64 channels out, 256x64 has half the work.
 #: Share of the tensor cores' rate that the products of a tile reach, and cycles of an epilogue that nothing hides.
-_SHARES, _EPILOGUE = {"128x128 turns": 0.96, "256x64 turns": 0.87}, 2000
+_SHARES, _EPILOGUE = {"128x128 turns": 0.96, "256x64 turns": 0.87, "128x64 turns": 0.75}, 2000
 #: Products of 64 x 64 x 64 in a cycle: 2,048 of single numbers.
 _CYCLES = 32
 #: What the copy engine can describe of windows: corners, distance of taps from the first one, strides.
@@ -113,8 +119,11 @@ def phases_of(product: Product) -> tuple[Phase, ...]:
 
 def cannot(product: Product) -> str | None:
     """Why the product is not for these kernels, or None."""
-    tf32 = product.direction == "forward" and product.profile.math == "tf32"
-    return image_reason(product, ("float32",) if tf32 else ()) or blend_reason(product)
+    beside = ("float32",) if product.profile.math == "tf32" else ()
+    reason = image_reason(product, beside) or blend_reason(product)
+    if reason or not _is_turned(product):
+        return reason
+    return product.workspace_reason(_turned_bytes(product))
 
 
 def image_reason(product: Product, beside: tuple[str, ...] = ()) -> str | None:
@@ -125,7 +134,7 @@ def image_reason(product: Product, beside: tuple[str, ...] = ()) -> str | None:
     if not profile.tensor_maps:
         return "the driver has no tensor maps"
     if product.dtype.name not in (*_KINDS, *beside):
-        return f"for float16 and bfloat16, and float32 forward in TF32; not for {product.dtype.name} here"
+        return f"for float16 and bfloat16, and float32 in TF32; not for {product.dtype.name} here"
     if not conv.channels_last or g.axes > 2:
         return "for NHWC images of one or two axes"
     if conv.groups > 1:
@@ -208,12 +217,12 @@ class Ending(NamedTuple):
 
 def tile_for(product: Product) -> str:
     """The tile that is estimated to be done first."""
-    return min(_tiles_for(product.dtype), key=lambda name: cycles(name, product))
+    return min(tiles_of(product.dtype), key=lambda name: cycles(name, product))
 
 
-def _tiles_for(dtype: DType) -> list[str]:
-    """Floats are not put together across."""
-    return [name for name, tile in TILES.items() if dtype.itemsize == 2 or not tile.swapped]
+def tiles_of(dtype: DType) -> dict[str, Tile]:
+    """That there are for a type."""
+    return TILES if dtype.itemsize == 2 else FLOAT_TILES
 
 
 def _chunk(dtype: DType) -> int:
@@ -223,7 +232,7 @@ def _chunk(dtype: DType) -> int:
 
 def cycles(name: str, product: Product) -> float:
     """Of all tiles, those of a multiprocessor one after the other; an estimate."""
-    tile, phases = TILES[name], phases_of(product)
+    tile, phases = tiles_of(product.dtype)[name], phases_of(product)
     channels = product.g.in_channels if product.direction == "data" else product.g.out_channels
     blocks, each = -(-_channels_in(product) // _chunk(product.dtype)), -(-channels // tile.channels)
     of_block = tile.pixels * tile.channels / _CYCLES / _SHARES[name]
@@ -235,13 +244,28 @@ def cycles(name: str, product: Product) -> float:
 
 
 def work(product: Product) -> Work:
-    """The one launch."""
-    return Work((step_with(product, tile_for(product)),))
+    """The one launch; of a data gradient in TF32 after a copy of the filters, which is summed over along its rows."""
+    name = tile_for(product)
+    if not _is_turned(product):
+        return Work((step_with(product, name),))
+    at, (g, lanes) = Scratch(len(product.taken)), (product.g, product.dtype.lanes)
+    copy, weights = turned(product, g.out_channels, g.in_channels, lanes, at)
+    return Work((copy, step_with(product, name, weights.at)), (_turned_bytes(product),))
 
 
-def step_with(product: Product, name: str) -> KernelStep:
-    """The launch with a tile of this name."""
-    tile, phases, dtype = TILES[name], phases_of(product), product.dtype
+def _is_turned(product: Product) -> bool:
+    """Whether products read filters that have the channels out side by side: floats cannot be multiplied across."""
+    return product.direction == "data" and product.dtype.itemsize == 4
+
+
+def _turned_bytes(product: Product) -> int:
+    g = product.g
+    return turned_bytes(product, g.out_channels, g.in_channels, product.dtype.lanes)
+
+
+def step_with(product: Product, name: str, w: Pointer | None = None) -> KernelStep:
+    """The launch with a tile of this name, with these filters."""
+    tile, phases, dtype = tiles_of(product.dtype)[name], phases_of(product), product.dtype
     forward, ending = product.direction == "forward", Ending.of(product)
     kernel, slots = (_FORWARD, 1) if forward else (_DATA, DATA_PHASES)
     pixel_tiles = [-(-phase.pixels // tile.pixels) for phase in phases]
@@ -261,7 +285,7 @@ def step_with(product: Product, name: str) -> KernelStep:
     return KernelStep(
         kernel, dtype, (dtype.cuda, *tile.arguments), product.direction,
         (grid // slots * slots if mixed else grid, 1, 1), _THREADS,
-        _pointers(product, len(phases), slots), numbers,
+        _pointers(product, len(phases), slots, product.w.at if w is None else w), numbers,
         shared_bytes=tile.shared_bytes, maps=_maps(product, phases, slots, tile), joint_maps=True,
     )  # fmt: skip
 
@@ -270,21 +294,20 @@ def _channels_in(product: Product) -> int:
     return product.g.in_channels if product.direction == "forward" else product.g.out_channels
 
 
-def _pointers(product: Product, phases: int, slots: int) -> tuple[Pointer, ...]:
+def _pointers(product: Product, phases: int, slots: int, w: Pointer) -> tuple[Pointer, ...]:
     """Input and output of each phase, NULL for those that there are not, and the rest."""
     x, y = product.x, product.y
     source, result = (x.at, y.at) if product.direction == "forward" else (y.at, x.at)
     none: tuple[Pointer, ...] = (NULL,) * (slots - phases)
     then, residual = product.then, Ending.of(product).residual
     places = (*(source,) * phases, *none, *(result,) * phases, *none)
-    return (*places, product.w.at, residual, then.b, then.scale, then.shift)
+    return (*places, w, residual, then.b, then.scale, then.shift)
 
 
 def _maps(product: Product, phases: tuple[Phase, ...], slots: int, tile: Tile) -> tuple[AnyMap, ...]:
     """As the struct `ConvMaps`; pointers are numbers of `_pointers`."""
     g, dtype = product.g, product.dtype
-    kind, size, taps, chunk = dtype.name, dtype.itemsize, prod(g.taps), _chunk(dtype)
-    forward = product.direction == "forward"
+    kind, size, chunk = dtype.name, dtype.itemsize, _chunk(dtype)
     loaded = min(tile.pixels, 256)
     inputs = [phase.input_map(k, dtype, _channels_in(product), loaded) for k, phase in enumerate(phases)]
     result = g.x_shape if product.direction == "data" else g.y_shape
@@ -294,9 +317,7 @@ def _maps(product: Product, phases: tuple[Phase, ...], slots: int, tile: Tile) -
         if phases[0].is_dense
         else [phase.output_map(slots + k, dtype, g.in_channels, g.image, _PIECE) for k, phase in enumerate(phases)]
     )
-    box = (chunk, 1, tile.channels if forward else chunk)
-    steps = (g.in_channels, g.in_channels * taps)
-    w = BoxMap(2 * slots, factor_kind(dtype), size, (g.in_channels, taps, g.out_channels), steps, box)
+    w = _filter_map(product, 2 * slots, tile)
     # Where there is no phase the pointer is null, and no map is encoded.
     absent = range(len(phases), slots)
     inputs += [replace(inputs[0], pointer=k) for k in absent]
@@ -304,12 +325,21 @@ def _maps(product: Product, phases: tuple[Phase, ...], slots: int, tile: Tile) -
     return (*inputs, *outputs, w, replace(whole, pointer=2 * slots + 1))
 
 
+def _filter_map(product: Product, pointer: int, tile: Tile) -> BoxMap:
+    """Boxes that are summed over along their rows, or across where filters are not turned for that."""
+    g, dtype = product.g, product.dtype
+    c, k, taps, chunk = g.in_channels, g.out_channels, prod(g.taps), _chunk(dtype)
+    across = product.direction == "data" and not _is_turned(product)
+    extents, steps = ((k, taps, c), (c * k, k)) if _is_turned(product) else ((c, taps, k), (c, c * taps))
+    box = (chunk, 1, chunk if across else tile.channels)
+    return BoxMap(pointer, factor_kind(dtype), dtype.itemsize, extents, steps, box)
+
+
 def _instances(dtype: DType) -> dict[str, list[str]]:
-    arguments = [", ".join((dtype.cuda, *TILES[name].arguments)) for name in _tiles_for(dtype)]
-    ways = {"forward": _FORWARD, "data": _DATA} if dtype.itemsize == 2 else {"forward": _FORWARD}
+    arguments = [", ".join((dtype.cuda, *tile.arguments)) for tile in tiles_of(dtype).values()]
     return {
         direction: [f"{kernel.entry}<{each}>" for each in arguments]
-        for direction, kernel in ways.items()
+        for direction, kernel in {"forward": _FORWARD, "data": _DATA}.items()
         if dtype.itemsize < 8
     }
 
@@ -322,17 +352,20 @@ def library_reason(product: Product) -> str | None:
 
     NVIDIA H200, 2026-11-28, bfloat16, microseconds of cuBLASLt / of the best tile: batch 256 forward 64-256@56
     148 / 153, 256-1024@14 53.5 / 53.8, 2048-512@7 40.5 / 41.0, data 256-128@56 171 / 180, filter 256-1024@14 43 / 50;
-    batch 8 9 to 12 / 10 to 18.
+    batch 8 9 to 12 / 10 to 18. Not so of TF32 forward / in the data: batch 64, cuBLASLt's beside, 64-64@56
+    35 / 37, 39 / 49, 64-256@56 79 / 75, 83 / 89, 256-128@56 86 / 105, 90 / 118.
     """
+    if product.dtype.itemsize == 4 and product.direction != "filter":
+        return None
     if phases_of(product)[0].is_matrix and LIBRARY.cannot(product) is None:
         return "cuBLASLt's product of matrices is as fast or faster"
     return None
 
 
 def slower(product: Product) -> str | None:
-    """Of TF32 no time has been taken; it is there for those who time."""
-    return "not measured with TF32" if product.dtype.itemsize == 4 else library_reason(product)
+    """What is left to cuBLASLt."""
+    return library_reason(product)
 
 
-#: Takes the 16-bit types, and TF32 forward.
+#: Takes the 16-bit types, and TF32.
 HOPPER = Algorithm("hopper", cannot, slower, work)

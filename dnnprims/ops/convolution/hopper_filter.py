@@ -260,14 +260,10 @@ def fold_step(product: Product, slots: Slots, partials: Scratch, whole: Numbers 
 
 
 def _instances(dtype: DType) -> dict[str, list[str]]:
-    if dtype.name not in ("float16", "bfloat16"):
-        return {}
     t = dtype.cuda
     tiles = [f"{t}, {a.depth}, {a.stages}" for a in FILTER_TILES.values()]
-    return {
-        "filter": [f"conv_hopper_filter<{each}>" for each in tiles],
-        "fold": [f"conv_hopper_fold<{t}, {count}>" for count in _SHARING],
-    }
+    filters = {"filter": [f"conv_hopper_filter<{each}>" for each in tiles]} if dtype.itemsize == 2 else {}
+    return {**filters, "fold": [f"conv_hopper_fold<{t}, {count}>" for count in _SHARING]} if dtype.itemsize < 8 else {}
 
 
 CONV_HOPPER_FILTER_FAMILY = Family(_FAMILY, (_FILTER, _FOLD), _instances, only="sm_90a")

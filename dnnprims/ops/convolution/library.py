@@ -37,8 +37,6 @@ def _epilogue_reason(product: Product) -> str | None:
         return "the library's epilogue has no residual, scale or shift"
     if then.activation.mode not in _EPILOGUES:
         return f"no epilogue for {then.activation.mode}"
-    if product.dtype.name == "float32" and product.profile.math != "ieee":
-        return "products would be TF32"
     blended = product.alpha != 1.0 or product.beta != 0.0
     if blended and (then.activation.mode != "identity" or then.b is not NULL):
         return "alpha and beta apply after activation and bias"
