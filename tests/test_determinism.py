@@ -26,11 +26,12 @@ needs_emulator = backend_parameters()[1].marks[0]  # type: ignore[attr-defined]
 #: Variants that the dispatcher knows and never takes, because the one before them takes everything.
 NEVER_TAKEN = {("softmax_forward", "plain"), ("softmax_backward", "plain")}
 #: Variants of the profile without cuBLASLt that need it.
-NEED_BLASLT = {"lt_epilogue", "lt_then_pass", "lt_product", "lt_product_after_copies"}
+NEED_BLASLT = {"lt_epilogue", "lt_then_pass", "lt_product", "lt_products", "lt_product_after_copies"}
 #: Variants of TF32 products, which no ready call is; `test_fc` has them on small ones, and `test_convolution_hopper`.
 NEED_TF32 = {"lt_product_along_k", "hopper_rows", "hopper_turned"}
+_ON_HOPPER = ("hopper", "hopper_patch", "hopper_split")
 #: Variants of Hopper, and the types that variants are not for with IEEE products.
-ONLY_HOPPER = {"ping_pong", "hopper", "hopper_patch", "hopper_split", "hopper_after_copies"}
+ONLY_HOPPER = {"ping_pong", *(f"{name}{way}" for name in _ON_HOPPER for way in ("", "_after_copies"))}
 NOT_FOR = {("lt_product_after_copies", "float64")}
 NOT_FOR |= {
     (name, dtype)

@@ -59,6 +59,19 @@ RARE = (
     "fc_forward rows=2945 k=8 n=2952 activation=tanh",
     "adam_update shapes=3x5,1001,7 mixed=1",
     "adamw_update shapes=3x5,1001,7 mixed=1",
+    "conv_backward_filter shape=1x8x5x4 k=16 filter=1x2",
+    "conv_transpose_backward shape=2x24x4x6 k=16 filter=1x1 needs=dx",
+    "conv_transpose_backward shape=2x24x4x6 k=16 filter=1x1 needs=dx,dw beta=1.0 data=integers",
+    *(
+        f"{op} {shape}"
+        for op, long in (
+            ("conv_forward", "1x264x1x3 k=8"),
+            ("conv_backward_data", "1x8x1x3 k=264"),
+            ("conv_transpose_forward", "1x8x1x3 k=264"),
+            ("conv_transpose_backward needs=dx", "1x264x1x3 k=8"),
+        )
+        for shape in ("shape=1x8x5x4 k=16 filter=1x2", f"shape={long} filter=1x3 padding=0x1")
+    ),
 )
 
 #: Problems of a size at which a GPU is busy: many blocks, sums in several stages, products that may be split.

@@ -24,6 +24,8 @@ SCALE_32F, SCALE_64F = 0, 1
 # cublasLtMatmulDescAttributes_t
 DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER = 3, 4, 7, 8
 DESC_AUX_POINTER, DESC_AUX_LD = 11, 12
+# cublasLtMatrixLayoutAttribute_t
+LAYOUT_BATCH_COUNT, LAYOUT_BATCH_STEP = 5, 6
 # cublasLtMatmulPreferenceAttributes_t; the alignments are those of A, B, C and D
 PREF_WORKSPACE_BYTES, PREF_REDUCTION_SCHEMES, PREF_ALIGNMENTS = 1, 3, (5, 6, 7, 8)
 # cublasLtEpilogue_t
@@ -98,6 +100,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "cublasLtMatmulDescDestroy": [_pointer],
     "cublasLtMatmulDescSetAttribute": [_pointer, _int, _pointer, _size],
     "cublasLtMatrixLayoutCreate": [_pointer, _int, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int64],
+    "cublasLtMatrixLayoutSetAttribute": [_pointer, _int, _pointer, _size],
     "cublasLtMatrixLayoutDestroy": [_pointer],
     "cublasLtMatmulPreferenceCreate": [_pointer],
     "cublasLtMatmulPreferenceDestroy": [_pointer],
@@ -212,6 +215,8 @@ class MatmulProblem:
         Bytes that the addresses of A, B and D are multiples of.
     workspace_bytes : int
         The most that an algorithm may ask for.
+    batches : tuple of int
+        Where there are several products, their number, and elements from one A, B and D to the next.
     """
 
     m: int
@@ -233,6 +238,7 @@ class MatmulProblem:
     beta: float = 0.0
     alignments: tuple[int, int, int] = (FULL_ALIGNMENT,) * 3
     workspace_bytes: int = 0
+    batches: tuple[int, ...] = ()
 
     @property
     def across(self) -> int:
@@ -277,16 +283,18 @@ class MatmulPlan:
         self.matmul, self._set_attribute = lib.cublasLtMatmul, lib.cublasLtMatmulDescSetAttribute
         with ExitStack() as owned:
             self.descriptor = self._describe(owned)
-            self.a = self._layout(owned, problem.input_type, problem.m, problem.k, problem.trans_a, problem.lda)
-            self.b = self._layout(owned, problem.input_type, problem.k, problem.n, problem.trans_b, problem.ldb)
-            self.d = self._layout(owned, problem.output_type, problem.m, problem.n, False, problem.ldd)
+            self.a = self._layout(owned, problem.input_type, problem.m, problem.k, problem.trans_a, problem.lda, 1)
+            self.b = self._layout(owned, problem.input_type, problem.k, problem.n, problem.trans_b, problem.ldb, 2)
+            self.d = self._layout(owned, problem.output_type, problem.m, problem.n, False, problem.ldd, 3)
             usable = self._heuristic(most or (MOST_CANDIDATES if wanted else CANDIDATES))
             self.offered = [self._configuration(found) for found in usable]
-            lacking = missing(self.offered, problem.m, problem.n, problem.across, sm_count)
+            # What is known of the library's list is known of one product.
+            alone = not problem.batches
+            lacking = missing(self.offered, problem.m, problem.n, problem.across, sm_count) if alone else None
             built = None if lacking is None else self._build(lacking)
             if built is not None:
                 usable, self.offered = [built, *usable], [self._configuration(built), *self.offered]
-            self.default = first_choice(self.offered, problem.m * problem.n, problem.across)
+            self.default = first_choice(self.offered, problem.m * problem.n, problem.across) if alone else 0
             self.choice = usable[self.offered.index(wanted) if wanted in self.offered else self.default]
             self._owned = owned.pop_all()
 
@@ -329,9 +337,18 @@ class MatmulPlan:
             self._set("AUX_LD", DESC_AUX_LD, ctypes.c_int64(p.ld_aux))
         return self.descriptor
 
-    def _layout(self, owned: ExitStack, kind: int, rows: int, columns: int, transposed: bool, ld: int) -> int:
+    def _layout(self, owned: ExitStack, kind: int, rows: int, columns: int, transposed: bool, ld: int, at: int) -> int:
         stored = (columns, rows) if transposed else (rows, columns)
-        return self._create(owned, "cublasLtMatrixLayout", kind, *stored, ld)
+        made = self._create(owned, "cublasLtMatrixLayout", kind, *stored, ld)
+        if self.problem.batches:
+            self._repeat(made, LAYOUT_BATCH_COUNT, ctypes.c_int32(self.problem.batches[0]))
+            self._repeat(made, LAYOUT_BATCH_STEP, ctypes.c_int64(self.problem.batches[at]))
+        return made
+
+    def _repeat(self, layout: int, attribute: int, value: Any) -> None:
+        set_attribute = self.handle.lib.cublasLtMatrixLayoutSetAttribute
+        status = set_attribute(layout, attribute, ctypes.addressof(value), ctypes.sizeof(value))
+        check("cublasLtMatrixLayoutSetAttribute", status)
 
     def _configuration(self, found: HeuristicResult) -> Algorithm:
         values = []

@@ -71,12 +71,16 @@ GEMM_FAMILY = Family("gemm", (_TILED,), _instances)
 
 @dataclass(frozen=True)
 class Matrix:
-    """A row-major operand of a product: where it is, its leading dimension, and whether it enters transposed."""
+    """A row-major operand of a product: where it is, its leading dimension, and whether it enters transposed.
+
+    `step` are the elements to that of the next product, where there are several.
+    """
 
     pointer: Pointer
     leading: int
     transposed: bool = False
     alignment: int = 16
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class GemmStep:
         ``ieee``: float32 products are float32; ``tf32``: they may be TF32. Other types do not care.
     workspace : int, Scratch or Named
         Scratch that the library may use, of `workspace_bytes`.
+    batch : int
+        How many such products there are.
     algorithm : tuple of int
         Configuration of the library's algorithm to take, where it offers that one; else its own choice.
     fallback : tuple of KernelStep
@@ -124,6 +130,7 @@ class GemmStep:
     math: str = "ieee"
     workspace: Pointer = NULL
     workspace_bytes: int = 0
+    batch: int = 1
     algorithm: Configuration = ()
     fallback: tuple[KernelStep, ...] = field(default=())
 
@@ -164,6 +171,7 @@ class GemmStep:
             beta=self.beta,
             alignments=(self.b.alignment, self.a.alignment, self.c.alignment),
             workspace_bytes=self.workspace_bytes,
+            batches=(self.batch, self.b.step, self.a.step, self.c.step) if self.batch > 1 else (),
         )
 
 

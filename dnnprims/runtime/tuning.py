@@ -157,6 +157,8 @@ UNTUNED = Tuned()
 def product_key(problem: Any) -> str:
     """A product as text: every field of a `blaslt.MatmulProblem` but the factors, which no algorithm depends on."""
     values = {f.name: getattr(problem, f.name) for f in fields(problem) if f.name not in ("alpha", "beta")}
+    if not values["batches"]:
+        del values["batches"]
     return "product " + " ".join(f"{name}={_word(value)}" for name, value in values.items())
 
 

@@ -86,8 +86,8 @@ _PROBLEMS = (
 )
 
 
-#: A product of matrices, behind copies where channels do not lie side by side.
-_PRODUCT = "shape=2x24x1x5x4 k=16 filter=1x1x1 bias=0"
+#: A product of matrices; one for each image, or behind copies, where channels do not lie side by side.
+_PRODUCT, _COPIED = (f"shape=2x24x1x{extents} k=16 filter=1x1x1 bias=0" for extents in ("4x6", "5x3"))
 #: Channels by the eight, which whole algorithms are for.
 _IN_EIGHTS = (
     "shape=2x8x5x4 k=16 filter=1x1",
@@ -117,7 +117,8 @@ def _over(op: str) -> str:
 def _corners() -> tuple[str, ...]:
     lines = [f"{op} {problem} data=integers {_over(op)} into=out" for op in FAMILY_OPS for problem in _PROBLEMS]
     image, sums = "shape=2x3x6x5 k=8 filter=3x3 padding=1", "shape=3x8x9x8 k=8 filter=3x3 padding=1"
-    lines += [f"{op} {_PRODUCT}{layout} data=integers into=out" for op in FAMILY_OPS for layout in ("", " layout=NHWC")]
+    products = _PRODUCT, f"{_PRODUCT} layout=NHWC", _COPIED
+    lines += [f"{op} {problem} data=integers into=out" for op in FAMILY_OPS for problem in products]
     lines += [f"{op} {sums}" for op in FAMILY_OPS]
     lines += [f"{op} {sums} alpha=0.5 beta=-1.25 into=out layout=NHWC" for op in FAMILY_OPS if op != _ALL_GRADIENTS]
     lines += [f"{op} {sums} data=integers beta=1.0 into=out" for op in FAMILY_OPS]

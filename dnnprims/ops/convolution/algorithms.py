@@ -17,23 +17,26 @@ from .hopper_split import HOPPER_SPLIT
 from .hopper_turned import HOPPER_TURNED
 from .implicit import IMPLICIT_FFMA, IMPLICIT_MMA
 from .library import LIBRARY
+from .library_planes import LIBRARY_PLANES
 from .product import Algorithm, Product, Work
 from .relaid import after_copies
 
-COPIED_LIBRARY, COPIED_HOPPER, COPIED_HOPPER_FILTER = map(after_copies, (LIBRARY, HOPPER, HOPPER_FILTER))
+COPIED_LIBRARY = after_copies(LIBRARY)
 #: Copies do not pay for few channels, which padding would make enough.
 COPIED_MMA = after_copies(IMPLICIT_MMA)._replace(slower=IMPLICIT_MMA.slower)
 
-_ON_HOPPER, _AS_MATRICES = (HOPPER_ROWS, HOPPER_PATCH, HOPPER_SPLIT, HOPPER), (LIBRARY, COPIED_LIBRARY)
+_ON_HOPPER, _FILTERS_ON_HOPPER = (HOPPER_PATCH, HOPPER_SPLIT, HOPPER), (HOPPER_PATCH_FILTER, HOPPER_FILTER)
+_COPIED, _FILTERS_COPIED = (tuple(map(after_copies, each)) for each in (_ON_HOPPER, _FILTERS_ON_HOPPER))
+_AS_MATRICES, _IN_PLANES = (LIBRARY, COPIED_LIBRARY), (LIBRARY, LIBRARY_PLANES, COPIED_LIBRARY)
 _PORTABLE = (IMPLICIT_MMA, COPIED_MMA, IMPLICIT_FFMA, DIRECT)
 
 #: In the order in which they are asked, for each direction; the last one takes any problem.
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
-    "forward": (*_ON_HOPPER, DEPTHWISE, FIRST_FORWARD, *_AS_MATRICES, COPIED_HOPPER, *_PORTABLE),
-    "data": (*_ON_HOPPER, DEPTHWISE, FIRST_DATA, *_AS_MATRICES, COPIED_HOPPER, *_PORTABLE),
+    "forward": (HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, FIRST_FORWARD, *_IN_PLANES, *_COPIED, *_PORTABLE),
+    "data": (HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, FIRST_DATA, *_IN_PLANES, *_COPIED, *_PORTABLE),
     "filter": (
-        *(HOPPER_ROWS, HOPPER_PATCH_FILTER, HOPPER_FILTER, HOPPER_TURNED, DEPTHWISE, FIRST_FILTER),
-        *(*_AS_MATRICES, COPIED_HOPPER_FILTER, *_PORTABLE),
+        *(HOPPER_ROWS, *_FILTERS_ON_HOPPER, HOPPER_TURNED, DEPTHWISE, FIRST_FILTER),
+        *(*_AS_MATRICES, *_FILTERS_COPIED, *_PORTABLE),
     ),
 }
 

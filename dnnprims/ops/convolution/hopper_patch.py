@@ -69,7 +69,7 @@ class Patching(NamedTuple):
 def patching(
     extents: Numbers, room: int, pixels: int = _PIXELS, beside: int = _FILTER_BYTES, more: int = 0
 ) -> Patching | None:
-    """The fewest tiles of so many pixels whose patches, two at least, fit into so much shared memory."""
+    """The fewest tiles of so many pixels whose patches fit into so much memory, two at least; of those the smallest."""
     height, width = extents
     found: list[Patching] = []
     for across in range(1, width + 1):
@@ -84,7 +84,7 @@ def patching(
             found.append(Patching(-(-height // down), columns, down, across, stages, patch))
         if found and across > 2 * found[0].across:
             break
-    return min(found, key=lambda cut: cut.down * cut.across) if found else None
+    return min(found, key=lambda cut: (cut.down * cut.across, cut.patch_bytes)) if found else None
 
 
 def _walks(product: Product) -> bool:

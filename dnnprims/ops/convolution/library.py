@@ -28,10 +28,11 @@ def _cannot(product: Product) -> str | None:
         return "positions that do not follow each other in even steps"
     if any(at.alignment != WIDEST_ACCESS for at in (product.x, product.w, product.y)):
         return f"an operand is not aligned to {WIDEST_ACCESS} bytes"
-    return _epilogue_reason(product) or lt_reason(product.profile, *_extents(product))
+    return epilogue_reason(product) or lt_reason(product.profile, *_extents(product))
 
 
-def _epilogue_reason(product: Product) -> str | None:
+def epilogue_reason(product: Product) -> str | None:
+    """Why the library's epilogue is not what follows the sums, or None."""
     then = product.then
     if then.residual or then.scale is not NULL or then.shift is not NULL:
         return "the library's epilogue has no residual, scale or shift"
