@@ -162,6 +162,8 @@ NARROW_TEXT = {
     "(int)t.width": "threads of a block",
     "(int)t.depth": "threads of a block",
     "(int)p.team": "threads of a warp",
+    **dict.fromkeys(("(int)t.rows", "(int)t.inner", "(int)t.packs"), "of what lies in the shared memory of a block"),
+    "(int)(from - pack * VEC)": "less than a pack",
     "(u32)t.tiles": "blocks of a grid, fewer than 2^31",
     "(int)within": "columns of the threads of a block",
     "(int)held": "channels of the threads of a block",

@@ -17,6 +17,8 @@
 //            batchnorm_sums      reads x and dy: sums of dz and dz (x - mean) of each part; writes dr where it is wanted.
 //            batchnorm_gradients adds the parts; dgamma, dbeta, and three factors of each channel.
 //            batchnorm_data      reads x and dy (or dr), writes dx.
+//            batchnorm_held_*    all of this in one launch, channels first, where a block's shared memory holds a channel of
+//            x, and backward of dy: memory is read once (batchnorm_held.cuh).
 //            f'(z) takes z computed again from x, or where there was a residual y. The passes that read x for
 //            the second time go through it backwards, so that what the first pass read last is still in the L2.
 // Numerics   Each thread adds up deviations from the mean it has so far, and their squares, AHEAD rows at a time, and then
@@ -47,8 +49,17 @@
 //            blocks a multiprocessor in place of four and two: backward 0.80 where it is 0.96. Four blocks and half as many
 //            rows ahead forward: the same for large tensors, .77 for .66 and .67 for .61 of 1024x14 and 2048x7 channels first,
 //            .59 for .67 of 2048x7 channels last.
+//            Held channels, relu fused, forward / backward, before in brackets: bfloat16 256x14 .69 / .74 (.50 / .71),
+//            1024x14 .87 / .92 (.66 / .84); float32 512x7 .71 / .90 (.66 / .78), 2048x7 .77 / 1.12 (.75 / .89), 256x14 .90
+//            forward (.66), 1024x14 1.05 forward (.82). A copy of the two passes that are left would be 1.5 forward, 1.67
+//            backward. Tried with it, and no faster: 7x7 in 16 bits, whose runs of 98 bytes end in the middle of packs that two
+//            blocks write (.29, with pieces of packs .40 for .37; 2048x7 .54 for .61); clusters of up to eight blocks with a
+//            part of the rows each, for 28x28 and 56x56 (bfloat16 .64 for .69, .62 for .80, float32 .84 for .82); the same
+//            for strips of 32 or 64 bytes of channels last (bfloat16 512x7 .35 / .43 for .30 / .51, 2048x7 .61 / .66 for
+//            .67 / .81, 256x14 .34 forward for .49); sums formed while what is held comes in, in four steps (the same
+//            forward). Faster, but not kept for this alone: clusters of two for 14x14 backward (.79 and 1.00 of bfloat16).
 // Limits     up to 65,535 parts; VEC > 1 wants 16-byte aligned arrays and columns that fill whole packs.
-#include "batchnorm_backward.cuh"
+#include "batchnorm_held.cuh"
 
 // ---- statistics -------------------------------------------------------------------------------------------------------
 
@@ -136,10 +147,6 @@ template <class T> struct NormFinishParams {
   i64 channels, slots, team, unbiased;
 };
 
-template <class A> DEVICE A running(A old, A now, double factor) {
-  return factor == 1.0 ? now : fma(A(1.0 - factor), old, A(factor) * now);
-}
-
 // `team` threads for each channel, whose slots lie side by side.
 template <class T> __global__ void __launch_bounds__(NORM_BLOCK) batchnorm_finish(const NormFinishParams<T> p) {
   typedef acc_t<T> A;
@@ -151,11 +158,7 @@ template <class T> __global__ void __launch_bounds__(NORM_BLOCK) batchnorm_finis
   if (all.squares != all.squares) all.mean = all.squares;
   p.mean[channel] = all.mean;
   p.rstd[channel] = A(1) / sqrt(all.squares / all.count + p.epsilon);
-  if (slots == 0 || p.factor == 0.0) return;
-  const A divisor = p.unbiased && all.count > A(1) ? all.count - A(1) : all.count;
-  if (p.running_mean) p.running_mean[channel] = running(p.running_mean[channel], all.mean, p.factor);
-  if (p.running_variance)
-    p.running_variance[channel] = running(p.running_variance[channel], all.squares / divisor, p.factor);
+  if (slots > 0) keep_running(p.running_mean, p.running_variance, channel, all, p.unbiased != 0, p.factor);
 }
 
 // ---- y ------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 // What the kernels of batchnorm.cu share: who takes which columns and rows, what is known of a channel, and the activation.
 #pragma once
+#include "reduce.cuh"
 #include "vec.cuh"
 
 // Threads of a block at most; rows whose loads a thread has in flight: of x alone, of x and other arrays.
@@ -124,6 +125,19 @@ template <class A> struct Moments {
     return all;
   }
 };
+
+template <class A> DEVICE A running(A old, A now, double factor) {
+  return factor == 1.0 ? now : fma(A(1.0 - factor), old, A(factor) * now);
+}
+
+// The running statistics of a channel, either of which may be null.
+template <class A>
+DEVICE void keep_running(A* mean, A* variance, i64 channel, const Moments<A>& all, bool unbiased, double factor) {
+  if (factor == 0.0) return;
+  const A divisor = unbiased && all.count > A(1) ? all.count - A(1) : all.count;
+  if (mean) mean[channel] = running(mean[channel], all.mean, factor);
+  if (variance) variance[channel] = running(variance[channel], all.squares / divisor, factor);
+}
 
 // Sums of dz and of dz (x - mean).
 template <class A> struct Sums {

@@ -133,6 +133,8 @@ PACKED = {
     "add_strided": "ld st",
     "batchnorm_apply": "ld st",
     "batchnorm_data": "ld st",
+    "batchnorm_held_backward": "st",
+    "batchnorm_held_forward": "st",
     "batchnorm_moments": "ld",
     "batchnorm_sums": "ld st",
     "cast_packed": "either",

@@ -166,7 +166,10 @@ CORNERS = (
     "batchnorm_forward_training shape=5x3x9x16 residual=1 activation=relu into=in_place over=residual",
     "batchnorm_forward_training shape=90x24x3x5 layout=NHWC activation=clipped_relu factor=1.0 into=out",
     "batchnorm_forward_training shape=5x3x7x3 place=offset into=out",  # one by one
-    "batchnorm_forward_training shape=3x2x4200 activation=hard_tanh residual=1",  # pieces of a channel
+    "batchnorm_forward_training shape=6x3x17x8 activation=relu residual=1",  # whole channels in a block
+    "batchnorm_forward_training shape=6x8x67 activation=clipped_relu into=in_place",  # which end within packs
+    "batchnorm_forward_training shape=13x2x150x100 activation=relu",  # pieces of a channel
+    "batchnorm_forward_training shape=3x2x4200 activation=hard_tanh residual=1",
     "batchnorm_forward_training shape=3x2x2x3x4 running_variance=biased running=0",
     "batchnorm_forward_training shape=700x8 offset=3000 into=out",  # several parts; deviations small beside the mean
     "batchnorm_forward_training shape=700x8 offset=100000 only=float32,float64",
@@ -184,6 +187,9 @@ CORNERS = (
     "batchnorm_backward shape=8x16x4x4 activation=relu data=integers layout=NHWC into=out",  # exact
     "batchnorm_backward shape=8x8x8 slope=y activation=relu data=integers needs=dx,dgamma,dbeta,dresidual into=out",
     "batchnorm_backward shape=5x3x7x3 place=offset into=out activation=clipped_relu",
+    "batchnorm_backward shape=6x8x67 activation=clipped_relu into=in_place",
+    "batchnorm_backward shape=6x3x17x8 activation=relu slope=y needs=dx,dgamma,dbeta,dresidual into=out",
+    "batchnorm_backward shape=13x2x150x100 activation=relu",
     "batchnorm_backward shape=3x2x4200 activation=hard_tanh slope=y",
     "batchnorm_backward shape=700x8 offset=30 needs=dgamma,dbeta",
     "batchnorm_backward shape=9x5x3 mode=per_activation needs=dresidual activation=relu into=in_place",

@@ -8,17 +8,22 @@ from math import nan, prod
 
 from ... import checks
 from ...descriptors import ActivationDescriptor, BatchNormDescriptor, TensorDescriptor, as_activation
-from ...runtime.launch import NULL, Live, PlanSpec, Pointer, Profile, Result, Scratch, choose, unaligned
+from ...runtime.launch import NULL, KernelStep, Live, PlanSpec, Pointer, Profile, Result, Scratch, choose, unaligned
 from .kernels import (
     APPLY,
     DATA,
     FINISH,
     FUSED,
     GRADIENTS,
+    HELD_BACKWARD,
+    HELD_FORWARD,
     MOMENTS,
     SUMS,
+    Held,
     Tiling,
     fold_step,
+    held_step,
+    hold,
     limits,
     reason_against_packs,
     resident_blocks,
@@ -54,29 +59,42 @@ def plan_batchnorm_forward_training(
     _require_images(op, x, residual=residual)
     _require_outs(op, x, shape, out=out)
     _require_outs(op, x, shape, mean=mean, rstd=rstd)
-    tiling, variant, refused = _share_out(profile, norm, x, residual=residual, out=out)
     kept = tuple(Result(i, shape, x.dtype.acc) for i in (7, 8))
+    spec = PlanSpec(
+        op,
+        "held_channels",
+        (),
+        results=(Result(6, x.shape, x.dtype), *kept),
+        returns=(6, 7, 8),
+        writes=(6, 7, 8, 4, 5),
+        in_place=((6, 0), (6, 3)),
+    )
+    unbiased = int(norm.running_variance == "unbiased")
+    held = _hold(profile, norm, x, 1, residual=residual, out=out)
+    if isinstance(held, Held):
+        step = held_step(
+            HELD_FORWARD, x.dtype, held,
+            (6, 0, _or_null(3, residual), 1, 2, 7, 8, _or_null(4, running_mean), _or_null(5, running_variance)),
+            (norm.epsilon, *limits(mode), Live(0), unbiased),
+        )  # fmt: skip
+        return replace(spec, steps=(step,))
+    tiling, variant, refused = _share_out(profile, norm, x, residual=residual, out=out)
     elements = x.size // max(prod(shape), 1)
     finish = fold_step(
         FINISH, x.dtype, tiling, (7, 8, _or_null(4, running_mean), _or_null(5, running_variance), Scratch(0)),
-        (norm.epsilon, Live(0), tiling.channels, tiling.slots if elements else 0, tiling.team,
-         int(norm.running_variance == "unbiased")),
+        (norm.epsilon, Live(0), tiling.channels, tiling.slots if elements else 0, tiling.team, unbiased),
     )  # fmt: skip
     moments = walk_step(MOMENTS, x.dtype, tiling, (Scratch(0), 0))
     apply = walk_step(
         APPLY, x.dtype, tiling, (6, 0, _or_null(3, residual), 1, 2, 7, 8), (norm.epsilon, *limits(mode), 0)
     )
     steps = (moments, finish, apply) if elements else (finish,)
-    return PlanSpec(
-        op,
-        variant,
-        steps if prod(shape) else (),
-        results=(Result(6, x.shape, x.dtype), *kept),
-        returns=(6, 7, 8),
-        writes=(6, 7, 8, 4, 5),
-        in_place=((6, 0), (6, 3)),
+    return replace(
+        spec,
+        variant=variant,
+        steps=steps if prod(shape) else (),
         scratch=(_part_bytes(x, tiling, 3),),
-        refused=refused,
+        refused=(("held_channels", held), *refused),
     )
 
 
@@ -151,11 +169,26 @@ def plan_batchnorm_backward(
         if name in needs
     )
     written = tuple(result.operand for result in made)
+    spec = PlanSpec(op, "held_channels", (), results=made, returns=written, writes=written, in_place=((7, 0), (10, 0)))
+    held = _hold(profile, norm, x, 2, dy=dy, y=y, dx=dx, dresidual=dresidual)
+    if isinstance(held, Held):
+        return replace(spec, steps=(_held_gradients(mode, needs, x, held, y is not None),))
     tiling, variant, refused = _share_out(profile, norm, x, dy=dy, y=y, dx=dx, dresidual=dresidual)
-    spec = PlanSpec(
-        op, variant, (), results=made, returns=written, writes=written, in_place=((7, 0), (10, 0)), refused=refused
-    )
+    spec = replace(spec, variant=variant, refused=(("held_channels", held), *refused))
     return _with_gradients(spec, mode, needs, x, tiling, y is not None) if prod(shape) else spec
+
+
+def _held_gradients(
+    mode: ActivationDescriptor, needs: tuple[str, ...], x: TensorDescriptor, held: Held, has_y: bool
+) -> KernelStep:
+    """The one launch of a backward whose blocks hold their channels."""
+    dx, dgamma, dbeta, dresidual = (
+        i if name in needs else NULL for name, i in zip(GRADIENT_NAMES, (7, 8, 9, 10), strict=True)
+    )
+    bent = mode.mode != "identity"
+    y, beta = 6 if bent and has_y else NULL, 5 if bent and not has_y else NULL
+    pointers = (dx, dresidual, dgamma, dbeta, 0, 1, y, 2, beta, 3, 4)
+    return held_step(HELD_BACKWARD, x.dtype, held, pointers, (*limits(mode, nan), int(bent)))
 
 
 def _with_gradients(
@@ -244,6 +277,18 @@ def _share_out(
     variant, refused = choose((("packed", reason), ("plain", None)))
     vec, resident = lanes if variant == "packed" else 1, resident_blocks(profile, x.dtype, "dy" in images)
     return share_out(rows, channels, inner, vec, resident), str(variant), refused
+
+
+def _hold(
+    profile: Profile, norm: BatchNormDescriptor, x: TensorDescriptor, arrays: int, **images: TensorDescriptor | None
+) -> Held | str:
+    """How blocks hold whole channels of so many arrays, or why they do not."""
+    if norm.mode == "per_activation" or norm.channels_last:
+        return "statistics are of single columns"
+    if not x.size:
+        return "there are no elements"
+    rows, channels, *inner = x.shape
+    return unaligned(x=x, **images) or hold(rows, channels, prod(inner), x.dtype, arrays, profile.row_bytes)
 
 
 def _part_bytes(x: TensorDescriptor, t: Tiling, numbers: int) -> int:
