@@ -259,50 +259,72 @@ DEVICE void collect(A (&sum)[VEC], const Handed<T, VEC>& from, int tap, A share)
   }
 }
 
-// Gathers what a tile of STRIDE x STRIDE elements gets: those whose windows begin no later than window (a, b) and later
-// than the one before it. read(o, q) gives what a window hands back, give(i, j, sum) takes the gradient of an element.
-template <class T, int VEC, int WINDOW, int STRIDE, bool MAX, class Read, class Give>
-DEVICE void gather_known(const PoolingBackwardParams<T>& p, int a, int b, const Read& read, const Give& give) {
-  constexpr int REACH = (WINDOW + STRIDE - 1) / STRIDE;
-  const PoolAxis &h = p.pool.h, &w = p.pool.w;
+// The windows that a tile of STRIDE x STRIDE elements has: those that begin no later than window (a, b) and later than the
+// one before the tile. read(o, q) gives what a window hands back, give(i, j, sum) takes the gradient of an element.
+template <class T, int VEC, int WINDOW, int STRIDE, bool MAX> struct Tile {
+  static constexpr int REACH = (WINDOW + STRIDE - 1) / STRIDE;
+  typedef acc_t<T> A;
   Handed<T, VEC> from[REACH][REACH];
-  acc_t<T> share[REACH][REACH];  // of a mean; all alike but at the edges, where alone they are divided for
-  const bool inside = p.pool.padded || (h.holds(a - REACH + 1) & h.holds(a) & w.holds(b - REACH + 1) & w.holds(b));
-#pragma unroll
-  for (int u = 0; u < REACH; ++u) {
+  A share[REACH][REACH];  // of a mean
+
+  // Windows of row o, which are row u of those of the tile.
+  template <class Read> DEVICE void read_row(const PoolingBackwardParams<T>& p, int u, int o, int b, const Read& read) {
+    const PoolAxis &h = p.pool.h, &w = p.pool.w;
 #pragma unroll
     for (int v = 0; v < REACH; ++v) {
-      const int o = a - REACH + 1 + u, q = b - REACH + 1 + v;
+      const int q = b - REACH + 1 + v;
       const bool there = (o >= 0) & (o < h.output) & (q >= 0) & (q < w.output);
       if (there) from[u][v] = read(o, q);
       else from[u][v] = Handed<T, VEC>::nothing();
-      share[u][v] = acc_t<T>(1) / acc_t<T>(WINDOW * WINDOW);
-      if (!MAX && !inside) share[u][v] = there ? acc_t<T>(1) / (acc_t<T>)p.pool.count(o, q) : acc_t<T>(0);
       const bool own = u == REACH - 1 && v == REACH - 1;
       if (MAX && own && there && !from[u][v].within(WINDOW * WINDOW)) *p.flag = POOLING_INDEX_OUT_OF_RANGE;
     }
   }
+  // All alike but at the edges, where alone they are divided for.
+  DEVICE void find_shares(const Planes& c, int a, int b) {
+    const bool inside = c.padded || (c.h.holds(a - REACH + 1) & c.h.holds(a) & c.w.holds(b - REACH + 1) & c.w.holds(b));
 #pragma unroll
-  for (int t = 0; t < STRIDE; ++t) {
+    for (int u = 0; u < REACH; ++u) {
 #pragma unroll
-    for (int s = 0; s < STRIDE; ++s) {
-      acc_t<T> sum[VEC] = {};
-      bool first = true;
-#pragma unroll
-      for (int u = 0; u < REACH; ++u) {
-#pragma unroll
-        for (int v = 0; v < REACH; ++v) {
-          const int r = t + (REACH - 1 - u) * STRIDE, c = s + (REACH - 1 - v) * STRIDE;
-          if (r >= WINDOW || c >= WINDOW) continue;
-          if (first) collect<MAX, true>(sum, from[u][v], r * WINDOW + c, share[u][v]);
-          else collect<MAX, false>(sum, from[u][v], r * WINDOW + c, share[u][v]);
-          first = false;
-        }
+      for (int v = 0; v < REACH; ++v) {
+        const int o = a - REACH + 1 + u, q = b - REACH + 1 + v;
+        const bool there = (o >= 0) & (o < c.h.output) & (q >= 0) & (q < c.w.output);
+        share[u][v] = A(1) / A(WINDOW * WINDOW);
+        if (!inside) share[u][v] = there ? A(1) / (A)c.count(o, q) : A(0);
       }
-      give(h.start(a) + t, w.start(b) + s, sum);
     }
   }
-}
+  // For the tile below.
+  DEVICE void go_down() {
+#pragma unroll
+    for (int u = 0; u + 1 < REACH; ++u) {
+#pragma unroll
+      for (int v = 0; v < REACH; ++v) from[u][v] = from[u + 1][v];
+    }
+  }
+  template <class Give> DEVICE void gather(int i, int j, const Give& give) const {
+#pragma unroll
+    for (int t = 0; t < STRIDE; ++t) {
+#pragma unroll
+      for (int s = 0; s < STRIDE; ++s) {
+        A sum[VEC] = {};
+        bool first = true;
+#pragma unroll
+        for (int u = 0; u < REACH; ++u) {
+#pragma unroll
+          for (int v = 0; v < REACH; ++v) {
+            const int r = t + (REACH - 1 - u) * STRIDE, c = s + (REACH - 1 - v) * STRIDE;
+            if (r >= WINDOW || c >= WINDOW) continue;
+            if (first) collect<MAX, true>(sum, from[u][v], r * WINDOW + c, share[u][v]);
+            else collect<MAX, false>(sum, from[u][v], r * WINDOW + c, share[u][v]);
+            first = false;
+          }
+        }
+        give(i + t, j + s, sum);
+      }
+    }
+  }
+};
 
 // One tile, of any window and stride.
 template <class T, int VEC, bool MAX, class Read, class Give>

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(POOLING_BLOCK, PACKED_BLOCKS) pooling_forward_
   }
 }
 
-// A thread has a tile of as many elements as the strides.
+// A thread has a tile of as many elements as the strides, or `height` of them, one below the other, which share windows.
 template <class T, int VEC, int WINDOW, int STRIDE, bool MAX>
 __global__ void __launch_bounds__(POOLING_BLOCK, PACKED_BLOCKS) pooling_backward_packed(const PoolingBackwardParams<T> p) {
   const i64 item = global_thread();
@@ -58,6 +58,18 @@ __global__ void __launch_bounds__(POOLING_BLOCK, PACKED_BLOCKS) pooling_backward
   const auto give = [&](int i, int j, const acc_t<T>(&sum)[VEC]) {
     if (c.h.has(i) & c.w.has(j)) put_blended<VEC>(p.dx, to + (i * c.w.image + j) * c.inner, sum, p.alpha, p.beta);
   };
-  if constexpr (WINDOW > 0) gather_known<T, VEC, WINDOW, STRIDE, MAX>(p, piece.row, piece.column, read, give);
-  else gather_any<T, VEC, MAX>(p, piece.row, piece.column, read, give);
+  if constexpr (WINDOW > 0) {
+    typedef Tile<T, VEC, WINDOW, STRIDE, MAX> Own;
+    const int begin = piece.row * c.height, b = piece.column;
+    Own tile;
+#pragma unroll
+    for (int u = 0; u + 1 < Own::REACH; ++u) tile.read_row(p, u, begin - Own::REACH + 1 + u, b, read);
+#pragma unroll 1
+    for (int a = begin; a < (Own::REACH > 1 ? begin + c.height : begin + 1) && c.h.start(a) < c.h.image; ++a) {
+      tile.read_row(p, Own::REACH - 1, a, b, read);
+      if constexpr (!MAX) tile.find_shares(c, a, b);
+      tile.gather(c.h.start(a), c.w.start(b), give);
+      tile.go_down();
+    }
+  } else gather_any<T, VEC, MAX>(p, piece.row, piece.column, read, give);
 }

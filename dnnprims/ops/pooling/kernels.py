@@ -239,13 +239,14 @@ def plain_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
 def packed_step(profile: Profile, g: Geometry, launch: Launch) -> KernelStep:
     """A thread a pack of channels of some windows, or of a tile."""
     packs = g.channels // launch.dtype.lanes
-    rows = 1
-    if launch.way == "forward" and g.batch * prod(g.output) * packs >= _ROWS * 2048 * profile.sm_count:
+    known, rows = _windows(g, launch.way), 1
+    shared = launch.way == "forward" or known == ("3", "2")  # whether pieces one below the other have windows in common
+    if shared and g.batch * prod(_pieces(g, launch.way, 1)) * packs >= _ROWS * 2048 * profile.sm_count:
         rows = _ROWS
     down, across = _pieces(g, launch.way, rows)
     size = g.batch * down * across * packs
     numbers = (size, g.batch, *_axes(g), packs, across, down, rows, 0, 0, *_divisors(packs, across, down))
-    template = (launch.dtype.cuda, str(launch.dtype.lanes), *_windows(g, launch.way), _bool(g.is_max))
+    template = (launch.dtype.cuda, str(launch.dtype.lanes), *known, _bool(g.is_max))
     grid = blocks_for(size, _BLOCK)
     return _step(launch, "packed_channels", template, grid, (launch.alpha, launch.beta, *numbers))
 
