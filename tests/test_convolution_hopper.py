@@ -59,6 +59,27 @@ def test_large_layers_are_one_launch(dtype: str) -> None:
             assert step.shared_bytes <= H200.shared_bytes  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("width", "stride", "variant", "steps"),
+    [
+        (4, 1, "hopper_patch_in_blocks", 2),
+        (64, 1, "hopper_patch_in_blocks", 1),
+        (16, 2, "hopper_in_blocks", 2),
+        (128, 1, "hopper_in_blocks", 1),
+    ],
+)
+def test_groups_are_done_in_blocks(width: int, stride: int, variant: str, steps: int) -> None:
+    """Of 64 channels, for which filters of narrower groups are filled up."""
+    conv = ConvolutionDescriptor(1, stride, groups=256 // width, **NHWC)
+    x, w = described(8, 28, 28, 256), described(256, 3, 3, width)
+    dy = dp.conv_output_descriptor(conv, x, w)
+    for spec in planned(conv, x, w), plan_conv_backward_data(H200, conv, x, 1.0, 0.0, dy, w, None):
+        assert (spec.variant, len(spec.steps)) == (variant, steps)
+        assert sum(spec.scratch) == (256 * 9 * 64 * 2 if steps == 2 else 0)
+    few = planned(replace(conv, groups=128), x, described(256, 3, 3, 2))
+    assert "of 64 would be multiplied" in dict(few.refused)[variant.replace("patch_", "")]
+
+
 PLAIN = ConvolutionDescriptor(padding=1, **NHWC)
 
 
@@ -69,7 +90,6 @@ PLAIN = ConvolutionDescriptor(padding=1, **NHWC)
         (PLAIN, (2, 8, 8, 64), (64, 3, 3, 64), {"profile": replace(H200, tensor_maps=False)}, "no tensor maps"),
         (PLAIN, (2, 8, 8, 64), (64, 3, 3, 64), {"alpha": 2.0, "activation": "relu"}, "alpha applies after"),
         (PLAIN, (2, 8, 8, 64), (64, 3, 3, 64), {"beta": 1.0, "activation": "relu"}, "beta applies after"),
-        (PLAIN, (2, 8, 8, 64), (64, 3, 3, 64), {"activation": "tanh"}, "tanh is not among"),
         (PLAIN, (2, 8, 8, 12), (64, 3, 3, 12), {}, "multiples of 8"),
         (PLAIN, (2, 8, 8, 64), (60, 3, 3, 64), {}, "multiples of 8"),
         (PLAIN, (2, 8, 8, 8, 64), (64, 3, 3, 3, 64), {}, "one or two axes"),
@@ -87,6 +107,18 @@ def test_reasons_against_it(
     spec = planned(conv, described(*x), described(*w), **given)
     assert spec.variant != "hopper"
     assert reason in dict(spec.refused)["hopper"]
+
+
+def test_any_activation_has_instantiations_of_its_own() -> None:
+    """But for the identity and relu, which share one; of floats there are no others."""
+    x, w = described(32, 28, 28, 128), described(128, 3, 3, 128)
+    for mode in "identity", "relu", "tanh", "swish":
+        (step,) = planned(PLAIN, x, w, activation=mode).steps
+        last = step.template[-1]  # type: ignore[union-attr]
+        assert last == (f"{mode.capitalize()}<bfloat16>" if mode in ("tanh", "swish") else "false")
+    tf32 = replace(H200, math="tf32", preferred="hopper")
+    spec = planned(PLAIN, *(replace_dtype(d, "float32") for d in (x, w)), activation="tanh", profile=tf32)
+    assert "tanh is not among" in dict(spec.refused)["hopper"]
 
 
 def test_operands_that_the_copy_engine_cannot_see() -> None:
@@ -226,7 +258,11 @@ SHAPES: list[tuple[Shape, Shape, Shape, Any, Any, Any]] = [
     ((2, 64, 128), (5, 240), (3, 3), 1, 1, 1),
     ((3, 40, 64), (14, 60), (3, 3), 1, ((0, 2), (2, 1)), 1),
     ((2, 128, 64), (9, 40), (3, 3), 1, 2, 1),
+    ((2, 128, 128), (9, 11), (3, 3), 1, 1, 1),
+    ((3, 256, 256), (8, 9), (3, 3), 2, 1, 1),
 ]
+#: Numbers of those, and groups: of 4, 8, 16, 64 and 128 channels.
+GROUPED = ((0, 16), (3, 8), (5, 4), (13, 16), (16, 4), (20, 32), (20, 2), (21, 16), (21, 4), (21, 2))
 
 
 #: Of few channels, whose rows of taps become channels.
@@ -278,13 +314,13 @@ class Exact:
 
 
 @cache
-def problem(number: int, dtype: str = "") -> Exact:
+def problem(number: int, dtype: str = "", groups: int = 1) -> Exact:
     """Types where none is given, modes and what follows the sums take turns; below zero are those of few channels."""
     (batch, c, k), image, taps, stride, padding, dilation = (SHAPES if number >= 0 else FEW)[number]
     dtype, flipped = dtype or list(KINDS)[number % 2], number >= 0 and number // 2 % 2
     mode = "convolution" if flipped else "cross_correlation"
-    conv = ConvolutionDescriptor(padding, stride, dilation, 1, mode, "NHWC")
-    x, w = drawn(1, (batch, *image, c), dtype), drawn(2, (k, *taps, c), dtype, -1, 1)
+    conv = ConvolutionDescriptor(padding, stride, dilation, groups, mode, "NHWC")
+    x, w = drawn(1, (batch, *image, c), dtype), drawn(2, (k, *taps, c // groups), dtype, -1, 1)
     wide, filters = x.astype(np.float64), w.astype(np.float64)
     shape = dp.conv_output_descriptor(conv, *map(TensorDescriptor.from_array, (x, w))).shape
     then: dict[str, Any] = {}
@@ -409,6 +445,26 @@ def test_integers_are_exact_in_patches(cuda: dp.Handle, direction: str, monkeypa
             RUNS[direction](cuda, problem(number), "hopper_patch")
             taken += 1
     assert taken >= 4
+
+
+@pytest.mark.gpu
+@needs_hopper
+@pytest.mark.parametrize("direction", RUNS)
+def test_integers_are_exact_in_groups(cuda: dp.Handle, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise, in blocks of 64 channels, by tiles and by patches; in the filters as one group."""
+    if direction == "filter":
+        only(monkeypatch, direction, "hopper_as_one_group")
+        for number, groups in (*GROUPED, (9, 2)):
+            if number % 3 == 0:  # those without an old gradient
+                run_filter(cuda, problem(number, "", groups), "hopper_as_one_group")
+        return
+    for variant in "hopper_in_blocks", "hopper_patch_in_blocks":
+        only(monkeypatch, direction, variant)
+        for number, groups in GROUPED:
+            (_, c, _), _, taps, stride, _, dilation = SHAPES[number]
+            if variant == "hopper_in_blocks" or (taps == (3, 3) and stride == dilation == 1 and c // groups <= 64):
+                RUNS[direction](cuda, problem(number, "", groups), variant)
+        monkeypatch.undo()
 
 
 @pytest.mark.gpu

@@ -17,12 +17,14 @@
 //           one's epilogue hides behind the other's products. Two assignments: pixels are the 64 rows of a product and
 //           channels its up to 256 columns, or swapped, for few channels out. Phases of equal size are mixed, so that
 //           tiles of many taps and of few run side by side. The residual, or the old result where beta blends it in, is
-//           brought to where the result is put together.
+//           brought to where the result is put together, while the other consumer multiplies; tiles of 256 x 64 have room
+//           for all of it. Groups of whole tiles of channels see their own channels in alone. Activations but the identity
+//           and relu are instantiations of their own.
 // Numerics  products summed in float by the tensor cores in the order of taps and channels, the same bits each time;
 //           one rounding at the end. Padding is multiplied as zeros: an infinite weight over it makes a NaN.
 // Cost      2 K C taps flops a pixel; x is read once for each tap, from the L2 but for the first time.
-// Limits    sm_90a; 16-byte aligned arrays; one group; strides to 8 and windows that the copy engine can describe
-//           (ops/convolution/hopper.py).
+// Limits    sm_90a; 16-byte aligned arrays; 16-bit types for groups and such activations; strides to 8 and windows that the
+//           copy engine can describe (ops/convolution/hopper.py).
 // Measured on an NVIDIA H200, 2026-11-28, bfloat16, batch 256, L2 flushed between, microseconds, cuDNN 9 of the same
 //   run in brackets: forward 3x3 128@28 84 (89), 256@14 80 (86), 512@7 79 (83), of stride 2 128@56 93 (94) and 256@28
 //   82 (89), 1x1 of stride 2 1024-2048@14 74 (79); data 88 (94), 82 (83), 80 (82), 141 (146), 106 (115), 109 (113). 84
@@ -46,10 +48,11 @@ template <class T, int PHASES_> struct ConvHopper {
   const T* b;
   const float* scale;
   const float* shift;
-  acc_t<T> alpha1, alpha2;
+  acc_t<T> alpha1, alpha2, c0, c1;  // c0, c1: of the activation
   int channels;        // out
   int channel_tiles;   // out
   int channel_blocks;  // in, of 64
+  int group;           // channels, out and in, that see each other, whole tiles of them; 0 where all do
   int relu, mixed;     // flags: what follows ends in relu; phases take turns
   int matrix, dense;   // flags: the input, the result is a matrix of pixels and channels
   Phase phases[PHASES];
@@ -63,22 +66,24 @@ template <int PHASES> struct ConvMaps {
   TensorMap x[PHASES], y[PHASES], w, residual;
 };
 
-// One consumer's way out: pieces in two buffers in turn, into which the residual has been brought where there is one.
-template <class T, class Tile, int PHASES> struct Outlet {
+// One consumer's way out: pieces in buffers in turn, into which the residual has been brought where there is one.
+template <class T, class Tile, class Act, int PHASES> struct Outlet {
   static constexpr int VALUES = PIECE_VALUES<T>, PIECES = Tile::ROWS * Tile::COLUMNS / 2 / VALUES;  // of a tile
   static constexpr int ACROSS = PIECES / Tile::ROWS;                                                 // along the columns
   static constexpr int DOWN = Tile::OWN_PIXELS / PIECE;                                              // along the pixels
+  static constexpr int BUFFERS = Tile::BUFFERS;
+  static_assert(PIECES % BUFFERS == 0, "a tile begins with the first buffer");
   const Layout<Tile>& at;
   const ConvMaps<PHASES>& maps;
   const ConvHopper<T, PHASES>& p;
-  const Then<T> then;
+  const Then<T, Act> then;
   const int consumer;
   u32 count = 0;      // of pieces so far
   Pixel pixels[DOWN];  // of the tile at hand, where they are wanted
 
   DEVICE Outlet(const Layout<Tile>& at, const ConvMaps<PHASES>& maps, const ConvHopper<T, PHASES>& p, int consumer)
       : at(at), maps(maps), p(p), consumer(consumer),
-        then{p.b, p.scale, p.shift, p.alpha1, p.alpha2, p.residual != nullptr, p.relu != 0} {}
+        then{p.b, p.scale, p.shift, p.alpha1, p.alpha2, p.residual != nullptr, p.relu != 0, Act{p.c0, p.c1}} {}
   DEVICE bool speaker() const { return threadIdx.x % WARPGROUP == 0; }
   static DEVICE int down(int k) { return Tile::SWAPPED ? k % ACROSS : k / ACROSS; }
   DEVICE int channel(const Place<Tile>& place, int k) const {
@@ -98,7 +103,7 @@ template <class T, class Tile, int PHASES> struct Outlet {
   DEVICE void bring(const Place<Tile>& place, int k) const {
     if (!then.residual || !speaker()) return;
     stores_read<0>();
-    const u32 to = at.piece(consumer, k & 1), barrier = at.brought(consumer, k & 1);
+    const u32 to = at.piece(consumer, k % BUFFERS), barrier = at.brought(consumer, k % BUFFERS);
     const Pixel& from = pixels[down(k)];
     barrier_expect(barrier, PIECE_BYTES);
     if (PHASES == 1 || p.dense)
@@ -106,20 +111,25 @@ template <class T, class Tile, int PHASES> struct Outlet {
     else  // the old result
       load_window(to, maps.y[place.phase], channel(place, k), from.w, from.h, from.n, 0, 0, barrier);
   }
+  // Of a tile, what there are buffers for.
+  DEVICE void bring_first(const Place<Tile>& place) const {
+#pragma unroll
+    for (int k = 0; k < BUFFERS; ++k) bring(place, k);
+  }
   DEVICE void store(const Place<Tile>& place, int k) const {
     const Pixel& to = pixels[down(k)];
     if (PHASES == 1 || p.dense)
-      store_tile(maps.y[0], channel(place, k), pixel(place, k), at.piece(consumer, k & 1));
+      store_tile(maps.y[0], channel(place, k), pixel(place, k), at.piece(consumer, k % BUFFERS));
     else
-      store_window(maps.y[place.phase], channel(place, k), to.w, to.h, to.n, at.piece(consumer, k & 1));
+      store_window(maps.y[place.phase], channel(place, k), to.w, to.h, to.n, at.piece(consumer, k % BUFFERS));
   }
-  // Piece k of a tile, of which there is an even number.
+  // Piece k of a tile.
   DEVICE void send(const Place<Tile>& place, int k, float (&v)[VALUES]) {
-    const u32 piece = at.piece(consumer, k & 1);
+    const u32 piece = at.piece(consumer, k % BUFFERS);
     if (then.residual) {
-      barrier_wait(at.brought(consumer, k & 1), count / 2 & 1u);
+      barrier_wait(at.brought(consumer, k % BUFFERS), count / BUFFERS & 1u);
     } else {
-      if (speaker()) stores_read<1>();
+      if (speaker()) stores_read<BUFFERS - 1>();
       named_sync(1 + consumer, WARPGROUP);
     }
     ++count;
@@ -128,7 +138,7 @@ template <class T, class Tile, int PHASES> struct Outlet {
     publish_shared();
     named_sync(1 + consumer, WARPGROUP);
     if (speaker()) store(place, k);
-    if (k + 2 < PIECES) bring(place, k + 2);
+    if (k + BUFFERS < PIECES) bring(place, k + BUFFERS);
   }
   // All pieces of a tile; zeros where no tap sees its pixels. Those are not put among the sums: ptxas would not let products
   // overlap that others have written to.
@@ -143,14 +153,14 @@ template <class T, class Tile, int PHASES> struct Outlet {
   }
 };
 
-template <class T, class Tile, bool ACROSS, int PHASES>
+template <class T, class Tile, bool ACROSS, class Act, int PHASES>
 DEVICE void convolve(const ConvMaps<PHASES>& maps, const ConvHopper<T, PHASES>& p) {
   extern __shared__ unsigned char raw[];
   const Layout<Tile> at(raw);
   const int group = threadIdx.x / WARPGROUP, tiles = p.phases[PHASES - 1].end;
   if (threadIdx.x == 0) {
     at.ring.init((Tile::PING_PONG ? 1 : CONSUMERS) * WARPGROUP / 32);
-    for (int k = 0; k < CONSUMERS * 2; ++k) barrier_init(at.brought(k / 2, k % 2), 1);
+    for (int k = 0; k < CONSUMERS * Tile::BUFFERS; ++k) barrier_init(at.brought(k / Tile::BUFFERS, k % Tile::BUFFERS), 1);
     barriers_ready();
   }
   __syncthreads();
@@ -162,7 +172,7 @@ DEVICE void convolve(const ConvMaps<PHASES>& maps, const ConvHopper<T, PHASES>& 
   more_registers<232>();
   // Barrier 4 + g lets consumer g multiply; the other one opens it. The first tile is consumer 0's.
   if (Tile::PING_PONG && group == 1) named_arrive(4, CONSUMERS * WARPGROUP);
-  Outlet<T, Tile, PHASES> outlet(at, maps, p, group);
+  Outlet<T, Tile, Act, PHASES> outlet(at, maps, p, group);
   u32 steps = 0;
   for (int tile = blockIdx.x, round = 0; tile < tiles; tile += gridDim.x, ++round) {
     const Place<Tile> place(p, tile, round);
@@ -173,22 +183,21 @@ DEVICE void convolve(const ConvMaps<PHASES>& maps, const ConvHopper<T, PHASES>& 
     if (Tile::PING_PONG && round % 2 != group) continue;
     outlet.find_pixels(place);
     float sum[Tile::ROWS][Tile::COLUMNS / 2];
-    if (PHASES > 1 && blocks == 0) outlet.bring(place, 0), outlet.bring(place, 1);
     multiply_all<T, Tile, ACROSS>(at, cursor, blocks, outlet, place, sum);
     outlet.send_all(place, blocks > 0, sum);
   }
   if (threadIdx.x % WARPGROUP == 0) stores_done();
 }
 
-template <class T, int ROWS, int COLUMNS, int STAGES, bool PING_PONG, bool SWAPPED>
+template <class T, int ROWS, int COLUMNS, int STAGES, int BUFFERS, bool PING_PONG, bool SWAPPED, class Act = Identity<T>>
 __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
     conv_hopper_forward(const __grid_constant__ ConvMaps<1> maps, const __grid_constant__ ConvHopperParams<T> p) {
-  convolve<T, Tiling<ROWS, COLUMNS, STAGES, PING_PONG, SWAPPED>, false>(maps, p);
+  convolve<T, Tiling<ROWS, COLUMNS, STAGES, BUFFERS, PING_PONG, SWAPPED>, false, Act>(maps, p);
 }
 
-template <class T, int ROWS, int COLUMNS, int STAGES, bool PING_PONG, bool SWAPPED>
+template <class T, int ROWS, int COLUMNS, int STAGES, int BUFFERS, bool PING_PONG, bool SWAPPED>
 __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
     conv_hopper_data(const __grid_constant__ ConvMaps<DATA_PHASES> maps,
                      const __grid_constant__ ConvHopperDataParams<T> p) {
-  convolve<T, Tiling<ROWS, COLUMNS, STAGES, PING_PONG, SWAPPED>, sizeof(T) == 2>(maps, p);
+  convolve<T, Tiling<ROWS, COLUMNS, STAGES, BUFFERS, PING_PONG, SWAPPED>, sizeof(T) == 2, Identity<T>>(maps, p);
 }

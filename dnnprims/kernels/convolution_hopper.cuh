@@ -1,5 +1,6 @@
 // What the Hopper convolutions share: the ring of stages, and what happens to sums on their way to memory.
 #pragma once
+#include "activation.cuh"
 #include "hopper.cuh"
 
 constexpr int CONSUMERS = 2;  // consumer warpgroups of a block
@@ -35,14 +36,15 @@ template <int STAGES> struct Ring {
   }
 };
 
-// What follows a sum s: act(scale (alpha1 s + b) + shift + alpha2 residual), act relu or the identity; arrays over the
-// channels out, or null.
-template <class T> struct Then {
+// What follows a sum s: act(scale (alpha1 s + b) + shift + alpha2 residual), act relu where the flag says so, then Act, the
+// identity for either; arrays over the channels out, or null.
+template <class T, class Act = Identity<T>> struct Then {
   const T* b;
   const float* scale;
   const float* shift;
   float alpha1, alpha2;
   bool residual, relu;
+  Act act;
 };
 
 // Of a piece, a thread has sums 4 j .. 4 j + 3: columns 8 j + 2 (lane % 4) and the next, of rows 16 warp + lane / 4 and 8
@@ -127,8 +129,8 @@ template <class T, bool SWAPPED, int COUNT> DEVICE void add_piece(u32 piece, flo
 }
 
 // From sums to what is stored; the residual lies in the piece.
-template <class T, bool SWAPPED, int COUNT>
-DEVICE void follow(const Then<T>& then, u32 piece, int channel, int channels, float (&v)[COUNT]) {
+template <class T, bool SWAPPED, class Act, int COUNT>
+DEVICE void follow(const Then<T, Act>& then, u32 piece, int channel, int channels, float (&v)[COUNT]) {
   if (then.alpha1 != 1.0f)
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) v[i] *= then.alpha1;
@@ -151,4 +153,8 @@ DEVICE void follow(const Then<T>& then, u32 piece, int channel, int channels, fl
   if (then.relu)
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) v[i] = positive_part(v[i]);
+  float result[COUNT];
+  forward_all(then.act, v, result);
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) v[i] = result[i];
 }

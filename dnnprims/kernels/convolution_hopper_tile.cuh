@@ -11,9 +11,9 @@ struct Phase {
   int pixel_tiles, end;                          // end: tiles of this phase and of those before
 };
 
-// How the work of a tile is shared out. ROWS x 64 by COLUMNS are the sums of a consumer.
-template <int ROWS_, int COLUMNS_, int STAGES_, bool PING_PONG_, bool SWAPPED_> struct Tiling {
-  static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, STAGES = STAGES_;
+// How the work of a tile is shared out. ROWS x 64 by COLUMNS are the sums of a consumer, which has BUFFERS for pieces.
+template <int ROWS_, int COLUMNS_, int STAGES_, int BUFFERS_, bool PING_PONG_, bool SWAPPED_> struct Tiling {
+  static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, STAGES = STAGES_, BUFFERS = BUFFERS_;
   static constexpr bool PING_PONG = PING_PONG_, SWAPPED = SWAPPED_;
   static constexpr int OWN_PIXELS = SWAPPED ? COLUMNS : 64 * ROWS;
   static constexpr int PIXELS = PING_PONG ? OWN_PIXELS : CONSUMERS * OWN_PIXELS;
@@ -29,13 +29,13 @@ template <class Tile> struct Layout {
   DEVICE explicit Layout(const void* raw) {
     stages = (shared_address(raw) + 1023u) & ~1023u;
     pieces = stages + Tile::STAGES * Tile::STAGE_BYTES;
-    ring.barriers = pieces + CONSUMERS * 2 * PIECE_BYTES;
+    ring.barriers = pieces + CONSUMERS * Tile::BUFFERS * PIECE_BYTES;
   }
   DEVICE u32 pixels(int stage) const { return stages + stage * Tile::STAGE_BYTES; }
   DEVICE u32 filters(int stage) const { return pixels(stage) + Tile::PIXEL_BYTES; }
-  DEVICE u32 piece(int consumer, int turn) const { return pieces + (consumer * 2 + turn) * PIECE_BYTES; }
+  DEVICE u32 piece(int consumer, int turn) const { return pieces + (consumer * Tile::BUFFERS + turn) * PIECE_BYTES; }
   DEVICE u32 brought(int consumer, int turn) const {
-    return ring.barriers + 8 * (2 * Tile::STAGES + consumer * 2 + turn);
+    return ring.barriers + 8 * (2 * Tile::STAGES + consumer * Tile::BUFFERS + turn);
   }
 };
 
@@ -119,6 +119,9 @@ DEVICE void fetch(const Layout<Tile>& at, const Maps& maps, const Params& p) {
       r = tap / f.taps_w, s = tap - r * f.taps_w, block = job.first - tap * channel_blocks;
       end = job.end - job.first;
     }
+    int base = 0;  // the first channel in that this tile sees
+    if constexpr (!Params::SPLIT)
+      if (p.group > 0) base = (u32)place.channel / (u32)p.group * p.group;
     for (int step = 0; step < end; ++step, cursor.next()) {
       const u32 full = at.ring.full(cursor.stage);
       const int tap = f.first_tap + r * f.tap_row + s * f.tap_column, c = block * Params::K_BLOCK;
@@ -128,14 +131,15 @@ DEVICE void fetch(const Layout<Tile>& at, const Maps& maps, const Params& p) {
       for (int i = 0; i < LOADS; ++i) {
         const u32 to = at.pixels(cursor.stage) + i * Tile::LOADED * SWIZZLED_ROW;
         if (matrix)
-          load_tile(to, map, c, place.pixel + i * Tile::LOADED, full);
+          load_tile(to, map, base + c, place.pixel + i * Tile::LOADED, full);
         else
-          load_window(to, map, c, left[i], top[i], n[i], s * f.dilation_w, r * f.dilation_h, full);
+          load_window(to, map, base + c, left[i], top[i], n[i], s * f.dilation_w, r * f.dilation_h, full);
       }
       if constexpr (ACROSS)
 #pragma unroll
         for (int i = 0; i < Tile::CHANNELS / 64; ++i)
-          load_box(at.filters(cursor.stage) + i * 64 * SWIZZLED_ROW, maps.w, place.channel + i * 64, tap, c, full);
+          load_box(at.filters(cursor.stage) + i * 64 * SWIZZLED_ROW, maps.w, place.channel - base + i * 64, tap, base + c,
+                   full);
       else
         load_box(at.filters(cursor.stage), maps.w, c, tap, place.channel, full);
       if (++block == channel_blocks) {
@@ -167,22 +171,23 @@ DEVICE void multiply_stage(const Layout<Tile>& at, const Cursor<Tile::STAGES>& c
   products_commit();
 }
 
-// All products of a tile. A stage is given back once the products of the next are under way.
+// All products of a tile. A stage is given back once the products of the next are under way. What the tile ends in is asked
+// for while the other consumer multiplies, or, where both do at once, behind the first products.
 template <class T, class Tile, bool ACROSS, class Out>
 DEVICE void multiply_all(const Layout<Tile>& at, Cursor<Tile::STAGES> cursor, int blocks, const Out& outlet,
                          const Place<Tile>& place, float (&sum)[Tile::ROWS][Tile::COLUMNS / 2]) {
   constexpr int BOTH = CONSUMERS * WARPGROUP;
   const int consumer = outlet.consumer;
   int before = 0;
+  if (Tile::PING_PONG || blocks == 0) outlet.bring_first(place);
   if (Tile::PING_PONG) named_sync(4 + consumer, BOTH);
   for (int block = 0; block < blocks; ++block, cursor.next()) {
     multiply_stage<T, Tile, ACROSS>(at, cursor, consumer, block, sum);
     if (block > 0) {
       products_wait<1>();
       at.ring.give_back(before);
-    } else {
-      outlet.bring(place, 0);
-      outlet.bring(place, 1);
+    } else if (!Tile::PING_PONG) {
+      outlet.bring_first(place);
     }
     before = cursor.stage;
   }

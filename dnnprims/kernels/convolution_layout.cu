@@ -7,6 +7,11 @@
 //           extent and its other steps are multiples, and the address one of 16 bytes; 1 takes anything.
 // Plan      a block a tile of 64 positions by 64 channels, which goes through shared memory as [position][channel]. A row
 //           has a 4-byte word more than 64 elements, so that a column lies in different banks.
+//           conv_group_filters  a thread an element: of filters (k, taps, group) those of blocks of 64 channels that hold
+//           whole groups, y[k, tap, j] = w[k, tap, j mod group] where channel j is of the group of filter k, both mod 64,
+//           else zero.
+//           conv_own_filters    a thread an element: of filters (k, taps, channels) that see all channels the part that
+//           their group does, y (k, taps, group), channels from k / filters_of_group * group on.
 // Numerics  bits are copied.
 // Cost      reads and writes every element once: predicted at the rate of a copy where both sides are packs. Measured on an
 //           NVIDIA H200, 2026-11-28: planes of 56 x 56 bfloat16, images of 64 and 256 channels, 256 each, there and back in
@@ -60,4 +65,30 @@ __global__ void __launch_bounds__(THREADS) conv_layout(const ConvLayoutParams<T>
     for (int j = 0; j < OUT; ++j) v.lane[j] = tile[position + (OUT_PLANES ? j : 0)][channel + (OUT_PLANES ? 0 : j)];
     store<OUT>(p.y + n * p.y_outer + c * p.y_channel + at * p.y_position, 0, v);
   }
+}
+
+template <class T> struct ConvGroupFiltersParams {
+  T* y;
+  const T* w;
+  i64 size, taps, group;
+};
+
+template <class T> __global__ void __launch_bounds__(THREADS) conv_group_filters(const ConvGroupFiltersParams<T> p) {
+  const i64 i = (i64)blockIdx.x * THREADS + threadIdx.x, row = i / SIDE;
+  if (i >= p.size) return;
+  const i64 channel = i % SIDE, filter = quotient(row, p.taps) % SIDE, group = quotient(channel, p.group);
+  p.y[i] = group == quotient(filter, p.group) ? p.w[row * p.group + channel - group * p.group] : from_acc<T>(acc_t<T>(0));
+}
+
+template <class T> struct ConvOwnFiltersParams {
+  T* y;
+  const T* w;
+  i64 size, taps, channels, group, filters_of_group;
+};
+
+template <class T> __global__ void __launch_bounds__(THREADS) conv_own_filters(const ConvOwnFiltersParams<T> p) {
+  const i64 i = (i64)blockIdx.x * THREADS + threadIdx.x, row = quotient(i, p.group);
+  if (i >= p.size) return;
+  const i64 first = quotient(quotient(row, p.taps), p.filters_of_group) * p.group;
+  p.y[i] = p.w[row * p.channels + first + (i - row * p.group)];
 }

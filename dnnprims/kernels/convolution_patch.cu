@@ -11,7 +11,8 @@
 //           columns of an image: the patch that it sees comes as one box, padding included, and tap (r, s) is the same
 //           patch from pixel (r, s) on, 128 bytes a pixel: 36 products of 64 channels by 232 pixels without a barrier.
 //           The two last columns of each row of the patch are multiplied for nothing and not stored. Two consumers take
-//           tiles in turn; the result is put where the patch was. The residual is brought there before. Filter: of
+//           tiles in turn; the result is put where the patch was. The residual is brought there before. Groups that make
+//           up blocks of 64 channels see their own block alone. Filter: of
 //           three consumers each has a row of taps, whose three are one product of 192 columns: its 64-channel tiles
 //           lie a pixel apart. Columns of dy that would meet pixels beside the patch are zeros.
 // Numerics  as convolution_hopper.cu: in the order of taps and channels, the same bits each time; padding is zeros.
@@ -26,7 +27,8 @@
 //   of 112 x 2, two of which fit in place of three. 1.5 times cuDNN would be 162. With bias, residual and relu 221 (275): the
 //   residual is asked for after the products. x, residual and y are 617 MB, 147 us of a copy, beside the 163 of products.
 //   Behind copies of planes forward 364 (596), filter 366 (601): copies of x and y there and back are 196 us of that at the
-//   rate of a copy.
+//   rate of a copy. 32 groups of 128@56 157 (357), data 158 (404), where the plain kernel takes 7,700; of 256@28 93 (185), data
+//   94 (199); of 1024@7 90 (46), data 91 (44). With swish in it 64@56 105 (188 in two launches).
 //   compute-sanitizer counts the three tiles of 192 columns, which lie a pixel apart, as 6,144 bytes in a row and reports
 //   reads beyond shared memory in conv_patch_filter: by their addresses 2,304 bytes are read, which end within it.
 #include "convolution_hopper.cuh"
@@ -39,13 +41,14 @@ template <class T> struct ConvPatchParams {
   const T* b;
   const float* scale;
   const float* shift;
-  acc_t<T> alpha1, alpha2;
+  acc_t<T> alpha1, alpha2, c0, c1;   // c0, c1: of the activation
   int rows, columns;                 // of a tile
   int tiles, tiles_down, tiles_across;  // tiles_down, tiles_across: in an image
   int top, left;                     // padding
   int stages, patch_bytes;           // of the ring; of a patch, a multiple of 1,024
   int channels, channel_tiles;       // out
-  int backwards, relu;               // flags: taps lie backwards in memory; what follows ends in relu
+  int backwards, relu, grouped;      // flags: taps lie backwards in memory; what follows ends in relu; channels out see
+                                     // the same 64 channels in, and the filters have no others
 };
 
 struct PatchMaps {
@@ -99,8 +102,8 @@ DEVICE void fetch(const PatchLayout& at, const PatchMaps& maps, const ConvPatchP
   barrier_expect(at.filters_there(), TAPS * TAP_BYTES);
   for (int tap = 0; tap < TAPS; ++tap) {
     const int in_memory = p.backwards ? TAPS - 1 - tap : tap;
-    load_box(at.filters + tap * TAP_BYTES, maps.w, ACROSS ? channel : 0, in_memory, ACROSS ? 0 : channel,
-             at.filters_there());
+    const bool own = ACROSS && !p.grouped;
+    load_box(at.filters + tap * TAP_BYTES, maps.w, own ? channel : 0, in_memory, own ? 0 : channel, at.filters_there());
   }
   const int bytes = (p.rows + TAPS_ACROSS - 1) * (p.columns + TAPS_ACROSS - 1) * SWIZZLED_ROW;
   int stage = 0;
@@ -109,7 +112,7 @@ DEVICE void fetch(const PatchLayout& at, const PatchMaps& maps, const ConvPatchP
     const PatchPlace place(p, tile);
     barrier_wait(at.empty(stage), parity);
     barrier_expect(at.full(stage), bytes);
-    load_patch(at.patch(stage), maps.x, 0, place.w - p.left, place.h - p.top, place.n, at.full(stage));
+    load_patch(at.patch(stage), maps.x, p.grouped ? channel : 0, place.w - p.left, place.h - p.top, place.n, at.full(stage));
     if (++stage == at.stages) stage = 0, parity ^= 1u;
   }
 }
@@ -130,7 +133,7 @@ DEVICE void multiply_patch(u32 filters, u32 patch, int width, float (&sum)[PATCH
   products_commit();
 }
 
-template <class T, bool ACROSS>
+template <class T, bool ACROSS, class Act>
 DEVICE void convolve(const PatchMaps& maps, const ConvPatchParams<T>& p) {
   constexpr int BOTH = CONSUMERS * WARPGROUP;
   extern __shared__ unsigned char raw[];
@@ -147,7 +150,7 @@ DEVICE void convolve(const PatchMaps& maps, const ConvPatchParams<T>& p) {
     return;
   }
   more_registers<232>();
-  const Then<T> then{p.b, p.scale, p.shift, p.alpha1, p.alpha2, p.residual != nullptr, p.relu != 0};
+  const Then<T, Act> then{p.b, p.scale, p.shift, p.alpha1, p.alpha2, p.residual != nullptr, p.relu != 0, Act{p.c0, p.c1}};
   barrier_wait(at.filters_there(), 0);
   // Barrier 4 + g lets consumer g multiply; the other one opens it. The first tile is consumer 0's.
   if (group == 1) named_arrive(4, BOTH);
@@ -189,16 +192,16 @@ DEVICE void convolve(const PatchMaps& maps, const ConvPatchParams<T>& p) {
   if (speaker) stores_done();
 }
 
-template <class T>
+template <class T, class Act = Identity<T>>
 __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
     conv_patch_forward(const __grid_constant__ PatchMaps maps, const ConvPatchParams<T> p) {
-  convolve<T, false>(maps, p);
+  convolve<T, false, Act>(maps, p);
 }
 
 template <class T>
 __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
     conv_patch_data(const __grid_constant__ PatchMaps maps, const ConvPatchParams<T> p) {
-  convolve<T, true>(maps, p);
+  convolve<T, true, Identity<T>>(maps, p);
 }
 
 // ---- filter ---------------------------------------------------------------------------------------------------------

@@ -205,6 +205,8 @@ APPROXIMATING = (
     "convolution",
     "convolution_depthwise",
     "convolution_first",
+    "convolution_hopper",
+    "convolution_patch",
     "fc",
     "fc_few_rows",
     "fc_hopper",

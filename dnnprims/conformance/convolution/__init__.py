@@ -103,6 +103,8 @@ _SUMMED = (
     "shape=3x8x9x8 k=16 filter=3x3 padding=1 residual=1 activation=relu",
     "shape=0x2x3x3 k=3 filter=2x2 data=integers",
 )
+#: Groups that make up blocks of 64 channels.
+_IN_BLOCKS = tuple(f"shape=1x64x3x4 k=64 filter=3x3 groups=16 padding=1 stride={stride}" for stride in (1, 2))
 #: Such channels with three axes.
 _SOLID = "shape=1x16x2x3x4 k=8 filter=1x3x2 padding=0x1x0"
 
@@ -123,6 +125,9 @@ def _corners() -> tuple[str, ...]:
     lines += [f"{op} {sums} alpha=0.5 beta=-1.25 into=out layout=NHWC" for op in FAMILY_OPS if op != _ALL_GRADIENTS]
     lines += [f"{op} {sums} data=integers beta=1.0 into=out" for op in FAMILY_OPS]
     lines += [f"{op} {problem} layout=NHWC" for op in FAMILY_OPS for problem in _IN_EIGHTS]
+    lines += [
+        f"{op} {problem} layout=NHWC data=integers {_over(op)} into=out" for op in FAMILY_OPS for problem in _IN_BLOCKS
+    ]
     lines += [f"{op} {_SOLID}{layout}" for op in FAMILY_OPS for layout in ("", " layout=NHWC")]
     lines += [f"conv_forward {image} activation={mode}" for mode in _ACTIVATIONS]
     lines += [
@@ -144,6 +149,7 @@ def _corners() -> tuple[str, ...]:
         f"conv_forward {image} residual=1 alpha1=0.5 alpha2=2.0 data=powers place=offset",
         f"conv_forward {image} residual=1 scaled=1 alpha=0.5 beta=2.0 activation=tanh into=out",
         f"conv_forward {image} data=special ends=0",
+        *(f"conv_forward {_IN_EIGHTS[k]} layout=NHWC residual=1 activation=swish" for k in (0, 2)),
         *(f"conv_forward {problem} sums=1{layout}" for problem in _SUMMED for layout in ("", " layout=NHWC")),
         f"conv_transpose_forward {image} bias=0",
         f"conv_transpose_backward {image} needs=db",

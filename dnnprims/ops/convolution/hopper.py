@@ -10,12 +10,15 @@ from ...descriptors import dense_strides
 from ...dtypes import DType
 from ...runtime.launch import NULL, Family, Kernel, KernelStep, Pointer, Scratch, Struct
 from ...runtime.tensor_map import SWIZZLED_ROW, AnyMap, BoxMap, TensorMap
+from .direct import constants, functor
 from .geometry import Numbers
 from .hopper_phases import PHASE_FIELDS, Phase, data_phases, factor_kind, forward_phase
 from .implicit_weights import turned, turned_bytes
 from .library import LIBRARY
 from .product import WIDEST_ACCESS, Algorithm, Product, Work
 
+#: Channels that smaller groups are put together to.
+GROUP_BLOCK = 64
 #: Most phases of a data gradient: strides up to 2 x 2.
 DATA_PHASES = 4
 
@@ -23,10 +26,10 @@ DATA_PHASES = 4
 def _struct(name: str, phases: int) -> Struct:
     places = tuple(f"{letter}{k}" for letter in "xy" for k in range(phases))
     scalars = (
-        *((name, "A") for name in ("alpha1", "alpha2")),
+        *((name, "A") for name in ("alpha1", "alpha2", "c0", "c1")),
         *(
             (name, "i32")
-            for name in ("channels", "channel_tiles", "channel_blocks", "relu", "mixed", "matrix", "dense")
+            for name in ("channels", "channel_tiles", "channel_blocks", "group", "relu", "mixed", "matrix", "dense")
         ),
         *((f"{field}{k}", "i32") for k in range(phases) for field in PHASE_FIELDS),
     )
@@ -44,8 +47,8 @@ class Tile(NamedTuple):
     ----------
     rows, columns : int
         rows x 64 by columns are the sums of each of two consumers.
-    stages : int
-        Stages that fit.
+    stages, buffers : int
+        Stages that fit beside so many buffers for pieces of 64 pixels on their way out, of each consumer.
     ping_pong : bool
         Whether the consumers take tiles in turn, or share each.
     swapped : bool
@@ -55,6 +58,7 @@ class Tile(NamedTuple):
     rows: int
     columns: int
     stages: int
+    buffers: int
     ping_pong: bool
     swapped: bool
 
@@ -70,25 +74,26 @@ class Tile(NamedTuple):
 
     @property
     def shared_bytes(self) -> int:
-        """Stages, two pieces for each consumer, barriers, and what aligning them may take."""
-        return self.stages * ((self.pixels + self.channels) * 128 + 16) + 4 * (8192 + 8) + 1024
+        """Stages, pieces of both consumers, barriers, and what aligning them may take."""
+        pieces = 2 * self.buffers
+        return self.stages * ((self.pixels + self.channels) * 128 + 16) + pieces * (8192 + 8) + 1024
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """Of the template."""
-        numbers = (self.rows, self.columns, self.stages)
+        numbers = (self.rows, self.columns, self.stages, self.buffers)
         return (*map(str, numbers), *(str(flag).lower() for flag in (self.ping_pong, self.swapped)))
 
 
 #: Pixels x channels of a tile; "turns" where consumers take them in turn.
 TILES = {
-    "128x128 turns": Tile(2, 128, 6, True, False),
-    "256x64 turns": Tile(1, 256, 4, True, True),
+    "128x128 turns": Tile(2, 128, 6, 2, True, False),
+    "256x64 turns": Tile(1, 256, 4, 4, True, True),
 }
 #: Floats are not put together across.
 FLOAT_TILES = {
-    "128x128 turns": Tile(2, 128, 6, True, False),
-    "128x64 turns": Tile(2, 64, 8, True, False),
+    "128x128 turns": Tile(2, 128, 6, 2, True, False),
+    "128x64 turns": Tile(2, 64, 8, 2, True, False),
 }
 # Which tile. NVIDIA H200, 2026-11-28, bfloat16, microseconds of 128x128 / 256x64, cuDNN's beside:
 #   batch 256   forward   128@28 84 / 93, 89   256@14 80 / 84, 86   512@7 79 / 82, 83   stride 2: 128@56 93 / 103, 94
@@ -100,6 +105,8 @@ FLOAT_TILES = {
 # 1024-2048@14 (102). Where a tile has 64 channels out, 256x64 has half the work.
 #: Share of the tensor cores' rate that the products of a tile reach, and cycles of an epilogue that nothing hides.
 _SHARES, _EPILOGUE = {"128x128 turns": 0.96, "256x64 turns": 0.87, "128x64 turns": 0.75}, 2000
+#: Blocks of channels and taps up to which a residual outweighs them.
+_SHORT_BESIDE_RESIDUAL = 8
 #: Products of 64 x 64 x 64 in a cycle: 2,048 of single numbers.
 _CYCLES = 32
 #: What the copy engine can describe of windows: corners, distance of taps from the first one, strides.
@@ -108,8 +115,10 @@ _THREADS, _PIECE = 384, 64
 #: Coordinates have 32 bits.
 _MOST = 2**31 - 512
 _KINDS = ("float16", "bfloat16")
-#: Activations that a tile may end in.
+#: Activations that every instantiation may end in; others have instantiations of their own.
 _ACTIVATIONS = ("identity", "relu")
+#: One of those, which the tests compile.
+SAMPLE = "gelu_tanh"
 
 
 def phases_of(product: Product) -> tuple[Phase, ...]:
@@ -126,8 +135,11 @@ def cannot(product: Product) -> str | None:
     return product.workspace_reason(_turned_bytes(product))
 
 
-def image_reason(product: Product, beside: tuple[str, ...] = ()) -> str | None:
-    """Why the copy engine or the tensor cores cannot take the operands, or None; `beside` are types but 16-bit ones."""
+def image_reason(product: Product, beside: tuple[str, ...] = (), *, grouped: bool = False) -> str | None:
+    """Why the copy engine or the tensor cores cannot take the operands, or None; `beside` are types but 16-bit ones.
+
+    With `grouped` the filters are those of `hopper_groups`.
+    """
     profile, g, conv = product.profile, product.g, product.g.conv
     if profile.backend != "cuda" or profile.arch != 90:
         return "needs a GPU of compute capability 9.0"
@@ -137,7 +149,7 @@ def image_reason(product: Product, beside: tuple[str, ...] = ()) -> str | None:
         return f"for float16 and bfloat16, and float32 in TF32; not for {product.dtype.name} here"
     if not conv.channels_last or g.axes > 2:
         return "for NHWC images of one or two axes"
-    if conv.groups > 1:
+    if conv.groups > 1 and not grouped:
         return f"{conv.groups} groups, for one"
     lanes = product.dtype.lanes
     if g.in_channels % lanes or g.out_channels % lanes or not g.in_channels:
@@ -164,7 +176,13 @@ def _operands_reason(product: Product) -> str | None:
 
 def _filter_shape(product: Product) -> Numbers:
     g = product.g
-    return (g.out_channels, *g.taps, g.in_channels)
+    return (g.out_channels, *g.taps, filter_depth(product))
+
+
+def filter_depth(product: Product) -> int:
+    """Channels that a filter sees: all, or those of its group, or of the groups that make up a block of 64."""
+    g = product.g
+    return g.in_channels if g.conv.groups == 1 else max(g.in_channels // g.conv.groups, GROUP_BLOCK)
 
 
 def _window_reason(product: Product) -> str | None:
@@ -186,7 +204,7 @@ def _window_reason(product: Product) -> str | None:
 def blend_reason(product: Product) -> str | None:
     """Why what follows the sums is not for these kernels, or None."""
     then = product.then
-    if then.activation.mode not in _ACTIVATIONS:
+    if product.dtype.itemsize > 2 and then.activation.mode not in _ACTIVATIONS:
         return f"{then.activation.mode} is not among {', '.join(_ACTIVATIONS)}"
     bare = then.activation.mode == "identity" and then.residual is None
     if product.beta != 0.0 and not bare:
@@ -197,11 +215,16 @@ def blend_reason(product: Product) -> str | None:
 
 
 class Ending(NamedTuple):
-    """What follows the sums, as the kernels have it: alpha is a factor of the sums, what beta blends in a residual."""
+    """What follows the sums, as the kernels have it: alpha is a factor of the sums, what beta blends in a residual.
+
+    `functor` is the last argument of the template where an activation has instantiations of its own.
+    """
 
     factors: tuple[float, float]
     residual: Pointer
     relu: bool
+    constants: tuple[float, float]
+    functor: tuple[str, ...]
 
     @classmethod
     def of(cls, product: Product) -> Ending:
@@ -212,11 +235,22 @@ class Ending(NamedTuple):
             out = product.x if product.direction == "data" else product.y
             residual, factor = out.at, product.beta
         factors = float(then.alpha1 * product.alpha), float(factor)
-        return cls(factors, residual, then.activation.mode == "relu")
+        mode = then.activation.mode
+        own = () if mode in _ACTIVATIONS else (functor(mode, product.dtype),)
+        return cls(factors, residual, mode == "relu", constants(then.activation), own)
 
 
 def tile_for(product: Product) -> str:
-    """The tile that is estimated to be done first."""
+    """The tile that is estimated to be done first; of groups that of 64 channels, as where a residual is most of it.
+
+    NVIDIA H200, 2026-11-28, bfloat16, batch 256, with bias, residual and relu, microseconds of 128x128 / 256x64, and
+    cuDNN's: 64-64@56 140 / 82, 83; 64-256@56 295 / 241, 259; 128-512@28 156 / 129, 127; 256-1024@14 91 / 75, 86;
+    512-2048@7 65 / 56, 61; 512-128@28 84 / 79, 83; 3x3 of stride 2 128@56 113 / 114, 111.
+    """
+    steps = max(phase.taps for phase in phases_of(product)) * -(-_channels_seen(product) // _chunk(product.dtype))
+    short = product.then.residual is not None and product.dtype.itemsize == 2 and steps <= _SHORT_BESIDE_RESIDUAL
+    if short or product.g.conv.groups > 1:
+        return "256x64 turns"
     return min(tiles_of(product.dtype), key=lambda name: cycles(name, product))
 
 
@@ -234,7 +268,7 @@ def cycles(name: str, product: Product) -> float:
     """Of all tiles, those of a multiprocessor one after the other; an estimate."""
     tile, phases = tiles_of(product.dtype)[name], phases_of(product)
     channels = product.g.in_channels if product.direction == "data" else product.g.out_channels
-    blocks, each = -(-_channels_in(product) // _chunk(product.dtype)), -(-channels // tile.channels)
+    blocks, each = -(-_channels_seen(product) // _chunk(product.dtype)), -(-channels // tile.channels)
     of_block = tile.pixels * tile.channels / _CYCLES / _SHARES[name]
     counts = [-(-phase.pixels // tile.pixels) * each for phase in phases]
     tiles = sum(counts)
@@ -276,14 +310,15 @@ def step_with(product: Product, name: str, w: Pointer | None = None) -> KernelSt
     mixed = slots == len(phases) > 1 and len(set(pixel_tiles)) == 1 and grid >= slots
     rows = [(*phase.numbers, tiles, end) for phase, tiles, end in zip(phases, pixel_tiles, ends, strict=True)]
     rows += [(0, 1, *[0] * (len(PHASE_FIELDS) - 3), ends[-1])] * (slots - len(phases))
+    group = filter_depth(product) if product.g.conv.groups > 1 else 0
     numbers = (
-        *ending.factors,
-        *(channels, each, -(-_channels_in(product) // _chunk(dtype)), int(ending.relu), int(mixed)),
+        *(*ending.factors, *ending.constants),
+        *(channels, each, -(-_channels_seen(product) // _chunk(dtype)), group, int(ending.relu), int(mixed)),
         *(int(phases[0].is_matrix), int(phases[0].is_dense)),
         *(number for row in rows for number in row),
     )
     return KernelStep(
-        kernel, dtype, (dtype.cuda, *tile.arguments), product.direction,
+        kernel, dtype, (dtype.cuda, *tile.arguments, *ending.functor), product.direction,
         (grid // slots * slots if mixed else grid, 1, 1), _THREADS,
         _pointers(product, len(phases), slots, product.w.at if w is None else w), numbers,
         shared_bytes=tile.shared_bytes, maps=_maps(product, phases, slots, tile), joint_maps=True,
@@ -292,6 +327,11 @@ def step_with(product: Product, name: str, w: Pointer | None = None) -> KernelSt
 
 def _channels_in(product: Product) -> int:
     return product.g.in_channels if product.direction == "forward" else product.g.out_channels
+
+
+def _channels_seen(product: Product) -> int:
+    """Of those, what a channel out sees."""
+    return _channels_in(product) if product.g.conv.groups == 1 else filter_depth(product)
 
 
 def _pointers(product: Product, phases: int, slots: int, w: Pointer) -> tuple[Pointer, ...]:
@@ -328,7 +368,7 @@ def _maps(product: Product, phases: tuple[Phase, ...], slots: int, tile: Tile) -
 def _filter_map(product: Product, pointer: int, tile: Tile) -> BoxMap:
     """Boxes that are summed over along their rows, or across where filters are not turned for that."""
     g, dtype = product.g, product.dtype
-    c, k, taps, chunk = g.in_channels, g.out_channels, prod(g.taps), _chunk(dtype)
+    c, k, taps, chunk = filter_depth(product), g.out_channels, prod(g.taps), _chunk(dtype)
     across = product.direction == "data" and not _is_turned(product)
     extents, steps = ((k, taps, c), (c * k, k)) if _is_turned(product) else ((c, taps, k), (c, c * taps))
     box = (chunk, 1, chunk if across else tile.channels)
@@ -337,8 +377,9 @@ def _filter_map(product: Product, pointer: int, tile: Tile) -> BoxMap:
 
 def _instances(dtype: DType) -> dict[str, list[str]]:
     arguments = [", ".join((dtype.cuda, *tile.arguments)) for tile in tiles_of(dtype).values()]
+    sample = [f"{_FORWARD.entry}<{arguments[0]}, {functor(SAMPLE, dtype)}>"] if dtype.itemsize == 2 else []
     return {
-        direction: [f"{kernel.entry}<{each}>" for each in arguments]
+        direction: [f"{kernel.entry}<{each}>" for each in arguments] + (sample if direction == "forward" else [])
         for direction, kernel in {"forward": _FORWARD, "data": _DATA}.items()
         if dtype.itemsize < 8
     }

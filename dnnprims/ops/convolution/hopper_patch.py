@@ -10,18 +10,18 @@ from ...dtypes import DType
 from ...runtime.launch import Family, Kernel, KernelStep, Scratch, Struct
 from ...runtime.tensor_map import BoxMap
 from .geometry import Numbers
-from .hopper import Ending, blend_reason, image_reason
+from .hopper import Ending, blend_reason, filter_depth, image_reason
 from .hopper_filter import Slots, fold_step
 from .product import Algorithm, Product, Work, always_pays
 
 _NUMBERS = (
     *("rows", "columns", "tiles", "tiles_down", "tiles_across", "top", "left", "stages", "patch_bytes"),
-    *("channels", "channel_tiles", "backwards", "relu"),
+    *("channels", "channel_tiles", "backwards", "relu", "grouped"),
 )
 _STRUCT = Struct(
     "ConvPatchParams",
     ("x", "w", "y", "residual", "b", "scale", "shift"),
-    (*((name, "A") for name in ("alpha1", "alpha2")), *((name, "i32") for name in _NUMBERS)),
+    (*((name, "A") for name in ("alpha1", "alpha2", "c0", "c1")), *((name, "i32") for name in _NUMBERS)),
 )
 _FORWARD = Kernel("convolution_patch", "conv_patch_forward", _STRUCT)
 _DATA = Kernel("convolution_patch", "conv_patch_data", _STRUCT)
@@ -94,13 +94,19 @@ def _walks(product: Product) -> bool:
 
 def cannot(product: Product) -> str | None:
     """Why the product is not for this kernel, or None."""
-    reason = image_reason(product) or blend_reason(product)
+    return walk_reason(product, image_reason(product))
+
+
+def walk_reason(product: Product, reason: str | None) -> str | None:
+    """`reason`, or why the product is not for this kernel, be it of groups or not."""
+    reason = reason or blend_reason(product)
     if reason:
         return reason
     g = product.g
     if not _walks(product):
         return _ONLY
     channels = g.in_channels if product.direction == "forward" else g.out_channels
+    channels = channels if g.conv.groups == 1 else filter_depth(product)
     if channels > _CHANNELS:
         return f"{channels} channels, at most {_CHANNELS} fit"
     if patching(_result_extents(product), product.profile.shared_bytes) is None:
@@ -129,13 +135,13 @@ def work(product: Product) -> Work:
     return Work(
         (
             KernelStep(
-                _FORWARD if forward else _DATA, dtype, (dtype.cuda,), product.direction,
+                _FORWARD if forward else _DATA, dtype, (dtype.cuda, *ending.functor), product.direction,
                 (grid, 1, 1), _THREADS,
                 (source, product.w.at, result, ending.residual, then.b, then.scale, then.shift),
                 (
-                    *ending.factors,
+                    *(*ending.factors, *ending.constants),
                     *(cut.rows, cut.columns, tiles, cut.down, cut.across, top, left, cut.stages, cut.patch_bytes),
-                    *(channels, each, int(backwards), int(ending.relu)),
+                    *(channels, each, int(backwards), int(ending.relu), int(g.conv.groups > 1)),
                 ),
                 shared_bytes=cut.shared_bytes(_FILTER_BYTES, 0), maps=_maps(product, cut), joint_maps=True,
             ),
@@ -153,8 +159,8 @@ def _maps(product: Product, cut: Patching) -> tuple[BoxMap, ...]:
     x = BoxMap(
         0, kind, size, (c, width, height, g.batch), (c, c * width, c * width * height), (_CHANNELS, wide, tall, 1)
     )
-    steps = (g.in_channels, g.in_channels * taps)
-    w = BoxMap(1, kind, size, (g.in_channels, taps, g.out_channels), steps, (_CHANNELS, 1, _CHANNELS))
+    depth = filter_depth(product)
+    w = BoxMap(1, kind, size, (depth, taps, g.out_channels), (depth, depth * taps), (_CHANNELS, 1, _CHANNELS))
     y = BoxMap(
         2, kind, size, (k, across, down, g.batch), (k, k * across, k * across * down), (_CHANNELS, cut.columns, 1, 1)
     )

@@ -30,7 +30,7 @@ _FINISH = Kernel(
     ),
 )
 
-_TILE = Tile(1, 128, 6, False, False)
+_TILE = Tile(1, 128, 6, 2, False, False)
 _THREADS, _K_BLOCK, _FINISH_THREADS, _FINISH_VEC = 384, 64, 256, 4
 #: Threads that share the slots of an element, and slots that one of them takes before another is called.
 _SHARING, _SLOTS_EACH = (1, 4, 16), 6
@@ -45,7 +45,9 @@ def cannot(product: Product) -> str | None:
     reason = image_reason(product) or blend_reason(product)
     if reason:
         return reason
-    phases = phases_of(product)
+    ending, phases = Ending.of(product), phases_of(product)
+    if ending.functor:
+        return f"{product.then.activation.mode} is left to whole tiles"
     if len(phases) > 1 or not phases[0].is_dense:
         return "a data gradient with a stride"
     if _blocks(product) < 2 * _FEWEST:

@@ -33,6 +33,21 @@ _LAYOUT = Kernel(
         ),
     ),
 )
+#: Copies of filters of groups (`hopper_groups`).
+FILTERS = Kernel(
+    "convolution_layout",
+    "conv_group_filters",
+    Struct("ConvGroupFiltersParams", ("y", "w"), (("size", "i64"), ("taps", "i64"), ("group", "i64"))),
+)
+OWN_FILTERS = Kernel(
+    "convolution_layout",
+    "conv_own_filters",
+    Struct(
+        "ConvOwnFiltersParams",
+        ("y", "w"),
+        tuple((name, "i64") for name in ("size", "taps", "channels", "group", "filters_of_group")),
+    ),
+)
 #: Side of a tile, threads of a block.
 _SIDE, _THREADS = 64, 256
 #: Types that there are copies for: those with products on tensor cores.
@@ -212,6 +227,7 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
         return {}
     t, most = dtype.cuda, dtype.lanes
     return {
+        "groups": [f"conv_group_filters<{t}>", f"conv_own_filters<{t}>"],
         "layout": [
             f"conv_layout<{t}, {_bool(source)}, {_bool(to)}, {a}, {b}>"
             for source, to, a, b in (
@@ -219,8 +235,8 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
                 *((False, True, most, b) for b in (1, most // 2, most)),
                 *((False, False, a, b) for a, b in ((1, most), (most, 1), (most, most))),
             )
-        ]
+        ],
     }
 
 
-LAYOUT_FAMILY = Family("convolution_layout", (_LAYOUT,), _instances)
+LAYOUT_FAMILY = Family("convolution_layout", (_LAYOUT, FILTERS, OWN_FILTERS), _instances)
