@@ -49,15 +49,16 @@
 //            blocks a multiprocessor in place of four and two: backward 0.80 where it is 0.96. Four blocks and half as many
 //            rows ahead forward: the same for large tensors, .77 for .66 and .67 for .61 of 1024x14 and 2048x7 channels first,
 //            .59 for .67 of 2048x7 channels last.
-//            Held channels, relu fused, forward / backward, before in brackets: bfloat16 256x14 .69 / .74 (.50 / .71),
+//            Held channels, relu fused, a graph of each call between events, share of a copy of 4.27 TB/s (the table above, in
+//            brackets, is of tools/bench.py before them), forward / backward: bfloat16 256x14 .69 / .74 (.50 / .71),
 //            1024x14 .87 / .92 (.66 / .84); float32 512x7 .71 / .90 (.66 / .78), 2048x7 .77 / 1.12 (.75 / .89), 256x14 .90
 //            forward (.66), 1024x14 1.05 forward (.82). A copy of the two passes that are left would be 1.5 forward, 1.67
 //            backward. Tried with it, and no faster: 7x7 in 16 bits, whose runs of 98 bytes end in the middle of packs that two
 //            blocks write (.29, with pieces of packs .40 for .37; 2048x7 .54 for .61); clusters of up to eight blocks with a
 //            part of the rows each, for 28x28 and 56x56 (bfloat16 .64 for .69, .62 for .80, float32 .84 for .82); the same
-//            for strips of 32 or 64 bytes of channels last (bfloat16 512x7 .35 / .43 for .30 / .51, 2048x7 .61 / .66 for
+//            for strips of 32 or 64 bytes of channels last (bfloat16 512x7 .35 / .43 for .30 / .47, 2048x7 .61 / .66 for
 //            .67 / .81, 256x14 .34 forward for .49); sums formed while what is held comes in, in four steps (the same
-//            forward). Faster, but not kept for this alone: clusters of two for 14x14 backward (.79 and 1.00 of bfloat16).
+//            forward; tried together with the strips and the pieces of packs). No profile was made of held channels. Faster, but not kept for this alone: clusters of two for 14x14 backward (.79 and 1.00 of bfloat16).
 // Limits     up to 65,535 parts; VEC > 1 wants 16-byte aligned arrays and columns that fill whole packs.
 #include "batchnorm_held.cuh"
 
