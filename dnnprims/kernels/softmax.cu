@@ -52,8 +52,7 @@
 //                    read again and not 42 %, which took 668, log 719; 639 to 669 before a resident grid asked for the
 //                    next row in the places of the last.
 //     forward        the maximum of 16-bit rows is taken two numbers at a time.
-//   bfloat16 along an axis and 50,304 backward by a script; those kernels have been held against the bounds on the emulator
-//   alone.
+//   bfloat16 along an axis and 50,304 backward by a script.
 //   Such a grid that asks ahead is for rows that are partly read again, and cost everywhere else: rows forward 0.86 of a
 //   copy, where a block for each has 0.94 to 0.96, rows of 32,768 backward 0.95 (1.00), tiles 0.78 forward and 0.65
 //   backward (0.89 both). With 128 KiB of a row of 50,304 in the registers of 512 threads, not 64 in those of 1,024, 10 %

@@ -64,7 +64,8 @@ def conv_backward_data(
     Each element is one sum, gathered, in an order fixed by the shapes; nothing is scattered. Sums are in float32
     (float64 for float64), rounded once; where the handle allows TF32, factors of float32 may be rounded to it. What no
     tap sees has the gradient 0. To the variants of Hopper
-    (``hopper...``) padding is zeros that are multiplied, so that an infinite number beside it makes a NaN.
+    (``hopper...``) padding, and of narrow groups their neighbours up to 64 channels, is zeros that are multiplied, so
+    that an infinite number beside it makes a NaN.
     """
     options, operands = (conv, x_descriptor, alpha, beta), (dy, w, out)
     if checks.on_numpy(handle, "conv_backward_data"):
