@@ -15,6 +15,16 @@ HAS_GPU = gpu_works()
 HAS_COMPILER = shutil.which("g++") is not None
 
 
+def _is_hopper() -> bool:
+    if not HAS_GPU:
+        return False
+    with dnnprims.create_handle("cuda") as handle:
+        return handle.profile.arch == 90 and handle.profile.tensor_maps
+
+
+needs_hopper = pytest.mark.skipif(not _is_hopper(), reason="needs a GPU of compute capability 9.0")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _quiet_environment() -> None:
     """The developer's own switches must not change what is tested."""

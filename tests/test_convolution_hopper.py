@@ -11,11 +11,19 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import HAS_GPU
+from conftest import needs_hopper
 
 import dnnprims as dp
 from dnnprims import ConvolutionDescriptor, TensorDescriptor
-from dnnprims.ops.convolution import geometry, hopper, hopper_filter, hopper_patch, hopper_phases, hopper_turned
+from dnnprims.ops.convolution import (
+    geometry,
+    hopper,
+    hopper_filter,
+    hopper_patch,
+    hopper_phases,
+    hopper_tiles,
+    hopper_turned,
+)
 from dnnprims.ops.convolution.algorithms import ALGORITHMS
 from dnnprims.ops.convolution.backward import plan_conv_backward_data
 from dnnprims.ops.convolution.forward import plan_conv_forward
@@ -135,10 +143,10 @@ def replace_dtype(d: TensorDescriptor, dtype: str) -> TensorDescriptor:
     return TensorDescriptor(d.shape, dtype)
 
 
-@pytest.mark.parametrize("name", hopper.TILES)
+@pytest.mark.parametrize("name", hopper_tiles.TILES)
 def test_tiles_fit(name: str) -> None:
     """In shared memory, in the accumulators of a warpgroup, and by whole pieces."""
-    tile = hopper.TILES[name]
+    tile = hopper_tiles.TILES[name]
     assert tile.shared_bytes <= H200.shared_bytes
     assert tile.rows * tile.columns <= 256
     assert tile.rows * tile.columns // 64 % 2 == 0
@@ -216,16 +224,6 @@ def test_images_of_one_axis_have_one_row() -> None:
 
 
 # -- on a GPU --------------------------------------------------------------------------------------------------------
-
-
-def _is_hopper() -> bool:
-    if not HAS_GPU:
-        return False
-    with dp.create_handle("cuda") as handle:
-        return handle.profile.arch == 90 and handle.profile.tensor_maps
-
-
-needs_hopper = pytest.mark.skipif(not _is_hopper(), reason="needs a GPU of compute capability 9.0")
 
 
 @pytest.fixture
@@ -388,7 +386,7 @@ def only(monkeypatch: pytest.MonkeyPatch, direction: str, variant: str) -> None:
 @pytest.mark.gpu
 @needs_hopper
 @pytest.mark.parametrize("direction", ["forward", "data"])
-@pytest.mark.parametrize("name", hopper.TILES)
+@pytest.mark.parametrize("name", hopper_tiles.TILES)
 def test_integers_are_exact(cuda: dp.Handle, name: str, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each problem in each tile, with what may follow, in poisoned memory between guards."""
     monkeypatch.setattr(hopper, "tile_for", lambda product: name)
@@ -485,7 +483,7 @@ def test_integers_are_exact_in_split_products(cuda: dp.Handle, direction: str, m
 @pytest.mark.gpu
 @needs_hopper
 @pytest.mark.parametrize("direction", ["forward", "data"])
-@pytest.mark.parametrize("name", hopper.FLOAT_TILES)
+@pytest.mark.parametrize("name", hopper_tiles.FLOAT_TILES)
 def test_integers_are_exact_in_tf32(name: str, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the handle allows it."""
     monkeypatch.setattr(hopper, "tile_for", lambda product: name)

@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import HAS_GPU
+from conftest import needs_hopper
 
 import dnnprims as dp
 from dnnprims.conformance import FAMILIES
@@ -187,16 +187,6 @@ def test_driver_without_maps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- on a GPU --------------------------------------------------------------------------------------------------------
-
-
-def _is_hopper() -> bool:
-    if not HAS_GPU:
-        return False
-    with dp.create_handle("cuda") as handle:
-        return handle.profile.arch == 90 and handle.profile.tensor_maps
-
-
-needs_hopper = pytest.mark.skipif(not _is_hopper(), reason="needs a GPU of compute capability 9.0")
 
 
 @pytest.fixture(params=["ieee", "tf32"])

@@ -13,6 +13,7 @@ from ...runtime.tensor_map import SWIZZLED_ROW, AnyMap, BoxMap, TensorMap
 from .direct import constants, functor
 from .geometry import Numbers
 from .hopper_phases import PHASE_FIELDS, Phase, data_phases, factor_kind, forward_phase
+from .hopper_tiles import Tile, tiles_of
 from .implicit_weights import turned, turned_bytes
 from .library import LIBRARY
 from .product import WIDEST_ACCESS, Algorithm, Product, Work
@@ -40,61 +41,6 @@ _FORWARD = Kernel("convolution_hopper", "conv_hopper_forward", _struct("ConvHopp
 _DATA = Kernel("convolution_hopper", "conv_hopper_data", _struct("ConvHopperDataParams", DATA_PHASES))
 
 
-class Tile(NamedTuple):
-    """How the work of a block is shared out, as the template `Tiling` of the kernel.
-
-    Attributes
-    ----------
-    rows, columns : int
-        rows x 64 by columns are the sums of each of two consumers.
-    stages, buffers : int
-        Stages that fit beside so many buffers for pieces of 64 pixels on their way out, of each consumer.
-    ping_pong : bool
-        Whether the consumers take tiles in turn, or share each.
-    swapped : bool
-        Whether the columns are pixels, or channels out.
-    """
-
-    rows: int
-    columns: int
-    stages: int
-    buffers: int
-    ping_pong: bool
-    swapped: bool
-
-    @property
-    def pixels(self) -> int:
-        """Of a tile."""
-        return (self.columns if self.swapped else 64 * self.rows) * (1 if self.ping_pong else 2)
-
-    @property
-    def channels(self) -> int:
-        """Of a tile, out."""
-        return 64 * self.rows if self.swapped else self.columns
-
-    @property
-    def shared_bytes(self) -> int:
-        """Stages, pieces of both consumers, barriers, and what aligning them may take."""
-        pieces = 2 * self.buffers
-        return self.stages * ((self.pixels + self.channels) * 128 + 16) + pieces * (8192 + 8) + 1024
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """Of the template."""
-        numbers = (self.rows, self.columns, self.stages, self.buffers)
-        return (*map(str, numbers), *(str(flag).lower() for flag in (self.ping_pong, self.swapped)))
-
-
-#: Pixels x channels of a tile; "turns" where consumers take them in turn.
-TILES = {
-    "128x128 turns": Tile(2, 128, 6, 2, True, False),
-    "256x64 turns": Tile(1, 256, 4, 4, True, True),
-}
-#: Floats are not put together across.
-FLOAT_TILES = {
-    "128x128 turns": Tile(2, 128, 6, 2, True, False),
-    "128x64 turns": Tile(2, 64, 8, 2, True, False),
-}
 # Which tile. NVIDIA H200, 2026-11-28, bfloat16, microseconds of 128x128 / 256x64, cuDNN's beside:
 #   batch 256   forward   128@28 84 / 93, 89   256@14 80 / 84, 86   512@7 79 / 82, 83   stride 2: 128@56 93 / 103, 94
 #                         256@28 82 / 89, 89   1x1 of 1024-2048@14 74 / 76, 79
@@ -252,11 +198,6 @@ def tile_for(product: Product) -> str:
     if short or product.g.conv.groups > 1:
         return "256x64 turns"
     return min(tiles_of(product.dtype), key=lambda name: cycles(name, product))
-
-
-def tiles_of(dtype: DType) -> dict[str, Tile]:
-    """That there are for a type."""
-    return TILES if dtype.itemsize == 2 else FLOAT_TILES
 
 
 def _chunk(dtype: DType) -> int:

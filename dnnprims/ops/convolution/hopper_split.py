@@ -7,8 +7,9 @@ from math import prod
 from ...dtypes import DType
 from ...runtime.launch import Family, Kernel, KernelStep, Scratch, Struct
 from ...runtime.tensor_map import BoxMap
-from .hopper import Ending, Tile, blend_reason, cycles, image_reason, library_reason, phases_of, tile_for
+from .hopper import Ending, blend_reason, cycles, image_reason, library_reason, phases_of, tile_for
 from .hopper_phases import PHASE_FIELDS
+from .hopper_tiles import Tile
 from .product import Algorithm, Product, Work
 
 _FAMILY = "convolution_hopper_split"

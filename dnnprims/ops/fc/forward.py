@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ... import checks
 from ...descriptors import ActivationDescriptor, TensorDescriptor, as_activation
@@ -44,13 +45,11 @@ def plan_fc_forward(
     checks.require_workspace(op, profile.workspace_limit, sum(own), "the pre-activation")
     name, reason = _epilogue(mode, x.dtype, n, b is not None, aux, alpha, beta)
     no_lt = lt_reason(profile, m, n, k)
-    blended = "alpha and beta apply after the activation" if alpha != 1.0 or beta != 0.0 else None
     rival = None if no_lt else "pass" if reason else "epilogue"
     arrays = {"x": x, "w": w, "b": b, "out": out, "aux": aux}
     layer = (profile, mode.mode, x.dtype, (m, n, k), arrays, rival)
     variants = (
-        ("few_rows", blended or few_rows_reason(*layer)),
-        ("ping_pong", blended or ping_pong_reason(*layer)),
+        *_in_one_launch(layer, alpha, beta),
         ("lt_epilogue", no_lt or reason),
         ("lt_then_pass", no_lt),
         ("tiled_kernel", None),
@@ -78,6 +77,12 @@ def plan_fc_forward(
         product = replace(product, epilogue=name, c=destination(3, n, out), aux=kept)
     after = () if alone else (activation_step(mode, x.dtype, m * n, z, unaligned(out=out, aux=aux), alpha, beta),)
     return replace(spec, variant=str(variant), steps=lower(profile, product, after), scratch=scratch, refused=refused)
+
+
+def _in_one_launch(layer: tuple[Any, ...], alpha: float, beta: float) -> tuple[tuple[str, str | None], ...]:
+    """The variants whose kernels end with the activation, and why each does not do a layer."""
+    blended = "alpha and beta apply after the activation" if alpha != 1.0 or beta != 0.0 else None
+    return ("few_rows", blended or few_rows_reason(*layer)), ("ping_pong", blended or ping_pong_reason(*layer))
 
 
 def _require_layer(
