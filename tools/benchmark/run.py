@@ -105,14 +105,18 @@ class Session:
             if torch is not None and torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _run(self, problem: Problem) -> Record:
+    def prepared(self, problem: Problem) -> tuple[Case, Run]:
+        """A case with its arrays, and the call that does its work."""
         handle = self.handles[problem.word("math", "ieee")]
         maker = next((f.makers[problem.op] for f in self.families.values() if problem.op in f.makers), None)
         if maker is None:
             raise Refused(f"no family measures {problem.op}")
         case = maker(problem, self.arrays, handle)
-        call = case.call or partial(getattr(dp, case.op), handle, **case.operands, **case.options, **case.results)
-        rivals = self._rivals(case)
+        return case, case.call or partial(getattr(dp, case.op), handle, **case.operands, **case.options, **case.results)
+
+    def _run(self, problem: Problem) -> Record:
+        case, call = self.prepared(problem)
+        handle, rivals = self.handles[case.math], self.rivals(case)
         complaint = self.checker.conformance(handle, case)
         if complaint:
             raise Refused(f"against the reference: {complaint}")
@@ -148,7 +152,8 @@ class Session:
 
     # -- peers ---------------------------------------------------------------------------------------------------
 
-    def _rivals(self, case: Case) -> list[Contestant]:
+    def rivals(self, case: Case) -> list[Contestant]:
+        """What the peers have for a case."""
         found: list[Contestant] = []
         for peer in self.peers:
             try:
