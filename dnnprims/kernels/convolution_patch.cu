@@ -29,8 +29,8 @@
 //   Behind copies of planes forward 364 (596), filter 366 (601): copies of x and y there and back are 196 us of that at the
 //   rate of a copy. 32 groups of 128@56 157 (357), data 158 (404), where the plain kernel takes 7,700; of 256@28 93 (185), data
 //   94 (199); of 1024@7 90 (46), data 91 (44). With swish in it 64@56 105 (188 in two launches).
-//   compute-sanitizer counts the three tiles of 192 columns, which lie a pixel apart, as 6,144 bytes in a row and reports
-//   reads beyond shared memory in conv_patch_filter: by their addresses 2,304 bytes are read, which end within it.
+//   compute-sanitizer counts the three tiles of 192 columns, which lie a pixel apart, as 6,144 bytes in a row, of which
+//   2,304 are read: so much more shared memory is asked for, or it reports reads beyond it in conv_patch_filter.
 #include "convolution_hopper.cuh"
 
 template <class T> struct ConvPatchParams {
