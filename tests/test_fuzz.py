@@ -18,6 +18,7 @@ import hypothesis
 import numpy as np
 import pytest
 from conftest import HAS_COMPILER
+from good_calls import GOOD
 from hostile import (
     CLAIMS,
     Endless,
@@ -32,7 +33,6 @@ from hostile import (
     spoilt,
 )
 from hypothesis import strategies as st
-from test_refusals import GOOD
 
 import dnnprims as dp
 from dnnprims import planning
