@@ -34,6 +34,7 @@ _ON_HOPPER = ("hopper", "hopper_patch", "hopper_split")
 ONLY_HOPPER = {"ping_pong", *(f"{name}{way}" for name in _ON_HOPPER for way in ("", "_after_copies", "_in_blocks"))}
 ONLY_HOPPER.add("hopper_as_one_group")
 NOT_FOR = {("lt_product_after_copies", "float64")}
+NOT_FOR |= {("joined_taps", dtype) for dtype in ("float64", "float16", "bfloat16")}
 NOT_FOR |= {
     (name, dtype)
     for name in (*ONLY_HOPPER, "few_rows", "few_channels", "implicit_mma", "implicit_mma_after_copies")

@@ -72,7 +72,8 @@ _FLAG, _OPERAND = "0 or 1", "number of an operand of the call"
 #: Of the implicit products of convolutions, whose offsets have 32 bits.
 _IMPLICIT = {
     name
-    for kernel in FAMILIES["convolution_implicit"].kernels
+    for family in ("convolution_implicit", "convolution_joined")
+    for kernel in FAMILIES[family].kernels
     for name, kind in kernel.struct.scalars
     if kind == "i32" and name != "channels_last"
 }
@@ -228,7 +229,19 @@ NARROW = (
 
 #: Kernels whose offsets have 32 bits: their front end refuses operands that reach over 2^30 elements.
 IN_32_BITS = tuple(
-    f"convolution_{stem}" for stem in ("implicit.cu", "implicit.cuh", "gather.cuh", "filter.cuh", "mma.cu")
+    f"convolution_{stem}"
+    for stem in (
+        *(
+            "implicit.cu",
+            "implicit.cuh",
+            "ffma.cuh",
+            "gather.cuh",
+            "filter.cuh",
+            "mma.cu",
+            "joined.cu",
+            "joined_data.cuh",
+        ),
+    )
 )
 
 #: Headers that compute with bits of numbers and with addresses of shared memory, not with indices.

@@ -33,74 +33,9 @@
 //           the multipliers' rate is reached here: of the loop's 660 instructions a slice 512 multiply (by count), the
 //           rest is not profiled.
 // Limits    offsets below 2^30 elements.
+#include "convolution_ffma.cuh"
 #include "convolution_filter.cuh"
 #include "convolution_gather.cuh"
-
-template <class T> struct Micro {
-  static constexpr int EACH = sizeof(acc_t<T>) == 8 ? 4 : 8;     // rows and columns of a thread
-  static constexpr int DEPTH = sizeof(acc_t<T>) == 8 ? 16 : 8;   // terms of a slice
-};
-
-// The threads of a block and the places of each in the tile: a warp has 4 x 8 threads, each rows and columns in fours.
-template <class T, int ROWS, int COLUMNS> struct Tile {
-  typedef acc_t<T> A;
-  static constexpr int EACH = Micro<T>::EACH, DEPTH = Micro<T>::DEPTH, FOURS = EACH / 4;
-  static constexpr int THREADS = ROWS * COLUMNS / (EACH * EACH), BLOCKS = THREADS == 64 ? 6 : 2, WARPS_ACROSS = COLUMNS / (32 * FOURS);
-  static constexpr int ROW_PACKS = ROWS * DEPTH / 4 / THREADS, COLUMN_PACKS = COLUMNS * DEPTH / 4 / THREADS;
-  static constexpr int PAD = 4, WIDTH = COLUMNS, ROWS_OF_PART = ROWS / FOURS;
-  struct Buffer {
-    alignas(16) A rows[DEPTH][ROWS + PAD];
-    alignas(16) A columns[DEPTH][COLUMNS + PAD];
-  };
-  union Shared {
-    Buffer buffer[2];
-    alignas(16) A sums[ROWS / FOURS][COLUMNS + PAD];  // every second sixteen rows, or all of them
-  };
-  static DEVICE int row(int i) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    return warp / WARPS_ACROSS * 16 * FOURS + i / 4 * 16 + lane / 8 * 4 + i % 4;
-  }
-  static DEVICE int column(int j) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    return warp % WARPS_ACROSS * 32 * FOURS + j / 4 * 32 + lane % 8 * 4 + j % 4;
-  }
-  static DEVICE int row_in_part(int i) {
-    return threadIdx.x / 32 / WARPS_ACROSS * 16 + threadIdx.x % 32 / 8 * 4 + i;
-  }
-  // Row of the tile that row `at` of the sums number `part` is.
-  struct PartRow {
-    int part;
-    DEVICE int operator()(int at) const { return at / 16 * 16 * FOURS + part * 16 + at % 16; }
-  };
-  static DEVICE void multiply(A (&sum)[EACH][EACH], const Buffer& in) {
-    const int row_0 = row(0), column_0 = column(0);
-#pragma unroll
-    for (int k = 0; k < DEPTH; ++k) {
-      A left[EACH], right[EACH];
-#pragma unroll
-      for (int i = 0; i < FOURS; ++i) {
-        take_four(left + 4 * i, &in.rows[k][row_0 + 16 * i]);
-        take_four(right + 4 * i, &in.columns[k][column_0 + 32 * i]);
-      }
-#pragma unroll
-      for (int i = 0; i < EACH; ++i)
-#pragma unroll
-        for (int j = 0; j < EACH; ++j) sum[i][j] = fma(left[i], right[j], sum[i][j]);
-    }
-  }
-};
-
-// Four to shared memory: along the terms of one line, or along four lines of one term.
-template <class T, int WIDTH> DEVICE void put_terms(acc_t<T> (*tile)[WIDTH], int term, int line, const Four<T>& v) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) tile[term + i][line] = to_acc(v.lane[i]);
-}
-template <class T, int WIDTH> DEVICE void put_lines(acc_t<T> (*tile)[WIDTH], int term, int line, const Four<T>& v) {
-  acc_t<T> wide[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) wide[i] = to_acc(v.lane[i]);
-  store_four(&tile[term][line], wide);
-}
 
 // ---- forward and data -----------------------------------------------------------------------------------------------
 
@@ -176,36 +111,11 @@ template <class T, int ROWS, int COLUMNS> struct Gatherer {
   }
 };
 
-// The sums of a block through shared memory to their results, every second sixteen rows at a time.
-template <class Place, class Finish, class A>
-DEVICE void hand_over(typename Place::Shared& shared, A (&sum)[Place::EACH][Place::EACH], const Finish& finish, int rows,
-                      int columns) {
-#pragma unroll 1
-  for (int part = 0; part < Place::FOURS; ++part) {
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-      for (int j = 0; j < Place::EACH; j += 4) {
-        A four[4];
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-          four[k] = Place::FOURS == 1 || part == 0 ? sum[i][j + k] : sum[i + Place::EACH - 4][j + k];
-        store_four(&shared.sums[Place::row_in_part(i)][Place::column(j)], four);
-      }
-    __syncthreads();
-    const typename Place::PartRow row_of{part};
-    deliver<Place::ROWS_OF_PART, Place::WIDTH, Place::WIDTH + Place::PAD, Place::THREADS>(&shared.sums[0][0], finish, rows,
-                                                                                         columns, row_of);
-  }
-}
-
 template <class T, int ROWS, int COLUMNS>
 __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS, COLUMNS>::BLOCKS)
     implicit_gather(const ImplicitGatherParams<T> p) {
   typedef Tile<T, ROWS, COLUMNS> Place;
   typedef acc_t<T> A;
-  constexpr int EACH = Place::EACH;
   __shared__ typename Place::Shared shared;
   __shared__ int result_at[ROWS], residual_at[ROWS];
   const auto s = slices_of<T, Place::DEPTH>(p);
@@ -213,7 +123,7 @@ __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS,
   const int row_0 = tile * ROWS, column_0 = ((int)blockIdx.x - tile * p.column_tiles) * COLUMNS;
   if (row_0 >= s.rows) return;
   locate_rows<ROWS, Place::THREADS>(p, s, row_0, result_at, residual_at);
-  A sum[EACH][EACH] = {};
+  A sum[Place::DOWN][Place::ACROSS] = {};
   if (s.begin < s.end) {
     Gatherer<T, ROWS, COLUMNS> gatherer;
     gatherer.start(p, s, row_0);
@@ -231,12 +141,7 @@ __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS,
   } else {
     __syncthreads();
   }
-  bool not_a_number = false;
-#pragma unroll
-  for (int i = 0; i < EACH; ++i)
-#pragma unroll
-    for (int j = 0; j < EACH; ++j) not_a_number |= sum[i][j] != sum[i][j];
-  const bool doubtful = is_doubtful<COLUMNS, Place::THREADS>(p, s, column_0, not_a_number);
+  const bool doubtful = is_doubtful<COLUMNS, Place::THREADS>(p, s, column_0, any_nan(sum));
   const auto finish = finish_of(p, s, result_at, residual_at, row_0, column_0, doubtful);
   hand_over<Place>(shared, sum, finish, s.rows - row_0, p.lines - column_0);
 }
@@ -248,7 +153,7 @@ __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS,
     implicit_filter(const ImplicitFilterParams<T> p) {
   typedef Tile<T, ROWS, COLUMNS> Place;
   typedef acc_t<T> A;
-  constexpr int EACH = Place::EACH, DEPTH = Place::DEPTH, THREADS = Place::THREADS;
+  constexpr int DEPTH = Place::DEPTH, THREADS = Place::THREADS;
   constexpr int ROW_PACKS = Place::ROW_PACKS, COLUMN_PACKS = Place::COLUMN_PACKS;
   __shared__ typename Place::Shared shared;
   __shared__ Position table[TABLE];
@@ -257,7 +162,7 @@ __global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS,
   const T* x = p.x + (i64)tile.group * p.columns * p.x_channel;
   const int slices = (tile.end - tile.begin + DEPTH - 1) / DEPTH;
   Four<T> left[ROW_PACKS], right[COLUMN_PACKS];
-  A sum[EACH][EACH] = {};
+  A sum[Place::DOWN][Place::ACROSS] = {};
 #pragma unroll 1
   for (int at = -1; at < slices; ++at) {
     const int next = at + 1, offset = next * DEPTH % TABLE;

@@ -34,6 +34,7 @@ FAMILIES: dict[str, Family] = {
         convolution.FAMILY,
         convolution.FIRST_FAMILY,
         convolution.IMPLICIT_FAMILY,
+        convolution.JOINED_FAMILY,
         convolution.LAYOUT_FAMILY,
         convolution.MMA_FAMILY,
         convolution.CONV_HOPPER_FAMILY,

@@ -27,6 +27,7 @@ from .hopper_rows import CONV_ROWS_FAMILY
 from .hopper_split import CONV_HOPPER_SPLIT_FAMILY
 from .hopper_turned import CONV_HOPPER_TURNED_FAMILY
 from .implicit import IMPLICIT_FAMILY, MMA_FAMILY
+from .joined import JOINED_FAMILY
 from .relaid import LAYOUT_FAMILY
 from .transposed import (
     conv_transpose_backward,
@@ -48,6 +49,7 @@ __all__ = [
     "FAMILY",
     "FIRST_FAMILY",
     "IMPLICIT_FAMILY",
+    "JOINED_FAMILY",
     "LAYOUT_FAMILY",
     "MMA_FAMILY",
     "conv_backward_bias",

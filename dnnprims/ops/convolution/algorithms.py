@@ -17,6 +17,7 @@ from .hopper_rows import HOPPER_ROWS
 from .hopper_split import HOPPER_SPLIT
 from .hopper_turned import HOPPER_TURNED
 from .implicit import IMPLICIT_FFMA, IMPLICIT_MMA
+from .joined import JOINED_TAPS, JOINED_TAPS_DATA, JOINED_TAPS_FILTER
 from .library import LIBRARY
 from .library_planes import LIBRARY_PLANES
 from .product import Algorithm, Product, Work
@@ -30,15 +31,19 @@ _ON_HOPPER, _FILTERS_ON_HOPPER = (HOPPER_PATCH, HOPPER_SPLIT, HOPPER), (HOPPER_P
 _COPIED, _FILTERS_COPIED = (tuple(map(after_copies, each)) for each in (_ON_HOPPER, _FILTERS_ON_HOPPER))
 _AS_MATRICES, _IN_PLANES = (LIBRARY, COPIED_LIBRARY), (LIBRARY, LIBRARY_PLANES, COPIED_LIBRARY)
 _IN_GROUPS = (HOPPER_PATCH_GROUPS, HOPPER_GROUPS)
-_PORTABLE = (IMPLICIT_MMA, COPIED_MMA, IMPLICIT_FFMA, DIRECT)
+_ON_TENSOR_CORES, _PORTABLE = (IMPLICIT_MMA, COPIED_MMA), (IMPLICIT_FFMA, DIRECT)
+_REST, _FILTERS_REST = (
+    (*matrices, *copied, *_ON_TENSOR_CORES)
+    for matrices, copied in ((_IN_PLANES, _COPIED), (_AS_MATRICES, _FILTERS_COPIED))
+)
 
 #: In the order in which they are asked, for each direction; the last one takes any problem.
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
-    "forward": (HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS, FIRST_FORWARD, *_IN_PLANES, *_COPIED, *_PORTABLE),
-    "data": (HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS, FIRST_DATA, *_IN_PLANES, *_COPIED, *_PORTABLE),
+    "forward": (HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS, FIRST_FORWARD, *_REST, JOINED_TAPS, *_PORTABLE),
+    "data": (HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS, FIRST_DATA, *_REST, JOINED_TAPS_DATA, *_PORTABLE),
     "filter": (
         *(HOPPER_ROWS, *_FILTERS_ON_HOPPER, DEPTHWISE, HOPPER_FILTER_GROUPS, HOPPER_TURNED, FIRST_FILTER),
-        *(*_AS_MATRICES, *_FILTERS_COPIED, *_PORTABLE),
+        *(*_FILTERS_REST, JOINED_TAPS_FILTER, *_PORTABLE),
     ),
 }
 

@@ -10,7 +10,7 @@ from ...runtime.launch import NULL, Family, Kernel, KernelStep, Scratch, Struct
 from ...runtime.limits import MOST_ACROSS
 from .depthwise import FUSED, is_bare
 from .direct import constants
-from .geometry import Numbers, filter_steps, steps
+from .geometry import Numbers, filter_steps, seen_outputs, steps
 from .product import Algorithm, Operand, Product, Work, always_pays
 
 
@@ -163,28 +163,10 @@ def _groups(product: Product) -> int:
     return -(-product.g.taps[0] * _filter_patch(product).row_terms // _WARP_TERMS)
 
 
-class _Seen(NamedTuple):
-    """Along one axis: elements stride * m + rest see outputs m + lead - j through taps stride * j + rest + offset."""
-
-    lead: int
-    offset: int
-    reach: int
-
-
-def _seen(product: Product) -> tuple[_Seen, ...]:
-    """Along each axis."""
-    conv, found = product.g.conv, []
-    for taps, stride, (pad, _) in zip(product.g.taps, conv.strides(2), conv.paddings(2), strict=True):
-        lead = -(-pad // stride)
-        offset = pad - stride * lead
-        found.append(_Seen(lead, offset, (taps - 1 - offset) // stride + 1))
-    return tuple(found)
-
-
 def _shared_bytes(product: Product) -> int:
     """Beside the patch: filters, rows on their way out and the table of terms, or two tiles of dy."""
     if product.direction == "data":
-        down, across = (axis.reach for axis in _seen(product))
+        down, across = (axis.reach for axis in seen_outputs(product.g))
         patch = (_TILE + down - 1) * (_TILE + across - 1) * _DY_PITCH * 2
         return patch + _BLOCK * _COLUMN_PITCH * 4 + down * across * _FILTERS * 32
     if product.direction == "filter":
@@ -267,7 +249,7 @@ def _data_steps(product: Product) -> Work:
     before = tuple(pad for pad, _ in g.conv.paddings(2))
     tiles_h, tiles_w = (-(-i // (stride * _TILE)) for i, stride in zip(g.image, strides, strict=True))
     first, (w_outer, w_channel, _, w_h, w_w) = filter_steps(g.conv, g.taps, product.w.strides)
-    seen = (number for axes in zip(*_seen(product), strict=True) for number in axes)
+    seen = (number for axes in zip(*seen_outputs(product.g), strict=True) for number in axes)
     scalars = (
         *(float(product.alpha), float(product.beta), g.batch, g.in_channels, g.out_channels, tiles_h, tiles_w),
         *(*g.image, *g.output, *g.taps, *strides, *before, *seen),

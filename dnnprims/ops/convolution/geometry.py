@@ -137,3 +137,25 @@ def filter_steps(conv: ConvolutionDescriptor, taps: Numbers, strides: Numbers) -
     outer, channel, along = split(conv, strides)
     first = sum((count - 1) * step for count, step in zip(taps, along, strict=True))
     return first, (outer, channel, *_spatial(tuple(-step for step in along), 0))
+
+
+class Seen(NamedTuple):
+    """Along one axis: elements stride * m + rest see outputs m + lead - j through taps stride * j + rest + offset.
+
+    `reach` is how many outputs they see at most.
+    """
+
+    lead: int
+    offset: int
+    reach: int
+
+
+def seen_outputs(g: Geometry) -> tuple[Seen, ...]:
+    """Along each axis, of filters that are not dilated."""
+    found = []
+    along = zip(g.taps, g.conv.strides(g.axes), g.conv.paddings(g.axes), strict=True)
+    for taps, stride, (pad, _) in along:
+        lead = -(-pad // stride)
+        offset = pad - stride * lead
+        found.append(Seen(lead, offset, (taps - 1 - offset) // stride + 1))
+    return tuple(found)

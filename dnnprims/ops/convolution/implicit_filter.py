@@ -20,7 +20,8 @@ def _shares(way: Way, product: Product) -> tuple[Tile, int, int]:
     """The tile, how many blocks share the positions, and how many each has."""
     _, groups, columns, lines, *_ = product.g.scalars()
     positions = product.g.batch * prod(product.g.output)
-    others = groups * prod(product.g.taps)
+    taps = prod(product.g.taps)
+    columns, others = (columns * taps, groups) if way.joined else (columns, groups * taps)
     most = max(1, positions // FEWEST_POSITIONS)
     tile = way.tile_for(product.dtype, lines, columns, others * most)
     blocks = max(1, tile.needed(lines, columns) * others)
@@ -33,7 +34,7 @@ def _shares(way: Way, product: Product) -> tuple[Tile, int, int]:
 def filter_reason(way: Way, product: Product) -> str | None:
     """Why it cannot be done, or None."""
     _, splits, _ = _shares(way, product)
-    nbytes = _partial_bytes(product, splits)
+    nbytes = _partial_bytes(way, product, splits)
     reason = _packs_reason(way, product) if way.strict else None
     return reason or (product.workspace_reason(nbytes) if nbytes else None)
 
@@ -47,23 +48,25 @@ def _packs_reason(way: Way, product: Product) -> str | None:
     return None
 
 
-def _partial_bytes(product: Product, splits: int) -> int:
-    return splits * product.g.filter_size * product.dtype.acc.itemsize if splits > 1 else 0
+def _partial_bytes(way: Way, product: Product, splits: int) -> int:
+    """Scratch for sums that a fold is to add, and bring in order where taps and channels are joined."""
+    return splits * product.g.filter_size * product.dtype.acc.itemsize if splits > 1 or way.joined else 0
 
 
 def filter_work(way: Way, product: Product) -> Work:
     """The product, and the fold where positions are shared."""
-    _, splits, _ = _shares(way, product)
-    if splits == 1:
-        return Work((_step(way, product, NULL),))
+    shares = _shares(way, product)
+    splits = shares[1]
+    nbytes = _partial_bytes(way, product, splits)
+    if not nbytes:
+        return Work((_step(way, product, NULL, shares),))
     at = Scratch(len(product.taken))
-    nbytes = _partial_bytes(product, splits)
-    return Work((_step(way, product, at), fold_step(product, splits, at)), (nbytes,))
+    return Work((_step(way, product, at, shares), fold_step(product, splits, at)), (nbytes,))
 
 
-def _step(way: Way, product: Product, partial: Pointer) -> KernelStep:
+def _step(way: Way, product: Product, partial: Pointer, shares: tuple[Tile, int, int]) -> KernelStep:
     g, dtype = product.g, product.dtype
-    tile, splits, each = _shares(way, product)
+    tile, splits, each = shares
     batch, groups, columns, lines, *extents = g.scalars()
     image, output, taps, stride, dilation, padding = (tuple(extents[at : at + 3]) for at in range(0, 18, 3))
     x, y = View.of(product, product.x.strides), View.of(product, product.y.strides)
@@ -80,11 +83,13 @@ def _step(way: Way, product: Product, partial: Pointer) -> KernelStep:
     pack = way.pack(dtype)
     y_packed = y.packed(dtype, pack, product.y.alignment, lines)
     x_packed = x.packed(dtype, pack, product.x.alignment, columns)
-    w_packed = packed(dtype, _FOUR, WIDEST_ACCESS, columns, channel, outer, *taps_way)
-    counts = (batch, lines, columns, -(-columns // tile.columns), prod(taps), batch * prod(output), each)
+    across, rounds = (columns * prod(taps), 1) if way.joined else (columns, prod(taps))
+    lie = (across, 1, outer) if way.joined else (columns, channel, outer, *taps_way)
+    w_packed = packed(dtype, _FOUR, WIDEST_ACCESS, *lie)
+    counts = (batch, lines, columns, -(-across // tile.columns), prod(taps), batch * prod(output), each)
     return KernelStep(
-        way.filter, dtype, (dtype.cuda, str(tile.rows), str(tile.columns)), "filter",
-        (tile.needed(lines, columns) * prod(taps), groups, splits), tile.threads,
+        way.filter, dtype, way.template(dtype, tile), "filter",
+        (tile.needed(lines, across) * rounds, groups, splits), tile.threads,
         (product.w.at, product.y.at, product.x.at, partial),
         (float(product.alpha), float(product.beta), g.filter_size, *counts, y.outer, y.channel, x.outer, x.channel,
          outer, channel, first, *axes, y_packed, int(y.channel == 1), x_packed, int(x.channel == 1), w_packed),

@@ -97,7 +97,7 @@ class Gather(NamedTuple):
     def rearranged_bytes(self) -> int:
         """Scratch for the filters."""
         if not self.way.strict:
-            return repacked_bytes(self.product, self.terms, self.lines)
+            return repacked_bytes(self.product, self.terms, self.lines, always=self.way.joined)
         if self.product.direction == "forward":
             return 0
         return turned_bytes(self.product, self.terms, self.lines, self.way.pack(self.product.dtype))
@@ -178,7 +178,7 @@ def _product_step(gather: Gather, weights: Weights, partial: Pointer | None) -> 
     flags = (int(gather.backwards), source_packed, int(source.channel == 1), weights.packed, weights.along_terms)
     operand = NULL if partial is None else partial
     return KernelStep(
-        gather.way.gather, dtype, (dtype.cuda, str(tile.rows), str(tile.columns)), "gather",
+        gather.way.gather, dtype, gather.way.template(dtype, tile), "gather",
         (tile.needed(gather.rows, gather.lines), g.conv.groups, gather.phases * gather.splits), tile.threads,
         (gather.result.at, gather.source.at, weights.at, *after(product), operand),
         (*numbers, gather.size, *counts, *way, weights.term, weights.line, weights.group, weights.first, *axes,

@@ -70,8 +70,10 @@ REPACK = Kernel(
     ),
 )
 
-#: With fused multiply-adds, and on tensor cores.
+#: With fused multiply-adds, likewise of taps and channels joined, and on tensor cores.
 FFMA_GATHER = Kernel("convolution_implicit", "implicit_gather", _GATHER)
 FFMA_FILTER = Kernel("convolution_implicit", "implicit_filter", _FILTER)
+JOINED_FORWARD = Kernel("convolution_joined", "joined_forward", _GATHER)
+JOINED_FILTER = Kernel("convolution_joined", "joined_filter", _FILTER)
 MMA_GATHER = Kernel("convolution_mma", "mma_gather", _GATHER)
 MMA_FILTER = Kernel("convolution_mma", "mma_filter", _FILTER)

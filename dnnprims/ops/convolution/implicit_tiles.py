@@ -58,7 +58,7 @@ class Tile(NamedTuple):
 class Way(NamedTuple):
     """One of the implicit algorithms: its kernels, its tiles from the largest, and elements of a pack of channels.
 
-    `strict` is whether operands have to lie in packs.
+    `strict` is whether operands have to lie in packs, `joined` whether taps and channels are one axis.
     """
 
     name: str
@@ -67,6 +67,11 @@ class Way(NamedTuple):
     tiles: Callable[[DType], tuple[Tile, ...]]
     pack: Callable[[DType], int]
     strict: bool
+    joined: bool = False
+
+    def template(self, dtype: DType, tile: Tile) -> tuple[str, ...]:
+        """Of its kernels; what is joined has one tile."""
+        return (dtype.cuda,) if self.joined else (dtype.cuda, str(tile.rows), str(tile.columns))
 
     def tile_for(self, dtype: DType, rows: int, columns: int, others: int) -> Tile:
         """The larger one where there are enough of them and their edges do not stick out much further."""

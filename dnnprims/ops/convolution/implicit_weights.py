@@ -49,9 +49,9 @@ def _steps(product: Product) -> tuple[int, int, int, Numbers, int]:
 # -- through registers: the channels of the result side by side, where no channels do ----------------------------------
 
 
-def repacked_bytes(product: Product, terms: int, lines: int) -> int:
+def repacked_bytes(product: Product, terms: int, lines: int, *, always: bool = False) -> int:
     """Scratch for filters whose channels lie apart; 0 where they are read in place."""
-    if 1 in _steps(product)[:2]:
+    if not always and 1 in _steps(product)[:2]:
         return 0
     return product.g.conv.groups * prod(product.g.taps) * terms * _padded(lines, _FOUR) * product.dtype.itemsize
 
@@ -61,7 +61,7 @@ def repacked(product: Product, terms: int, lines: int, at: Pointer) -> tuple[Ker
     dtype = product.dtype
     term, line, group, taps, first = _steps(product)
     extents, padded = product.g.scalars()[10:13], _padded(lines, _FOUR)
-    size, per_tap = repacked_bytes(product, terms, lines) // dtype.itemsize, terms * padded
+    size, per_tap = repacked_bytes(product, terms, lines, always=True) // dtype.itemsize, terms * padded
     tap_steps = (extents[1] * extents[2] * per_tap, extents[2] * per_tap, per_tap)
     step = KernelStep(
         REPACK, dtype, (dtype.cuda,), "repack", blocks_for(size, _BLOCK), _BLOCK, (at, product.w.at),
