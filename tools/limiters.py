@@ -24,13 +24,13 @@ from targets import RESULTS, TARGETS, judge
 from benchmark import families as family_list
 from benchmark.case import name_of
 from benchmark.counters import MARKER, MARKER_SOURCE, Kernel, all_metrics, by_turn, read_raw
-from benchmark.precompile import precompile, units
 from benchmark.results import read
 from benchmark.run import Session
 from dnnprims.conformance.cases import Problem
 
 #: Clocks and caches are left as a run would find them; only what the markers enclose is watched.
-OPTIONS = ("--clock-control", "none", "--profile-from-start", "off", "--csv", "--page", "raw", "--print-units", "base")
+OPTIONS = ("--clock-control", "none", "--profile-from-start", "off", "--target-processes", "application-only")
+OPTIONS += ("--csv", "--page", "raw", "--print-units", "base")
 
 
 def missed_lines(each: int) -> Iterator[str]:
@@ -48,7 +48,6 @@ def watch(lines: Sequence[str], peers: Sequence[str], names: Path) -> None:
 
     marker = cupy.RawKernel(MARKER_SOURCE, MARKER)
     session = Session.open("cuda", family_list.load(), peers, lambda words: print(words, flush=True))
-    precompile(units(lines), session.handles["ieee"].profile.arch)
     with session.clock.active(), names.open("w", encoding="utf-8") as file:
         for i, line in enumerate(lines):
             try:
@@ -78,6 +77,7 @@ def profile(lines: Sequence[str], peers: str, ncu: str) -> list[dict[str, Any]]:
         command = [ncu, *OPTIONS, "--metrics", ",".join(all_metrics()), "--log-file", str(log)]
         command += [sys.executable, __file__, "--watch", str(given), "--peers", peers, "--names", str(names)]
         subprocess.run(command, check=False)
+        print(f"profiled: {log.stat().st_size} bytes of counts", flush=True)
         turns = [json.loads(text) for text in names.read_text(encoding="utf-8").splitlines()]
         found = by_turn(read_raw(log.read_text(encoding="utf-8")))
     return [_entry(turn, found.get(tuple(turn["turn"]), [])) for turn in turns]
