@@ -42,7 +42,7 @@ def test_forward_bit_for_bit(handle: dp.Handle, dtype: Any) -> None:
         x, w = (integers(rng, shape, dtype) for shape in shapes)
         here = [handle.asarray(one) for one in (x, w)]
         if handle.backend != "numpy":
-            assert dp.prepare(dp.conv_forward, handle, conv, *here).variant == "few_channels"
+            assert dp.prepare(dp.conv_forward, handle, conv, *here).variant.startswith("few_channels")
         found = handle.to_numpy(dp.conv_forward(handle, conv, *here))
         np.testing.assert_array_equal(found, reference.conv_forward(conv, x, w), err_msg=f"{conv} {shapes}")
 
@@ -57,7 +57,7 @@ def test_filter_gradient_bit_for_bit(handle: dp.Handle, dtype: Any) -> None:
         here = [handle.asarray(one) for one in (dy, image)]
         if handle.backend != "numpy":
             plan = dp.prepare(dp.conv_backward_filter, handle, conv, *here, w_descriptor=w)
-            assert plan.variant == "few_channels"
+            assert plan.variant.startswith("few_channels")
         found = handle.to_numpy(dp.conv_backward_filter(handle, conv, *here, w_descriptor=w))
         expected = reference.conv_backward_filter(conv, dy, image, w_descriptor=w)
         np.testing.assert_array_equal(found, expected, err_msg=f"{conv} {shapes}")
@@ -72,7 +72,9 @@ def test_data_gradient_bit_for_bit(handle: dp.Handle, dtype: Any) -> None:
         dy, filters = (integers(rng, one.shape, dtype) for one in (dp.conv_output_descriptor(conv, x, w), w))
         here = [handle.asarray(one) for one in (dy, filters)]
         if handle.backend != "numpy" and conv.strides(2) != (3, 3):
-            assert dp.prepare(dp.conv_backward_data, handle, conv, *here, x_descriptor=x).variant == "few_channels"
+            assert dp.prepare(dp.conv_backward_data, handle, conv, *here, x_descriptor=x).variant.startswith(
+                "few_channels"
+            )
         found = handle.to_numpy(dp.conv_backward_data(handle, conv, *here, x_descriptor=x))
         expected = reference.conv_backward_data(conv, dy, filters, x_descriptor=x)
         np.testing.assert_array_equal(found, expected, err_msg=f"{conv} {shapes}")

@@ -1,4 +1,4 @@
-"""Few input channels, taps and channels joined: bit for bit, and what is not finite."""
+"""Few input channels, taps and channels joined or behind a copy of the outputs: bit for bit, and what is not finite."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import backend_parameters
@@ -28,8 +29,8 @@ PROBLEMS: tuple[tuple[Any, ...], ...] = (
     ((20, 36), (5, 4), 2, (1, 2), 1, 1, 4, 24),
     ((20, 37), (3, 3), 1, 1, 1, 2, 4, 12),
 )
-#: Directions of these problems, of one layout and mode, that are joined where they can be.
-TAKEN = 22
+#: Directions that each algorithm has of these problems, of one layout and mode.
+TAKEN = {"joined_taps": 22, "few_channels_after_copies": 8}
 
 
 def problems(layout: str, mode: str) -> Iterator[tuple[ConvolutionDescriptor, Shape, Shape]]:
@@ -60,17 +61,27 @@ def test_joined_bit_for_bit(handle: dp.Handle, layout: str, mode: str, spoilt: b
             assert np.array_equal(found, expected, equal_nan=True), f"{name} {conv} {shapes}"
 
 
-def test_what_is_taken(handle: dp.Handle) -> None:
-    """That the test above sees what it forces."""
-    handle.profile = replace(handle.profile, preferred="joined_taps")
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_first_layers_behind_a_copy(handle: dp.Handle, dtype: Any) -> None:
+    """Likewise on tensor cores, of outputs in planes."""
+    handle.profile = replace(handle.profile, preferred="few_channels_after_copies", tensor_maps=False)
+    for conv, *shapes in problems("NCHW", "convolution"):
+        for name, found, expected in results(handle, conv, *drawn(conv, *shapes, dtype)):
+            assert found.tobytes() == expected.tobytes(), f"{name} {conv} {shapes}"
+
+
+@pytest.mark.parametrize(("algorithm", "dtype"), [("joined_taps", "float32"), ("few_channels_after_copies", "float16")])
+def test_what_is_taken(handle: dp.Handle, algorithm: str, dtype: str) -> None:
+    """That the tests above see the algorithms that they force."""
+    handle.profile = replace(handle.profile, preferred=algorithm, tensor_maps=False)
     taken = 0
     for conv, image, filters in problems("NCHW", "cross_correlation"):
-        x, w = (TensorDescriptor(shape, "float32") for shape in (image, filters))
+        x, w = (TensorDescriptor(shape, dtype) for shape in (image, filters))
         dy = dp.conv_output_descriptor(conv, x, w)
         plans = (
             dp.prepare(dp.conv_forward, handle, conv, x, w),
             dp.prepare(dp.conv_backward_data, handle, conv, dy, w, x_descriptor=x),
             dp.prepare(dp.conv_backward_filter, handle, conv, dy, x, w_descriptor=w),
         )
-        taken += sum(plan.variant == "joined_taps" for plan in plans)
-    assert taken == TAKEN
+        taken += sum(plan.variant == algorithm for plan in plans)
+    assert taken == TAKEN[algorithm]

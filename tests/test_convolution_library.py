@@ -15,7 +15,7 @@ from dnnprims import ConvolutionDescriptor, TensorDescriptor
 from dnnprims.planning import H200
 from dnnprims.reference import convolution as reference
 
-CONV = ConvolutionDescriptor(layout="NHWC")
+CONV, PLANES = ConvolutionDescriptor(layout="NHWC"), ConvolutionDescriptor()
 
 
 def described(*shapes: tuple[int, ...], dtype: str = "float32") -> list[TensorDescriptor]:
@@ -88,3 +88,22 @@ def test_integers_on_a_gpu(dtype: Any) -> None:
                 for name, (found, arguments) in results.items():
                     expected = getattr(reference, name)(CONV, **arguments)
                     np.testing.assert_array_equal(handle.to_numpy(found), expected, err_msg=f"{name} {image}")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU here")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+def test_filters_from_planes_on_a_gpu(dtype: Any) -> None:
+    """A product for each image, whose sums are folded and blended, exactly."""
+    rng = np.random.default_rng(6)
+    for n, c, side, k, beta in ((3, 64, 8, 128, 0.0), (5, 16, 16, 24, -1.25), (1, 8, 8, 8, 1.0)):
+        x, dy = integers(rng, (n, c, side, side), dtype), integers(rng, (n, k, side, side), dtype)
+        old = integers(rng, (k, c, 1, 1), dtype)
+        options = {"w_descriptor": TensorDescriptor.from_array(old), "alpha": 0.5, "beta": beta}
+        with dp.create_handle("cuda") as handle:
+            out, given = handle.asarray(old.copy()), [handle.asarray(a) for a in (dy, x)]
+            assert (
+                dp.prepare(dp.conv_backward_filter, handle, PLANES, *given, out=out, **options).variant == "lt_products"
+            )
+            found = handle.to_numpy(dp.conv_backward_filter(handle, PLANES, *given, out=out, **options))
+        np.testing.assert_array_equal(found, reference.conv_backward_filter(PLANES, dy, x, out=old.copy(), **options))

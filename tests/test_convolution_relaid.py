@@ -70,14 +70,14 @@ def test_grid_bit_for_bit(handle: dp.Handle, layout: str, dtype: Any) -> None:
     assert handle.backend != "emulator" or {"fussy_after_copies", "direct_plain"} <= taken
 
 
-@pytest.mark.parametrize("place", ["plain", "offset", "strided", "half"])
+@pytest.mark.parametrize("place", ["plain", "offset", "strided", "half", "whole"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_every_width_of_access(handle: dp.Handle, layout: str, place: str) -> None:
-    """More than a tile of positions and of channels, in packs and halves of them, by elements, and out of a view."""
+    """More than a tile of positions and channels, in packs and halves, by elements, whole, and out of a view."""
     conv = ConvolutionDescriptor(padding=1, layout=layout)
-    across = 20 if place == "half" else 16
-    shape = (2, 72, 9, across) if layout == "NCHW" else (2, 9, across, 72)
-    taps = (80, 72, 3, 3) if layout == "NCHW" else (80, 3, 3, 72)
+    across, channels = {"half": (20, 72), "whole": (15, 80)}.get(place, (16, 72))
+    shape = (2, channels, 9, across) if layout == "NCHW" else (2, 9, across, channels)
+    taps = (80, channels, 3, 3) if layout == "NCHW" else (80, 3, 3, channels)
     rng = np.random.default_rng(3)
     x, w = integers(rng, shape, np.float16), integers(rng, taps, np.float16)
     expected = reference.conv_forward(conv, x, w)

@@ -37,7 +37,10 @@ NOT_FOR = {("lt_product_after_copies", "float64")}
 NOT_FOR |= {("joined_taps", dtype) for dtype in ("float64", "float16", "bfloat16")}
 NOT_FOR |= {
     (name, dtype)
-    for name in (*ONLY_HOPPER, "few_rows", "few_channels", "implicit_mma", "implicit_mma_after_copies")
+    for name in (
+        *(*ONLY_HOPPER, "few_rows", "few_channels", "few_channels_after_copies"),
+        *("implicit_mma", "implicit_mma_after_copies"),
+    )
     for dtype in ("float32", "float64")
 }
 H200 = Profile("cuda", blaslt=True, tensor_maps=True)

@@ -185,6 +185,7 @@ NARROW_TEXT = {
     **dict.fromkeys(
         ("(int)p.channels", "(int)p.stride.w", "(int)p.stride.h"), "at most 4, or of a patch in shared memory"
     ),
+    **dict.fromkeys(("(int)p.positions", "(int)p.chunk"), "of planes in shared memory"),
     **dict.fromkeys(("(int)p.patch", "(int)p.taps.w", "(int)pitch", "(int)rows"), "of a patch in shared memory"),
     **dict.fromkeys(("(int)(p.source.w * p.patch.per)", "(int)from", "(int)top", "(int)p.source.h"), _CONVOLVED),
     "for (int e = threadIdx.x % 32 * 8; e < (int)pitch": "of a patch in shared memory",

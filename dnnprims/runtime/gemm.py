@@ -109,6 +109,8 @@ class GemmStep:
         Scratch that the library may use, of `workspace_bytes`.
     batch : int
         How many such products there are.
+    sums : bool
+        Whether C takes the sums as they are, in the accumulator's type.
     algorithm : tuple of int
         Configuration of the library's algorithm to take, where it offers that one; else its own choice.
     fallback : tuple of KernelStep
@@ -131,6 +133,7 @@ class GemmStep:
     workspace: Pointer = NULL
     workspace_bytes: int = 0
     batch: int = 1
+    sums: bool = False
     algorithm: Configuration = ()
     fallback: tuple[KernelStep, ...] = field(default=())
 
@@ -161,7 +164,7 @@ class GemmStep:
             ldb=self.a.leading,
             ldd=self.c.leading,
             input_type=self.dtype.cublas,
-            output_type=self.dtype.cublas,
+            output_type=(self.dtype.acc if self.sums else self.dtype).cublas,
             compute_type=blaslt.COMPUTE_64F if double else single,
             scale_type=blaslt.SCALE_64F if double else blaslt.SCALE_32F,
             epilogue=EPILOGUES[self.epilogue],

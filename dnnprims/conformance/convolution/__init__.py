@@ -60,7 +60,7 @@ _PROBLEMS = (
     "shape=0x2x3x3 k=3 filter=2x2",
     "shape=1x1x1x1 k=1 filter=1x1",
     "shape=2x3x1x1 k=5 filter=3x3 padding=1",  # one position, of which the padding leaves one tap
-    "shape=2x3x5x6 k=4 filter=3x2",
+    "shape=2x3x5x6 k=8 filter=3x2",
     "shape=2x3x5x6 k=4 filter=3x3 padding=1 layout=NHWC",
     "shape=2x3x7x6 k=4 filter=3x2 stride=2x3 padding=0-1x2-0",
     "shape=2x3x7x6 k=4 filter=2x3 stride=3 padding=1 layout=NHWC mode=convolution",

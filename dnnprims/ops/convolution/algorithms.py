@@ -9,6 +9,7 @@ from ...runtime.tuning import prefer
 from .depthwise import DEPTHWISE
 from .direct import DIRECT
 from .first import FIRST_DATA, FIRST_FILTER, FIRST_FORWARD
+from .first_relaid import first_after_copy
 from .hopper import HOPPER
 from .hopper_filter import HOPPER_FILTER
 from .hopper_groups import HOPPER_FILTER_GROUPS, HOPPER_GROUPS, HOPPER_PATCH_GROUPS
@@ -19,7 +20,7 @@ from .hopper_turned import HOPPER_TURNED
 from .implicit import IMPLICIT_FFMA, IMPLICIT_MMA
 from .joined import JOINED_TAPS, JOINED_TAPS_DATA, JOINED_TAPS_FILTER
 from .library import LIBRARY
-from .library_planes import LIBRARY_PLANES
+from .library_planes import LIBRARY_PLANES, LIBRARY_PLANES_FILTER
 from .product import Algorithm, Product, Work
 from .relaid import after_copies
 
@@ -29,20 +30,45 @@ COPIED_MMA = after_copies(IMPLICIT_MMA)._replace(slower=IMPLICIT_MMA.slower)
 
 _ON_HOPPER, _FILTERS_ON_HOPPER = (HOPPER_PATCH, HOPPER_SPLIT, HOPPER), (HOPPER_PATCH_FILTER, HOPPER_FILTER)
 _COPIED, _FILTERS_COPIED = (tuple(map(after_copies, each)) for each in (_ON_HOPPER, _FILTERS_ON_HOPPER))
-_AS_MATRICES, _IN_PLANES = (LIBRARY, COPIED_LIBRARY), (LIBRARY, LIBRARY_PLANES, COPIED_LIBRARY)
+_IN_PLANES, _FILTERS_IN_PLANES = (
+    (LIBRARY, planes, COPIED_LIBRARY) for planes in (LIBRARY_PLANES, LIBRARY_PLANES_FILTER)
+)
 _IN_GROUPS = (HOPPER_PATCH_GROUPS, HOPPER_GROUPS)
 _ON_TENSOR_CORES, _PORTABLE = (IMPLICIT_MMA, COPIED_MMA), (IMPLICIT_FFMA, DIRECT)
 _REST, _FILTERS_REST = (
     (*matrices, *copied, *_ON_TENSOR_CORES)
-    for matrices, copied in ((_IN_PLANES, _COPIED), (_AS_MATRICES, _FILTERS_COPIED))
+    for matrices, copied in ((_IN_PLANES, _COPIED), (_FILTERS_IN_PLANES, _FILTERS_COPIED))
 )
+
+
+def _first(inner: Algorithm) -> tuple[Algorithm, ...]:
+    return (first_after_copy(inner), inner)
+
 
 #: In the order in which they are asked, for each direction; the last one takes any problem.
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
-    "forward": (HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS, FIRST_FORWARD, *_REST, JOINED_TAPS, *_PORTABLE),
-    "data": (HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS, FIRST_DATA, *_REST, JOINED_TAPS_DATA, *_PORTABLE),
+    "forward": (
+        HOPPER_ROWS,
+        *_ON_HOPPER,
+        DEPTHWISE,
+        *_IN_GROUPS,
+        *_first(FIRST_FORWARD),
+        *_REST,
+        JOINED_TAPS,
+        *_PORTABLE,
+    ),
+    "data": (
+        HOPPER_ROWS,
+        *_ON_HOPPER,
+        DEPTHWISE,
+        *_IN_GROUPS,
+        *_first(FIRST_DATA),
+        *_REST,
+        JOINED_TAPS_DATA,
+        *_PORTABLE,
+    ),
     "filter": (
-        *(HOPPER_ROWS, *_FILTERS_ON_HOPPER, DEPTHWISE, HOPPER_FILTER_GROUPS, HOPPER_TURNED, FIRST_FILTER),
+        *(HOPPER_ROWS, *_FILTERS_ON_HOPPER, DEPTHWISE, HOPPER_FILTER_GROUPS, HOPPER_TURNED, *_first(FIRST_FILTER)),
         *(*_FILTERS_REST, JOINED_TAPS_FILTER, *_PORTABLE),
     ),
 }

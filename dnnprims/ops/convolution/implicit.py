@@ -37,7 +37,8 @@ def _mma_tiles(dtype: DType) -> tuple[Tile, ...]:
     return (_mma_tile(dtype, 128, 128), _mma_tile(dtype, 128, 64))
 
 
-_FFMA = Way("implicit_ffma", FFMA_GATHER, FFMA_FILTER, _ffma_tiles, lambda dtype: 4, strict=False)
+#: The one with fused multiply-adds.
+FFMA = Way("implicit_ffma", FFMA_GATHER, FFMA_FILTER, _ffma_tiles, lambda dtype: 4, strict=False)
 _MMA = Way("implicit_mma", MMA_GATHER, MMA_FILTER, _mma_tiles, lambda dtype: dtype.lanes, strict=True)
 
 
@@ -80,13 +81,13 @@ def _slower_than_plain(product: Product) -> str | None:
     return _slower(product) if products < _MANY_PRODUCTS else None
 
 
-IMPLICIT_FFMA = Algorithm(_FFMA.name, partial(_cannot, _FFMA), _slower_than_plain, partial(_work, _FFMA))
+IMPLICIT_FFMA = Algorithm(FFMA.name, partial(_cannot, FFMA), _slower_than_plain, partial(_work, FFMA))
 IMPLICIT_MMA = Algorithm(_MMA.name, _cannot_mma, _slower, partial(_work, _MMA))
 
 
 def _ffma_instances(dtype: DType) -> dict[str, list[str]]:
     return {
-        **_tiled(dtype, _FFMA),
+        **_tiled(dtype, FFMA),
         "repack": [f"{REPACK.entry}<{dtype.cuda}>"],
         "fold": [f"{FOLD.entry}<{dtype.cuda}>"],
     }

@@ -64,6 +64,12 @@ def filter_work(way: Way, product: Product) -> Work:
     return Work((_step(way, product, at, shares), fold_step(product, splits, at)), (nbytes,))
 
 
+def step_by_images(way: Way, product: Product, partial: Pointer) -> KernelStep:
+    """The product with a split for each image."""
+    tile, _, _ = _shares(way, product)
+    return _step(way, product, partial, (tile, product.g.batch, prod(product.g.output)))
+
+
 def _step(way: Way, product: Product, partial: Pointer, shares: tuple[Tile, int, int]) -> KernelStep:
     g, dtype = product.g, product.dtype
     tile, splits, each = shares

@@ -2,10 +2,13 @@
 
 By cuBLASLt, in one call. NVIDIA H200, 2026-11-28, bfloat16, 256 images of 56 x 56, microseconds, in brackets cuDNN's
 and behind copies to channels side by side: forward 64-256 145 (144, 403), 64-64 56 (57, 164), data 64-256 128 (128).
+Gradients in filters, float16, in brackets behind copies and with channels last: 64-64 89 (170, 67), 64-256 170 (389,
+139), 256-128 202 (463, 165): what is beyond is the fold, 256 sums of each element.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
@@ -13,6 +16,9 @@ from ...runtime.gemm import GemmStep, Matrix, lt_reason, workspace_for
 from ...runtime.launch import NULL, Scratch
 from .direct import direct_step
 from .geometry import split
+from .implicit import FFMA
+from .implicit_filter import step_by_images
+from .implicit_fold import fold_step
 from .library import epilogue_reason
 from .product import WIDEST_ACCESS, Algorithm, Operand, Product, Work, always_pays
 
@@ -40,7 +46,8 @@ def _cannot(product: Product) -> str | None:
         return "positions that do not follow each other without gaps"
     if any(at.alignment != WIDEST_ACCESS for at in (product.x, product.w, product.y)):
         return f"an operand is not aligned to {WIDEST_ACCESS} bytes"
-    return epilogue_reason(product) or lt_reason(product.profile, g.out_channels, positions * g.batch, g.in_channels)
+    reason = None if product.direction == "filter" else epilogue_reason(product)
+    return reason or lt_reason(product.profile, g.out_channels, positions * g.batch, g.in_channels)
 
 
 def _lies_in_planes(product: Product, at: Operand) -> bool:
@@ -76,3 +83,39 @@ def _planes(product: Product, at: Operand) -> Matrix:
 
 #: A product for each image.
 LIBRARY_PLANES = Algorithm("lt_products", _cannot, always_pays, _work)
+
+
+# -- the gradient in filters: the sums of each image, and what they come to -------------------------------------------
+
+
+def _cannot_filter(product: Product) -> str | None:
+    return _cannot(product) or product.workspace_reason(_sums_bytes(product))
+
+
+def _sums_bytes(product: Product) -> int:
+    return product.g.batch * product.g.filter_size * product.dtype.acc.itemsize
+
+
+def _slower_filter(product: Product) -> str | None:
+    """Where sums of images are more bytes, there and back, than operands that copies would move."""
+    g = product.g
+    moved = (prod(g.x_shape) + prod(g.y_shape)) * product.dtype.itemsize
+    return "filters are as large as images" if _sums_bytes(product) > moved else None
+
+
+def _filter_work(product: Product) -> Work:
+    g, sums = product.g, len(product.taken)
+    room = workspace_for(product.profile, sum(product.taken) + _sums_bytes(product))
+    x, y = (_planes(product, at) for at in (product.x, product.y))
+    parts = Matrix(Scratch(sums), g.in_channels, step=g.filter_size)
+    step = GemmStep(
+        product.dtype, g.out_channels, g.in_channels, prod(g.image), y, replace(x, transposed=True), parts,
+        batch=g.batch, sums=True, math=product.profile.math,
+        workspace=Scratch(sums + 1) if room else NULL, workspace_bytes=room,
+        fallback=(step_by_images(FFMA, product, Scratch(sums)),),
+    )  # fmt: skip
+    return Work((step, fold_step(product, g.batch, Scratch(sums))), (_sums_bytes(product), room))
+
+
+#: A product for each image, and the fold of its sums.
+LIBRARY_PLANES_FILTER = Algorithm("lt_products", _cannot_filter, _slower_filter, _filter_work)

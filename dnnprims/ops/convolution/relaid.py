@@ -48,6 +48,19 @@ OWN_FILTERS = Kernel(
         tuple((name, "i64") for name in ("size", "taps", "channels", "group", "filters_of_group")),
     ),
 )
+_WHOLE = Kernel(
+    "convolution_layout",
+    "conv_whole_planes",
+    Struct(
+        "ConvWholePlanesParams",
+        ("y", "x"),
+        tuple(
+            (name, "i64") for name in ("chunks", "chunk", "positions", "planes_outer", "last_outer", "last_position")
+        ),
+    ),
+)
+#: Channels of a block that copies planes whole, from the most, and the most elements that it takes.
+_CHUNKS, _MOST_WHOLE = (64, 32, 16), 8192
 #: Side of a tile, threads of a block.
 _SIDE, _THREADS = 64, 256
 #: Types that there are copies for: those with products on tensor cores.
@@ -104,9 +117,14 @@ def _reason(product: Product) -> str | None:
         return f"{g.out_channels} channels with bias, scale or shift, must be a multiple of {product.dtype.lanes}"
     if padded.in_channels != g.in_channels and product.direction == "data" and then.b is not NULL:
         return f"{g.in_channels} channels with bias, must be a multiple of {product.dtype.lanes}"
-    if any(_matrix(product, name) is None for name in _operands(product)):
+    return next(filter(None, (copy_reason(product, name, padded) for name in _operands(product))), None)
+
+
+def copy_reason(product: Product, name: str, g: Geometry | None = None) -> str | None:
+    """Why an operand, whose channels may be padded by then, cannot be copied, or None."""
+    if positioned(product, name) is None:
         return "spatial axes that do not follow each other without gaps"
-    tiles = max(_tiles(*_shape(padded, name)) for name in _operands(product))
+    tiles = _tiles(*_shape(g or product.g, name))
     return f"{tiles} tiles to copy, at most {MOST_BLOCKS[0]}" if tiles > MOST_BLOCKS[0] else None
 
 
@@ -131,7 +149,7 @@ def _shape(g: Geometry, name: str) -> Numbers:
     return (g.batch, g.in_channels, *g.image) if name == "x" else (g.batch, g.out_channels, *g.output)
 
 
-def _matrix(product: Product, name: str) -> Positioned | None:
+def positioned(product: Product, name: str) -> Positioned | None:
     """An operand with its positions in one row, or None where they do not lie so."""
     at = _operands(product)[name]
     outer, channels, *extents = _shape(product.g, name)
@@ -191,7 +209,7 @@ def _work(product: Product, inner: Algorithm) -> Work:
 
 def _copy(product: Product, name: str, *, into: bool) -> KernelStep:
     """Between an operand and its place among the scratch."""
-    dtype, own = product.dtype, _matrix(product, name)
+    dtype, own = product.dtype, positioned(product, name)
     assert own is not None
     number = list(_operands(product)).index(name)
     home = _home(product, name, number)
@@ -203,6 +221,9 @@ def _copy(product: Product, name: str, *, into: bool) -> KernelStep:
 
 def copy_step(dtype: DType, source: Positioned, to: Positioned) -> KernelStep:
     """One to the other, zeros for channels that the source lacks; one of them has channels side by side."""
+    chunk = _chunk(dtype, source, to)
+    if chunk:
+        return _whole_step(dtype, source, to, chunk)
     tiles = _tiles(to.outer, to.channels, source.positions)
     template = (
         *(dtype.cuda, _bool(source.planes), _bool(to.planes)),
@@ -217,6 +238,34 @@ def copy_step(dtype: DType, source: Positioned, to: Positioned) -> KernelStep:
     )
 
 
+def _chunk(dtype: DType, source: Positioned, to: Positioned) -> int:
+    """Channels whose planes a block takes as one run; 0 where packs fit planes one by one, or runs do not."""
+    planes, last = (source, to) if source.planes else (to, source)
+    if not planes.planes or last.planes or planes.vec(dtype) != 1 or last.vec(dtype) != dtype.lanes:
+        return 0
+    dense = planes.steps[1] == planes.positions and planes.steps[0] % dtype.lanes == 0
+    if (
+        not dense
+        or planes.at.alignment != WIDEST_ACCESS
+        or (planes.outer, planes.channels) != (last.outer, last.channels)
+    ):
+        return 0
+    fits = (n for n in _CHUNKS if planes.channels % n == 0 and n * planes.positions <= _MOST_WHOLE)
+    return next(fits, 0)
+
+
+def _whole_step(dtype: DType, source: Positioned, to: Positioned, chunk: int) -> KernelStep:
+    """Either way, of chunks of channels."""
+    planes, last = (source, to) if source.planes else (to, source)
+    chunks, gap = planes.channels // chunk, max(1, 4 // dtype.itemsize)
+    return KernelStep(
+        _WHOLE, dtype, (dtype.cuda, _bool(source.planes)), "layout", (planes.outer * chunks, 1, 1), _THREADS,
+        (to.at.at, source.at.at),
+        (chunks, chunk, planes.positions, planes.steps[0], last.steps[0], last.steps[2]),
+        shared_bytes=planes.positions * (chunk + gap) * dtype.itemsize,
+    )  # fmt: skip
+
+
 def _bool(value: bool) -> str:
     return "true" if value else "false"
 
@@ -229,14 +278,17 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
     return {
         "groups": [f"conv_group_filters<{t}>", f"conv_own_filters<{t}>"],
         "layout": [
-            f"conv_layout<{t}, {_bool(source)}, {_bool(to)}, {a}, {b}>"
-            for source, to, a, b in (
-                *((True, False, a, most) for a in (1, most // 2, most)),
-                *((False, True, most, b) for b in (1, most // 2, most)),
-                *((False, False, a, b) for a, b in ((1, most), (most, 1), (most, most))),
-            )
+            *(f"{_WHOLE.entry}<{t}, {_bool(into)}>" for into in (True, False)),
+            *(
+                f"conv_layout<{t}, {_bool(source)}, {_bool(to)}, {a}, {b}>"
+                for source, to, a, b in (
+                    *((True, False, a, most) for a in (1, most // 2, most)),
+                    *((False, True, most, b) for b in (1, most // 2, most)),
+                    *((False, False, a, b) for a, b in ((1, most), (most, 1), (most, most))),
+                )
+            ),
         ],
     }
 
 
-LAYOUT_FAMILY = Family("convolution_layout", (_LAYOUT, FILTERS, OWN_FILTERS), _instances)
+LAYOUT_FAMILY = Family("convolution_layout", (_LAYOUT, _WHOLE, FILTERS, OWN_FILTERS), _instances)
