@@ -2,7 +2,7 @@
 // that move by 2, with WINDOW - 2 elements of padding in front. A pack of a row then has the last columns of half as many
 // windows, and but the first column of the first.
 #pragma once
-#include "pooling.cuh"
+#include "pooling_backward.cuh"
 
 // Pack number `column` of a row; `row` counts what a thread has of a plane.
 struct LinePiece {
@@ -37,12 +37,12 @@ template <class T, int VEC> DEVICE pack<T, VEC / 2> every_second(const pack<T, V
   return taken;
 }
 
-// What means of row `o` of the windows are multiplied by: of the first column and of the others. No division: a row of
-// threads has the first column wherever it is, so that every warp would wait for one.
+// What means of windows that have `rows` rows in the image are multiplied by: of the first column and of the others. No
+// division: a row of threads has the first column wherever it is, so that every warp would wait for one.
 template <class A, int WINDOW> struct LineShares {
   A first, others;
-  DEVICE LineShares(const Planes& c, int o, bool is_first) {
-    const int rows = c.h.count(o, c.padded != 0), columns = WINDOW - (is_first && !c.padded ? WINDOW - 2 : 0);
+  DEVICE LineShares(const Planes& c, int rows, bool is_first) {
+    const int columns = WINDOW - (is_first && !c.padded ? WINDOW - 2 : 0);
     first = others = A(0);
 #pragma unroll
     for (int k = 1; k <= WINDOW; ++k) {
@@ -60,10 +60,10 @@ template <class T, int VEC, int WINDOW> struct Line<T, VEC, WINDOW, true> {
   typedef Largest<T, VEC / 2> State;
   static DEVICE pack<T, VEC> nothing() { return Largest<T, VEC>::nothing(); }
   static DEVICE State of(const pack<T, VEC>& row, T left, bool is_first) {
-    State line(0, 0);
+    State line(every_second(row, left, 2 - WINDOW), 0);
     if (WINDOW > 2 && is_first) ++line.at[0];  // the first window of a row has no first column
 #pragma unroll
-    for (int s = 0; s < WINDOW; ++s) line.take(every_second(row, left, s - WINDOW + 2), s);
+    for (int s = 1; s < WINDOW; ++s) line.take(every_second(row, left, s - WINDOW + 2), s);
     return line;
   }
 };
@@ -87,58 +87,64 @@ template <class T, int VEC, int WINDOW> struct Line<T, VEC, WINDOW, false> {
   }
 };
 
+// A pack of a row, and the element in front of it.
+template <class T, int VEC> struct LineRow {
+  pack<T, VEC> here;
+  T left;
+};
+
 // A thread has VEC / 2 windows side by side, and `height` rows of them; what it knows of a row serves both windows that
 // have it.
 template <class T, int VEC, int WINDOW, bool MAX>
-__global__ void __launch_bounds__(POOLING_BLOCK, LINES_BLOCKS) pooling_forward_lines(const PoolingForwardParams<T> p) {
+__global__ void __launch_bounds__(POOLING_BLOCK, MAX ? LINES_BLOCKS : PACKED_BLOCKS) pooling_forward_lines(const PoolingForwardParams<T> p) {
   constexpr int HALF = VEC / 2, LEFT = WINDOW - 2;
   typedef Line<T, VEC, WINDOW, MAX> Of;
   typedef typename Of::State State;
+  typedef LineRow<T, VEC> Row;
   const i64 item = global_thread();
   if (item >= p.size) return;
   const Planes& c = p.pool;
   const LinePiece piece(item, c);
   const bool is_first = piece.column == 0;
   const T* x = p.x + (piece.plane * c.h.image * c.across + piece.column) * VEC;
-  const auto read = [&](int i) {
-    pack<T, VEC> row = Of::nothing();
-    T left = row.lane[0];
-    if (c.h.has(i)) {
-      row = load<VEC>(x, i * c.across);
-      if (LEFT > 0 && !is_first) left = x[i * c.w.image - 1];
-    }
-    return Of::of(row, left, is_first);
+  // What lies next to an edge stands for what lies beyond: no maximum, and no first one, changes by it.
+  const auto fetch = [&](int i) {
+    Row row = {Of::nothing(), Of::nothing().lane[0]};
+    if (MAX) i = c.h.nearest(i);
+    const bool there = MAX || c.h.has(i);
+    if (there) row.here = load<VEC>(x, i * c.across);
+    if (LEFT > 0 && (MAX || (there & !is_first))) row.left = x[i * c.w.image - (is_first ? 0 : 1)];
+    return row;
   };
+  const auto known = [&](const Row& row) { return Of::of(row.here, row.left, is_first); };
   int o = piece.row * c.height;
   const int end = min(o + c.height, c.h.output);
   i64 to = (piece.plane * c.h.output + o) * c.across + piece.column;
-  State above = read(c.h.start(o));
+  Row upper = fetch(c.h.start(o) + LEFT), lower = fetch(c.h.start(o) + LEFT + 1);
+  const LineShares<acc_t<T>, WINDOW> whole(c, WINDOW, is_first);
+  State above = known(LEFT > 0 ? fetch(c.h.start(o)) : upper);
 #pragma unroll 1
   for (; o < end; ++o, to += c.across) {
-    const int top = c.h.start(o);
-    if (LEFT == 0) above = read(top);
-    const State below = read(top + 1);
-    State last = below;
-    if (LEFT > 0) last = read(top + 2);
-    if constexpr (MAX) {
-      const int first = c.h.skipped(o) * WINDOW;
-      State state(first, first);
-      if (LEFT > 0 && is_first) ++state.at[0];
-      state.merge(above, 0);
-      state.merge(below, WINDOW);
-      if (LEFT > 0) state.merge(last, 2 * WINDOW);
-      put(p, to, state);
-    } else {
-      const LineShares<acc_t<T>, WINDOW> share(c, o, is_first);
-      State state = above;
-#pragma unroll
-      for (int k = 0; k < HALF; ++k) {
-        state.sum[k] += below.sum[k];
-        if (LEFT > 0) state.sum[k] += last.sum[k];
-        state.sum[k] *= k == 0 ? share.first : share.others;
-      }
-      put(p, to, state);
+    const State middle = known(upper), last = known(lower);
+    if (o + 1 < end) {  // asked for before these are put together
+      upper = fetch(c.h.start(o + 1) + LEFT);
+      lower = fetch(c.h.start(o + 1) + LEFT + 1);
     }
+    State state = LEFT > 0 ? above : middle;
+    if constexpr (MAX) {
+      state.shift(c.h.skipped(o) * WINDOW);
+      if (LEFT > 0) state.merge(middle, WINDOW);
+      state.merge(last, (WINDOW - 1) * WINDOW);
+    } else {
+      LineShares<acc_t<T>, WINDOW> share = whole;
+      const int rows = c.h.count(o, c.padded != 0);
+      if (rows != WINDOW) share = LineShares<acc_t<T>, WINDOW>(c, rows, is_first);
+      if (LEFT > 0) state.add(middle);
+      state.add(last);
+#pragma unroll
+      for (int k = 0; k < HALF; ++k) state.sum[k] *= k == 0 ? share.first : share.others;
+    }
+    put(p, to, state);
     above = last;
   }
 }
@@ -203,6 +209,76 @@ template <class T, int VEC, int WINDOW> struct LineWindows {
   }
 };
 
+// The same of words of two windows side by side, for maxima of 16 bits: what is handed on stays as it is.
+template <class T, int VEC, int WINDOW> struct LineWords {
+  static constexpr int HALF = VEC / 2, REACH = WINDOW - 1, LEFT = WINDOW - 2;
+  Handed<T, HALF> from[REACH][REACH];  // by row, and from this window on or from the next
+
+  DEVICE LineWords() {
+#pragma unroll
+    for (int u = 0; u < REACH; ++u) {
+#pragma unroll
+      for (int v = 0; v < REACH; ++v) from[u][v] = Handed<T, HALF>::nothing();
+    }
+  }
+  DEVICE void read(const PoolingBackwardParams<T>& p, int u, i64 at, bool more) {
+    from[u][0] = handed<HALF, true>(p.dy, p.indices, at);
+    if (u == 0 && !from[u][0].within(WINDOW * WINDOW)) *p.flag = POOLING_INDEX_OUT_OF_RANGE;
+    if (LEFT == 0) return;
+    u32 dy = 0, tap = 255;
+    if (more) dy = p.dy[(at + 1) * HALF].bits, tap = p.indices[(at + 1) * HALF];
+    const pairs<T, HALF> here = {from[u][0].dy};
+    pairs<T, HALF> next;
+#pragma unroll
+    for (int k = 0; k < HALF / 2; ++k) {
+      const bool last = k + 1 == HALF / 2;
+      next.word[k] = next_halves(here.word[k], last ? dy : here.word[k + 1]);
+      from[u][LEFT].taps[k] = next_halves(from[u][0].taps[k], last ? tap : from[u][0].taps[k + 1]);
+    }
+    from[u][LEFT].dy = next.whole;
+  }
+  // Row t of the two, of which every second element is in a window more.
+  DEVICE pack<T, VEC> gather(int t) const {
+    pairs<T, VEC> row;
+#pragma unroll
+    for (int k = 0; k < HALF / 2; ++k) {
+      const u32 even = total(t, 0, k), odd = total(t, 1, k);
+      row.word[2 * k] = lower_halves(even, odd);
+      row.word[2 * k + 1] = upper_halves(even, odd);
+    }
+    return row.whole;
+  }
+  DEVICE u32 total(int t, int j, int k) const {
+    u32 parts[4] = {};
+    int count = 0;
+#pragma unroll
+    for (int u = 0; u < REACH; ++u) {
+#pragma unroll
+      for (int v = 0; v < REACH; ++v) {
+        const int r = t + LEFT - 2 * u, s = j + LEFT - 2 * v;
+        if (r >= 0 && s >= 0) parts[count++] = from[u][v].handed_to(r * WINDOW + s, k);
+      }
+    }
+    return halves_total<T>(parts, count);
+  }
+};
+
+template <class T, int VEC, int WINDOW>
+DEVICE void hand_words(const PoolingBackwardParams<T>& p, const LinePiece& piece, bool more) {
+  const Planes& c = p.pool;
+  LineWords<T, VEC, WINDOW> from;
+#pragma unroll
+  for (int u = 0; u < WINDOW - 1; ++u) {
+    if (piece.row + u < c.h.output)
+      from.read(p, u, (piece.plane * c.h.output + piece.row + u) * c.across + piece.column, more);
+  }
+#pragma unroll
+  for (int t = 0; t < 2; ++t) {
+    const int i = 2 * piece.row + t;
+    if (i < c.h.image) store(p.dx, (piece.plane * c.h.image + i) * c.across + piece.column, from.gather(t));
+  }
+}
+
 // A thread has a pack of each of two rows, and the windows that end in them.
 template <class T, int VEC, int WINDOW, bool MAX>
 __global__ void __launch_bounds__(POOLING_BLOCK, LINES_BLOCKS) pooling_backward_lines(const PoolingBackwardParams<T> p) {
@@ -212,6 +288,9 @@ __global__ void __launch_bounds__(POOLING_BLOCK, LINES_BLOCKS) pooling_backward_
   const Planes& c = p.pool;
   const LinePiece piece(item, c);
   const bool more = Windows::LEFT > 0 && piece.column + 1 < c.across;
+  if constexpr (MAX && sizeof(T) == 2) {
+    if (p.alpha == acc_t<T>(1) && p.beta == acc_t<T>(0)) return hand_words<T, VEC, WINDOW>(p, piece, more);
+  }
   Windows from;
 #pragma unroll
   for (int u = 0; u < Windows::REACH; ++u) {
@@ -219,7 +298,7 @@ __global__ void __launch_bounds__(POOLING_BLOCK, LINES_BLOCKS) pooling_backward_
     if (o >= c.h.output) continue;
     const i64 at = (piece.plane * c.h.output + o) * c.across + piece.column;
     if constexpr (MAX) from.read_chosen(p, u, at, more);
-    else from.read_means(p, u, at, more, LineShares<acc_t<T>, WINDOW>(c, o, piece.column == 0));
+    else from.read_means(p, u, at, more, LineShares<acc_t<T>, WINDOW>(c, c.h.count(o, c.padded != 0), piece.column == 0));
   }
 #pragma unroll
   for (int t = 0; t < 2; ++t) {

@@ -1,6 +1,6 @@
 // Pooling of any problem: a thread an element, elements any steps apart.
 #pragma once
-#include "pooling.cuh"
+#include "pooling_backward.cuh"
 #include "spatial.cuh"
 
 struct PoolingProblem {

@@ -1,7 +1,7 @@
 // Pooling of images of two axes with their channels first: rows of a plane, or whole planes, in shared memory, where they
 // begin wherever they do, but come from and go to memory 16 bytes at a time.
 #pragma once
-#include "pooling.cuh"
+#include "pooling_backward.cuh"
 
 // The part of a block: `planes` planes from `first` on, and of each the windows, or tiles, of `rows` rows from `row` on.
 struct Part {

@@ -1,21 +1,23 @@
 // Means of whole images, whose one window covers each of them.
 #pragma once
-#include "pooling.cuh"
+#include "pooling_backward.cuh"
 
 // Channels last: threads of a block side by side, each with a pack of channels, and those that share an image's positions.
 constexpr int WHOLE_SIDE = 32, WHOLE_DOWN = POOLING_BLOCK / WHOLE_SIDE;
+// The same backward, where nothing is added up.
+constexpr int SPREAD_SIDE = 128, SPREAD_DOWN = POOLING_BLOCK / SPREAD_SIDE;
 // Loads of a thread in flight, and packs of dx of a thread where channels come first.
 constexpr int WHOLE_AHEAD = 8, WHOLE_PACKS = 4;
 
 // Pack number `pack` of the channels of an image; `first` is the first of the positions that the thread has.
-struct WholePiece {
+template <int SIDE> struct WholePiece {
   i64 item, base;  // of all packs of y, and of the packs of x at position 0
   int first, side, positions;
   DEVICE explicit WholePiece(const Planes& c) {
-    side = (int)threadIdx.x % WHOLE_SIDE;
-    first = (int)threadIdx.x / WHOLE_SIDE;
+    side = (int)threadIdx.x % SIDE;
+    first = (int)threadIdx.x / SIDE;
     positions = c.h.image * c.w.image;
-    item = (i64)blockIdx.x * WHOLE_SIDE + side;
+    item = (i64)blockIdx.x * SIDE + side;
     u32 image = (u32)item;
     const int pack = taken(image, c.inner, c.by_inner);
     base = (i64)image * positions * c.inner + pack;
@@ -27,7 +29,7 @@ __global__ void __launch_bounds__(POOLING_BLOCK) pooling_forward_whole_packed(co
   typedef acc_t<T> A;
   __shared__ A sums[WHOLE_DOWN][VEC][WHOLE_SIDE];
   const Planes& c = p.pool;
-  const WholePiece piece(c);
+  const WholePiece<WHOLE_SIDE> piece(c);
   Total<T, VEC> state;
   if (piece.item < p.size) {
 #pragma unroll 1
@@ -59,7 +61,7 @@ template <class T, int VEC>
 __global__ void __launch_bounds__(POOLING_BLOCK) pooling_backward_whole_packed(const PoolingBackwardParams<T> p) {
   typedef acc_t<T> A;
   const Planes& c = p.pool;
-  const WholePiece piece(c);
+  const WholePiece<SPREAD_SIDE> piece(c);
   if (piece.item >= p.size) return;
   const A share = A(1) / (A)piece.positions;
   A gradient[VEC];
@@ -67,7 +69,7 @@ __global__ void __launch_bounds__(POOLING_BLOCK) pooling_backward_whole_packed(c
 #pragma unroll
   for (int k = 0; k < VEC; ++k) gradient[k] *= share;
 #pragma unroll 4
-  for (int k = piece.first; k < piece.positions; k += WHOLE_DOWN)
+  for (int k = piece.first; k < piece.positions; k += SPREAD_DOWN)
     put_blended<VEC>(p.dx, piece.base + (i64)k * c.inner, gradient, p.alpha, p.beta);
 }
 

@@ -53,10 +53,23 @@ DEVICE u32 bfloat16_exceeding(u32 v, u32 best) {
   return halves_where(surpasses(bits_to_float(v << 16), bits_to_float(best << 16)),
                       surpasses(bits_to_float(v & 0xffff0000u), bits_to_float(best & 0xffff0000u)));
 }
+DEVICE u32 float16_sums(u32 a, u32 b) {
+  return floats_to_half_bits(half_bits_to_float((u16)a) + half_bits_to_float((u16)b),
+                             half_bits_to_float((u16)(a >> 16)) + half_bits_to_float((u16)(b >> 16)));
+}
+DEVICE u32 bfloat16_sums(u32 a, u32 b) {
+  return floats_to_bfloat16_bits(bits_to_float(a << 16) + bits_to_float(b << 16),
+                                 bits_to_float(a & 0xffff0000u) + bits_to_float(b & 0xffff0000u));
+}
 DEVICE void keep_here(u32&) {}
+template <class V> DEVICE V kept(V v) { return v; }
 DEVICE u32 lower_halves(u32 a, u32 b) { return (a & 0xffffu) | b << 16; }
 DEVICE u32 upper_halves(u32 a, u32 b) { return a >> 16 | (b & 0xffff0000u); }
+DEVICE u32 next_halves(u32 a, u32 b) { return a >> 16 | b << 16; }
 DEVICE u32 lower_bytes(u32 v) { return (v & 0xffu) | (v & 0xff00u) << 8; }
+DEVICE u32 halves_as_bytes(u32 a, u32 b) {
+  return (a & 0xffu) | (a >> 8 & 0xff00u) | (b & 0xffu) << 16 | (b & 0xff0000u) << 8;
+}
 DEVICE u32 upper_bytes(u32 v) { return lower_bytes(v >> 16); }
 // The approximate functions: the emulator has the exact ones, so their error is measured on a GPU alone.
 DEVICE float exp2_approx(float v) { return exp2f(v); }
@@ -162,14 +175,44 @@ DEVICE u32 bfloat16_exceeding(u32 v, u32 best) {
                       surpasses(bits_to_float(v & 0xffff0000u), bits_to_float(best & 0xffff0000u)));
 #endif
 }
+// The sums of both halves, rounded once.
+DEVICE u32 float16_sums(u32 a, u32 b) {
+  u32 r;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+DEVICE u32 bfloat16_sums(u32 a, u32 b) {
+#if __CUDA_ARCH__ >= 900
+  u32 r;
+  asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+#else
+  return floats_to_bfloat16_bits(bits_to_float(a << 16) + bits_to_float(b << 16),
+                                 bits_to_float(a & 0xffff0000u) + bits_to_float(b & 0xffff0000u));
+#endif
+}
 // The lower halves of two words, or the upper ones, as one word.
 DEVICE u32 lower_halves(u32 a, u32 b) { return __byte_perm(a, b, 0x5410); }
 DEVICE u32 upper_halves(u32 a, u32 b) { return __byte_perm(a, b, 0x7632); }
+// The upper half of one word and the lower one of the next.
+DEVICE u32 next_halves(u32 a, u32 b) { return __byte_perm(a, b, 0x5432); }
 // The two lower bytes of a word, or the two upper ones, as halves.
 DEVICE u32 lower_bytes(u32 v) { return __byte_perm(v, 0, 0x4140); }
 DEVICE u32 upper_bytes(u32 v) { return __byte_perm(v, 0, 0x4342); }
+// The lower bytes of the four halves of two words.
+DEVICE u32 halves_as_bytes(u32 a, u32 b) { return __byte_perm(a, b, 0x6420); }
 // A value that is to be computed before this, and not in the branch behind it in which alone it is used.
 DEVICE void keep_here(u32& v) { asm volatile("" : "+r"(v)); }
+// An address, or a number, that stays in its registers, in place of being worked out again at each use.
+template <class P> DEVICE P* kept(P* p) {
+  asm volatile("" : "+l"(p));
+  __builtin_assume(__isGlobal(p));
+  return p;
+}
+DEVICE int kept(int v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
 // Without .ftz these keep subnormals. Largest errors by the PTX manual: exp2 2 ulp, log2 absolute 2^-22 near 1 and
 // 2 ulp elsewhere, reciprocal 1 ulp, reciprocal square root relative 2^-22.9.
 DEVICE float exp2_approx(float v) {
