@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,18 @@ def missed_lines(each: int) -> Iterator[str]:
         yield from [results.cases[name]["line"] for name in names if name in results.cases][:each]
 
 
-def watch(lines: Sequence[str], peers: Sequence[str], names: Path) -> None:
+def watch(lines: Sequence[str], peers: Sequence[str], names: Path, budget_seconds: float) -> None:
     """Call each case, and the peers, once under the profiler; say into a file whose turn was when."""
     import cupy
 
+    start = time.perf_counter()
     marker = cupy.RawKernel(MARKER_SOURCE, MARKER)
     session = Session.open("cuda", family_list.load(), peers, lambda words: print(words, flush=True))
     with session.clock.active(), names.open("w", encoding="utf-8") as file:
         for i, line in enumerate(lines):
+            if budget_seconds and time.perf_counter() - start > budget_seconds:
+                print(f"time is up: {len(lines) - i} of {len(lines)} cases left out", flush=True)
+                return
             try:
                 case, call = session.prepared(Problem.parse(line, dtype="float32"))
                 turns = {"dnnprims": call, **{rival.name: rival.call for rival in session.rivals(case)}}
@@ -69,13 +74,14 @@ def watch(lines: Sequence[str], peers: Sequence[str], names: Path) -> None:
             session.free()
 
 
-def profile(lines: Sequence[str], peers: str, ncu: str) -> list[dict[str, Any]]:
+def profile(lines: Sequence[str], peers: str, ncu: str, budget_seconds: float) -> list[dict[str, Any]]:
     """Profile lines in one process; an entry for each contestant of each."""
     with tempfile.TemporaryDirectory() as folder:
         names, log, given = Path(folder) / "names", Path(folder) / "log", Path(folder) / "lines"
         given.write_text(json.dumps(list(lines)), encoding="utf-8")
         command = [ncu, *OPTIONS, "--metrics", ",".join(all_metrics()), "--log-file", str(log)]
         command += [sys.executable, __file__, "--watch", str(given), "--peers", peers, "--names", str(names)]
+        command += ["--budget-seconds", str(budget_seconds)]
         subprocess.run(command, check=False)
         print(f"profiled: {log.stat().st_size} bytes of counts", flush=True)
         turns = [json.loads(text) for text in names.read_text(encoding="utf-8").splitlines()]
@@ -118,6 +124,7 @@ def parser() -> argparse.ArgumentParser:
     add("--case", action="append", default=[], help="a line of its own; may be repeated")
     add("--peers", default="torch", help="whose kernels are looked at, too; '' for none")
     add("--shard", default="0/1", help="i/n: every n-th case from the i-th on")
+    add("--budget-seconds", type=float, default=0.0, help="begin no case after so many seconds")
     add("--json", type=Path, help="write what was found into this file")
     add("--commit", help="named in the file where this is no checkout")
     add("--table", type=Path, help="print a table of an earlier run's file and do nothing else")
@@ -135,14 +142,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if given.watch:
         peers = [name for name in given.peers.split(",") if name]
-        watch(json.loads(given.watch.read_text(encoding="utf-8")), peers, given.names)
+        watch(json.loads(given.watch.read_text(encoding="utf-8")), peers, given.names, given.budget_seconds)
         return 0
     if shutil.which(given.ncu) is None:
         print(f"{given.ncu} was not found; it comes with the CUDA toolkit", file=sys.stderr)
         return 1
     part, parts = map(int, given.shard.split("/"))
     lines = [*given.case, *(missed_lines(given.each) if given.missed else ())]
-    cases = profile(list(dict.fromkeys(lines))[part::parts], given.peers, given.ncu)
+    cases = profile(list(dict.fromkeys(lines))[part::parts], given.peers, given.ncu, given.budget_seconds)
     if given.json:
         facts = environment("cuda", given.commit or current_commit())
         given.json.write_text(json.dumps({"environment": facts, "cases": cases}, indent=1) + "\n", encoding="utf-8")
