@@ -265,6 +265,8 @@ GROUPED = ((0, 16), (3, 8), (5, 4), (13, 16), (16, 4), (20, 32), (20, 2), (21, 1
 
 #: Of few channels, whose rows of taps become channels.
 FEW: list[tuple[Shape, Shape, Shape, Any, Any, Any]] = [
+    ((2, 3, 64), (30, 28), (7, 7), 2, 3, 1),
+    ((5, 3, 72), (19, 48), (5, 3), (3, 2), ((2, 0), (1, 3)), 1),
     ((2, 3, 64), (30, 30), (7, 7), 2, 3, 1),
     ((3, 4, 72), (9, 11), (3, 3), 1, 1, 1),
     ((2, 1, 8), (12, 19), (3, 5), (1, 3), ((2, 0), (1, 3)), (2, 1)),
@@ -503,6 +505,16 @@ def test_integers_are_exact_in_the_filters_in_tf32(name: str, monkeypatch: pytes
     with dp.create_handle("cuda", math="tf32") as handle:
         for number in range(len(SHAPES)):
             run_filter(handle, problem(number, "float32"), "hopper_turned")
+
+
+@pytest.mark.gpu
+@needs_hopper
+def test_integers_are_exact_of_few_channels(cuda: dp.Handle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise, whose windows overlap in shared memory."""
+    only(monkeypatch, "forward", "hopper_first")
+    for number in (-len(FEW), 1 - len(FEW)):
+        for dtype in KINDS:
+            run_forward(cuda, problem(number, dtype), "hopper_first")
 
 
 @pytest.mark.gpu

@@ -32,7 +32,7 @@ NEED_TF32 = {"lt_product_along_k", "hopper_rows", "hopper_turned"}
 _ON_HOPPER = ("hopper", "hopper_patch", "hopper_split")
 #: Variants of Hopper, and the types that variants are not for with IEEE products.
 ONLY_HOPPER = {"ping_pong", *(f"{name}{way}" for name in _ON_HOPPER for way in ("", "_after_copies", "_in_blocks"))}
-ONLY_HOPPER.add("hopper_as_one_group")
+ONLY_HOPPER |= {"hopper_as_one_group", "hopper_first"}
 NOT_FOR = {("lt_product_after_copies", "float64")}
 NOT_FOR |= {("joined_taps", dtype) for dtype in ("float64", "float16", "bfloat16")}
 NOT_FOR |= {

@@ -80,7 +80,10 @@ _IMPLICIT = {
 #: Of convolutions on Hopper: pixels, windows, channels and tiles; what the copy engine is told has 32 bits.
 _ON_HOPPER = {
     name
-    for family in ("convolution_hopper", "convolution_hopper_filter", "convolution_hopper_split", "convolution_patch")
+    for family in (
+        *(f"convolution_hopper{way}" for way in ("", "_filter", "_first", "_split")),
+        "convolution_patch",
+    )
     for kernel in FAMILIES[family].kernels
     for name, kind in kernel.struct.scalars
     if kind == "i32"
@@ -206,6 +209,9 @@ NARROW_TEXT = {
     "int number = blockIdx.x": "tiles of fewer than 2^31 pixels, and splits for multiprocessors without one",
     "(u32)number / (u32)tiles": "tiles of fewer than 2^31 pixels, and splits for multiprocessors without one",
     "int tile = blockIdx.x": "tiles of fewer than 2^31 pixels, as the front end sees to",
+    "for (int i = threadIdx.x; i < terms": "filters in the shared memory of a block",
+    "for (u32 i = threadIdx.x * UNIT": "the shared memory of a block",
+    "for (int unit = threadIdx.x % WARPGROUP": "the shared memory of a block",
     "(int)(blockIdx.x % p.channel_tiles)": "no more than there are multiprocessors",
     "(int)(gridDim.x / p.channel_tiles)": "no more than there are multiprocessors",
     "(int)(blockIdx.x / p.channel_tiles)": "no more than there are multiprocessors",

@@ -59,6 +59,11 @@ DEVICE void load_of_cluster(u32 from, int block, float (&v)[4]) {
 
 // ---- copies of tiles ------------------------------------------------------------------------------------------------
 
+// So many bytes, a multiple of 16 as both addresses are.
+DEVICE void load_bytes(u32 to, const void* from, int bytes, u32 barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(barrier) : "memory");
+}
 // The box at (column, row) to shared memory; what lies outside the tensor comes as zeros and counts as brought.
 DEVICE void load_tile(u32 to, const TensorMap& map, int column, int row, u32 barrier) {
   asm volatile(
@@ -76,6 +81,11 @@ DEVICE void load_patch(u32 to, const TensorMap& map, int channel, int w, int h, 
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::
           "r"(to), "l"(&map), "r"(channel), "r"(w), "r"(h), "r"(n), "r"(barrier) : "memory");
+}
+// The same boxes to the L2 alone.
+DEVICE void prefetch_patch(const TensorMap& map, int channel, int w, int h, int n) {
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(&map), "r"(channel), "r"(w),
+               "r"(h), "r"(n) : "memory");
 }
 // Channels from `channel` on of as many pixels as the map says, as the tap at (w_offset, h_offset) of a filter sees them
 // whose first tap lies at (w, h) of image n: those of the following positions of the filter, row by row and image by image.
@@ -162,6 +172,9 @@ DEVICE void load_transposed_matrices(u32 row, u32 (&into)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(into[0]), "=r"(into[1]), "=r"(into[2]), "=r"(into[3]) : "r"(row) : "memory");
 }
+DEVICE void store_pack(u32 to, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
 DEVICE void store_pair(u32 to, float first, float second) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(first), "f"(second) : "memory");
 }
@@ -213,6 +226,12 @@ DEVICE u64 operand(u32 tile) { return (u64)((tile & 0x3ffffu) >> 4) | 1ull << 16
 // 64 numbers to the next. Steps of 16 rows along k add 128.
 DEVICE u64 operand_across(u32 tile, u32 apart = 64 * SWIZZLED_ROW) {
   return (u64)((tile & 0x3ffffu) >> 4) | (u64)(apart >> 4) << 16 | 64ull << 32 | 1ull << 62;
+}
+
+// An operand without a swizzle: matrices of 8 rows by 16 bytes of k, 128 bytes each, `along` bytes from one to the next
+// along k and `across` bytes to the next eight rows.
+DEVICE u64 operand_unswizzled(u32 tile, u32 along, u32 across) {
+  return (u64)((tile & 0x3ffffu) >> 4) | (u64)(along >> 4) << 16 | (u64)(across >> 4) << 32;
 }
 
 DEVICE void products_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

@@ -206,6 +206,7 @@ APPROXIMATING = (
     "convolution_depthwise",
     "convolution_first",
     "convolution_hopper",
+    "convolution_hopper_first",
     "convolution_patch",
     "fc",
     "fc_few_rows",

@@ -105,7 +105,9 @@ _SUMMED = (
 )
 #: Groups that make up blocks of 64 channels.
 _IN_BLOCKS = tuple(f"shape=1x64x3x4 k=64 filter=3x3 groups=16 padding=1 stride={stride}" for stride in (1, 2))
-#: Such channels with three axes.
+#: Few channels at stride 2, as a first layer has.
+_FIRST = "shape=2x3x8x6 k=8 filter=3x3 stride=2 padding=1"
+#: Channels by the eight with three axes.
 _SOLID = "shape=1x16x2x3x4 k=8 filter=1x3x2 padding=0x1x0"
 
 
@@ -136,7 +138,7 @@ def _corners() -> tuple[str, ...]:
             for shape in (
                 "shape=2x8x7x6 k=8 filter=3x3 groups=8 padding=1",
                 "shape=2x3x7x6 k=6 filter=3x3 groups=3 padding=1",
-                "shape=2x3x7x6 k=8 filter=3x3 padding=1",
+                _FIRST,
             )
             for mode in _FUSED
         ),
@@ -153,7 +155,7 @@ def _corners() -> tuple[str, ...]:
         *(f"conv_forward {problem} sums=1{layout}" for problem in _SUMMED for layout in ("", " layout=NHWC")),
         f"conv_transpose_forward {image} bias=0",
         f"conv_transpose_backward {image} needs=db",
-        f"conv_transpose_backward {_IN_EIGHTS[-2]} layout=NHWC needs=dx",
+        *(f"conv_transpose_backward {problem} layout=NHWC needs=dx" for problem in (_IN_EIGHTS[-2], _FIRST)),
         f"conv_transpose_backward {image} needs=dx,dw data=integers",
     ]
     return tuple(lines)

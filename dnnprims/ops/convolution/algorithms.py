@@ -12,6 +12,7 @@ from .first import FIRST_DATA, FIRST_FILTER, FIRST_FORWARD
 from .first_relaid import first_after_copy
 from .hopper import HOPPER
 from .hopper_filter import HOPPER_FILTER
+from .hopper_first import HOPPER_FIRST
 from .hopper_groups import HOPPER_FILTER_GROUPS, HOPPER_GROUPS, HOPPER_PATCH_GROUPS
 from .hopper_patch import HOPPER_PATCH, HOPPER_PATCH_FILTER
 from .hopper_rows import HOPPER_ROWS
@@ -52,6 +53,7 @@ ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
         *_ON_HOPPER,
         DEPTHWISE,
         *_IN_GROUPS,
+        HOPPER_FIRST,
         *_first(FIRST_FORWARD),
         *_REST,
         JOINED_TAPS,

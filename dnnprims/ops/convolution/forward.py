@@ -91,9 +91,9 @@ def conv_forward(
     -----
     Sums are in float32 (float64 for float64), in an order fixed by the shapes; z is not rounded before the activation,
     and the result is rounded once. Nothing outside of the image is read or multiplied, so that an infinite weight never
-    meets padding; but for the variants of Hopper (``hopper...``), to which padding is zeros, and of narrow groups their
-    neighbours up to 64 channels: infinities over those give NaN. NaN is handed on. Where the handle allows TF32,
-    factors of float32 may be rounded to it. No channels give ``act(b)``. Keep x and w for the
+    meets padding; but for the variants of Hopper (``hopper...``, not ``hopper_first``), to which padding is zeros, and
+    of narrow groups their neighbours up to 64 channels: infinities over those give NaN. NaN is handed on. Where the
+    handle allows TF32, factors of float32 may be rounded to it. No channels give ``act(b)``. Keep x and w for the
     backward pass.
 
     Of m elements of a channel ``sums[0] / m`` is the mean and ``sums[1] / m - mean ** 2`` the variance, which

@@ -100,10 +100,11 @@ def image_reason(product: Product, beside: tuple[str, ...] = (), *, grouped: boo
     lanes = product.dtype.lanes
     if g.in_channels % lanes or g.out_channels % lanes or not g.in_channels:
         return f"{g.in_channels} and {g.out_channels} channels, must be multiples of {lanes}"
-    return _operands_reason(product) or _window_reason(product)
+    return operands_reason(product) or _window_reason(product)
 
 
-def _operands_reason(product: Product) -> str | None:
+def operands_reason(product: Product) -> str | None:
+    """Why the arrays as they lie are not for the copy engine, or None."""
     g = product.g
     shapes = {"x": g.x_shape, "w": _filter_shape(product), "y": g.y_shape, "residual": g.y_shape}
     operands = {"x": product.x, "w": product.w, "y": product.y, "residual": product.then.residual}
