@@ -19,11 +19,25 @@
 //   the last in float32, and the rest within 0.015.
 //   Before, a resident grid asked for the next row before it worked on one, and counted the maxima of each row apart: 21
 //   instructions an element, and loads of labels that were waited for as soon as they were asked for.
-//   Where the rest goes, by ncu, bfloat16: 128 classes take this kernel 34.8 us, 0.91 of a copy, 56 % of the issue slots
-//   and 52 % of the warps, and 1,024 classes 65.9 us, 0.96. The call takes 42.7 and 73.1 us: the sum of the losses is a
-//   second launch, 3.6 and 4.1 us alone, which begins when all else has ended, and what events see of any launch.
-//   The row is read once and waits for nothing but its label; what is left is that launch, which a last block that folds
-//   would save, with an atomic ticket, which no kernel here has.
+//   Where the rest goes, by ncu, bfloat16: 128 classes take this kernel 34.6 us, 0.91 of a copy, 55 % of the issue slots,
+//   52 % of the warps (56 fit), DRAM 70 %, L2 88 %; an instruction waits 6.7 cycles for loads, 1.6 at the barrier behind
+//   them. 1,024 classes take it 65.9 us, 0.96. The call took 42.7 and 73.1 us, on another day 40.9 and 69.8: without the sum
+//   of the losses, a second launch, 2.8 and 3.2 less. The rest is what events see of any launch: a copy of as many bytes
+//   takes 34.0 and 64.9 us, 0.92 and 0.97 of a large one.
+//   50,304 classes of float32: 425 us, one block of 1,024 threads a multiprocessor, 48 % of the warps, 50 % of the issue
+//   slots, DRAM 79 %, L2 85 %, 2.2 cycles an instruction in the queue to shared memory and as many for loads; 4,096 rows are
+//   31.03 for each multiprocessor, so that 3 % of the time is a last round of four rows.
+//   Tried, microseconds at 128 and 1,024 classes of bfloat16, where two launches take 40 and 70:
+//   The losses folded in the same launch, by the block that draws the last ticket from an integer counter: 45 and 80, this
+//   kernel alone 42.8 by ncu. Before it draws, a block waits until its sum can be seen by all, and then for the ticket: a
+//   third of its 4.5 us, while it holds its place. Without the first wait, which would be wrong, 43 and 75. Rows of 32,768
+//   297 (268). So also elementwise: 526 (483) for bce_with_logits, as the fold takes registers, and 1 of 54 less for mse of
+//   4096 x 4096 alone.
+//   Resident blocks that take rows in turn 43 and 74, blocks of two or four turns the same; blocks of 64 or 256 threads
+//   40 to 41 and 70; a fold of 256 threads, not 1,024, 40 and 71; the L2 asked for the rows of later blocks 42.5 and 71, of
+//   32,768 classes 350 (268), as lines leave it before they are used.
+//   The sum of those below the maximum formed again only where the label is that maximum: 40.4 and 69.6, but rows of 32,768
+//   270 (268), and spills on sm_75.
 //   Tried: grids that stay resident and ask ahead, into registers 0.72 at 128 and 0.84 at 1024 classes, into shared memory
 //   0.59 and 0.77; eight threads a row of 128 classes 0.66; nine blocks a multiprocessor 0.74 and 0.75.
 #pragma once
