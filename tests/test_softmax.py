@@ -192,7 +192,9 @@ def test_gradient_by_central_differences(algorithm: str) -> None:
     [
         ((8, 10), 1, "row_in_registers"),
         ((8, 16384), 1, "row_in_registers"),
-        ((8, 16385), 1, "row_in_shared"),
+        ((8, 16388), 1, "row_in_shared"),
+        ((8, 32768), 1, "row_in_registers"),
+        ((8, 32769), 1, "row_in_shared"),
         ((8, 57856), 1, "row_in_shared"),
         ((8, 57860), 1, "row_partly_in_shared"),
         ((8, 2**21), -1, "row_partly_in_shared"),

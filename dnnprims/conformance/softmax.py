@@ -135,6 +135,7 @@ CORNERS = (
     "softmax_backward shape=3x257 into=in_place over=y",
     "softmax_backward shape=2x17000",
     "softmax_backward shape=1x9001",
+    "softmax_forward shape=1x32000 into=out",  # of 32 bits, longer than two rows of a multiprocessor may be
     "softmax_forward shape=1x33000 into=out",  # held by shared memory and registers, of 32 bits and of 16
     "softmax_forward shape=1x66000 algorithm=log",
     "softmax_forward shape=1x117003 into=out",  # longer than a block's shared memory holds
@@ -143,7 +144,7 @@ CORNERS = (
     "softmax_backward shape=3x64 alpha=0.5 beta=-1.25 into=out",
     "softmax_backward shape=4x12x33 axis=1 into=in_place",
     "softmax_backward shape=4x300x8 axis=1 algorithm=log",
-    "softmax_backward shape=3x600x16 axis=1 into=in_place",
+    "softmax_backward shape=1x600x56 axis=1 into=in_place",  # a multiprocessor has room for one such tile
     "softmax_backward shape=1x1100x16 axis=1 into=out",
     "softmax_backward shape=9x70x72 axis=1 algorithm=log alpha=0.5 beta=1.0 into=out",
 )

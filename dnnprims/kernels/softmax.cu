@@ -28,8 +28,8 @@
 //   is about 20 flops in float, 2 in 16-bit types. Backward 3 * sizeof(T) bytes (5 where read twice) and 4 flops, with
 //   log an exponential.
 //   An exponential here is good to 4 u, in 16-bit types to 2^-20, its argument's error aside (Power, rows.cuh).
-// Limits: in registers up to 16,384 columns (8,192 in double). A row of T wholly in shared memory up to 226 KiB, backward
-//   two of 113 KiB.
+// Limits: in registers up to 16,384 columns (8,192 in double; float32 forward from 28,932 to 32,768, too). A row
+//   of T wholly in shared memory up to 226 KiB, backward two of 113 KiB.
 // Measured on an NVIDIA H200, 2026-11-28, tools/bench.py --shapes key softmax; share of a copy (4.29 TB/s), forward /
 //   backward of accurate; log is within 0.02 of it, but for 0.81 at 50,304 of float32 backward:
 //     rows x columns     float32        float16        bfloat16
@@ -38,28 +38,36 @@
 //     32,768 x 4096      0.96 / 1.01    0.95 / 1.01    0.95 / 1.01
 //     8,192 x 32,768     0.88 / 1.01    0.96 / 1.01    0.95 / 1.00
 //     4,096 x 50,304     0.93 / 0.86    0.94 / 0.99    0.94 / 0.99
-//     axis 1 of 256 x 1024 x 1024   0.89 / 0.69    0.90 / 0.67    0.90 / 0.67
+//     axis 1 of 256 x 1024 x 1024   0.89 / 0.69    0.90 / 0.67    0.90 / 0.67  (see below)
 //   Before, axis 1 had 0.31 to 0.50, read twice by single elements, and rows of 16-bit types 0.74 to 0.88, as two numbers
 //   were rounded by four instructions and an exponential took six.
 //   The kernels have changed since, NVIDIA H200, 2026-11-28, microseconds, share of a copy:
-//     axis 1         float32 532 / 822, 0.94 / 0.91; bfloat16 275 / 423, 0.92 / 0.90. Packs in registers let two tiles of 64
-//                    bytes across (128 forward) share a multiprocessor, where backward had 32, half of what the memory
-//                    gives at once. bfloat16 forward had 284, 0.89, before a thread of each row formed what the others
-//                    divide by, and before each number of a register was unpacked by one instruction.
-//     8,192 x 32,768 float32 forward 537, 0.93: two rows on a multiprocessor, by packs in registers, where there was one,
-//                    which loads nothing while it writes.
+//     axis 1         float32 519 / 747, 0.97 / 1.01; bfloat16 272 / 378, 0.92 / 1.00. Backward one tile of 128 bytes across
+//                    and 1,024 threads has a multiprocessor. Two of 64 bytes and 512 threads took 829 and 417, 0.91 and
+//                    0.90: half a line of the L2 at a time, so that its tags were asked 46 million times in bfloat16, at
+//                    70 % of what they can (forward, of whole lines, 17 million, 40 %), and it was 92 % busy; 44 % of the
+//                    issue slots, DRAM 80 %, waiting for shared memory 4.3 of 18 cycles an instruction.
+//                    Forward two tiles of 128 bytes share one: 63 % of the issue slots (bfloat16), L2 87 %, DRAM 80 %, no
+//                    pipe over 52 %, 2.6 cycles an instruction in the queue to shared memory: two tiles do not always
+//                    load while the other computes. One of 256 bytes takes 318 (float32 600): nothing is loaded while it
+//                    sums and writes, and forward that is the longer part.
+//     8,192 x 32,768 float32 forward 519, 0.97: in the registers of 1,024 threads. Two rows on a multiprocessor, partly in
+//                    registers and partly in shared memory, took 539, 0.93; one alone in shared memory 0.88.
 //     4,096 x 50,304 float32 backward 611, 0.95, log 614, 0.95: 64 KiB of a block's rows in registers, so that 26 % are
 //                    read again and not 42 %, which took 668, log 719; 639 to 669 before a resident grid asked for the
 //                    next row in the places of the last.
 //     forward        the maximum of 16-bit rows is taken two numbers at a time.
-//   bfloat16 along an axis and 50,304 backward by a script.
-//   Such a grid that asks ahead is for rows that are partly read again, and cost everywhere else: rows forward 0.86 of a
+//   Along an axis, 32,768 forward and 50,304 backward by a script.
+//   A resident grid that asks ahead is for rows that are partly read again, and cost everywhere else: rows forward 0.86 of a
 //   copy, where a block for each has 0.94 to 0.96, rows of 32,768 backward 0.95 (1.00), tiles 0.78 forward and 0.65
 //   backward (0.89 both). With 128 KiB of a row of 50,304 in the registers of 512 threads, not 64 in those of 1,024, 10 %
 //   were read again, and the memory was read 1.02 times, at 708 us: half the warps, 16 % of the issue slots used, a load
-//   waited for 12 cycles an instruction. Along an axis, by ncu, bfloat16 forward has 20 instructions an element now (24) and
-//   63 % of the issue slots; backward tiles of 64 bytes across remain at 0.90, float32 0.91, at two tiles a
-//   multiprocessor and 48 % of the warps, with 54 and 47 % of the slots (profiled with one array as both operands).
+//   waited for 12 cycles an instruction. Along an axis, by ncu, bfloat16 forward has 20 instructions an element now (24).
+//   Tried: to ask the L2 for the row or tile that follows on a multiprocessor while this one is written (bulk prefetches,
+//   or one of a line by each thread): rows of 32,768 forward 589 us (540), of 50,304 bfloat16 274 (206), tiles 347 (272)
+//   and 564 (418) backward: up to two thirds more is read from memory, as lines leave the L2 before they are used.
+//   262,144 x 128 of float32, where PyTorch and a copy take 66 us: 8 or 16 threads a row take 66, 32 threads 84. DRAM 79 %,
+//   L2 88 %, 89 % of the warps, and an instruction waits 17 cycles for loads.
 #include "softmax_long.cuh"
 #include "softmax_strided.cuh"
 #include "softmax_tile.cuh"

@@ -7,7 +7,7 @@
 #include "parts.cuh"
 #include "softmax.cuh"
 
-constexpr int TILE_HELD = 4, TILES_AT_ONCE = 2;
+constexpr int TILE_HELD = 4, TILE_THREADS = 1024;  // of all tiles of a multiprocessor
 
 // The packs of this thread: where the first lies, by how much the others are apart, and how many the tile has for it.
 template <int VEC, int BLOCK> struct TilePart {
@@ -51,7 +51,7 @@ DEVICE void tile_reduce(A (&v)[VEC], Op op, A* room, int lanes, Finish finish) {
 }
 
 template <class T, int VEC, int BLOCK>
-__global__ void __launch_bounds__(BLOCK, TILES_AT_ONCE) softmax_forward_tile(const SoftmaxForwardParams<T> p) {
+__global__ void __launch_bounds__(BLOCK, TILE_THREADS / BLOCK) softmax_forward_tile(const SoftmaxForwardParams<T> p) {
   typedef acc_t<T> A;
   DYNAMIC_SHARED(T, kept);
   const bool log = p.algorithm == LOG;
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(BLOCK, TILES_AT_ONCE) softmax_forward_tile(con
 }
 
 template <class T, int VEC, int BLOCK>
-__global__ void __launch_bounds__(BLOCK, TILES_AT_ONCE) softmax_backward_tile(const SoftmaxBackwardParams<T> p) {
+__global__ void __launch_bounds__(BLOCK, TILE_THREADS / BLOCK) softmax_backward_tile(const SoftmaxBackwardParams<T> p) {
   typedef acc_t<T> A;
   DYNAMIC_SHARED(T, kept_y);
   const bool log = p.algorithm == LOG;

@@ -56,6 +56,10 @@ _KERNELS = {
 #: Rows in registers: (threads of a row, elements of a thread), the first that holds the row is taken. A double takes
 #: the room of two.
 _ROW_SHAPES = ((8, 4), (8, 16), (16, 16), (32, 16), (32, 32), (128, 16), (256, 16), (512, 16), (1024, 16))
+#: The same of float32 forward beyond those, where shared memory has no room for two rows: 8,192 x 32,768 take 520 us,
+#: 0.97 of a copy, where two rows held by shared memory and registers take 539 (NVIDIA H200, 2026-11-28). Of 16-bit
+#: types they take 330, not 261; backward they spill.
+_WIDE_ROW = (1024, 32)
 #: Rows that a block keeps in shared memory between their two uses.
 _KEPT_ROWS = {"forward": 1, "backward": 2}
 #: Rows of up to this many threads share blocks of this many.
@@ -65,11 +69,17 @@ _LONG_BLOCKS = (512, 1024)
 #: (threads, packs that each holds in registers of each row that is kept) of rows of float32 where that lets two blocks
 #: share a multiprocessor (forward), or less be read again (backward).
 _LONG_HELD = {"forward": (512, 4), "backward": (1024, 2)}
-#: Threads of a tile of neighbouring rows along another axis, and packs that each has in registers, as in the kernel.
-_TILE_BLOCK, _TILE_HELD = 512, 4
-#: Packs across a tile at best; how many tiles a multiprocessor is to have room for, rather than that; packs that a
-#: thread should have.
-_TILE_LANES, _TILES, _TILE_LEAST = 8, 2, 4
+#: Tiles of neighbouring rows along another axis: (threads, how many a multiprocessor is to have room for), in the
+#: order in which they are tried for each width. Axis 1 of 256 x 1024 x 1024, bfloat16 / float32, share of a copy,
+#: NVIDIA H200, 2026-11-28: backward two of 64 bytes across 0.90 / 0.91, one of 128 bytes 1.00 / 1.01; forward two of
+#: 128 bytes 0.92 / 0.97, one of 256 bytes 0.79 / 0.84. Backward along 600 of bfloat16 0.93 with two, 0.97 with one,
+#: 2048 0.68 and 0.84 (float32 0.69 and 0.92), 4096 0.33 and 0.63; 2 x 1024 x 1024, which fill no GPU, 11 and 13 us.
+#: Forward along 2048 0.81 with two and 0.79 with one.
+_TILE_BLOCKS = {"forward": ((512, 2),), "backward": ((512, 2), (1024, 1))}
+#: Threads of the first of them, packs that each has in registers, as in the kernel, and those it should have at least.
+_TILE_BLOCK, _TILE_HELD, _TILE_LEAST = 512, 4, 4
+#: Packs across a tile, best first.
+_TILE_LANES = (8, 4, 2, 1)
 _STRIDED_BLOCK = 256
 #: Elements that a thread of the strided kernel should have before the axis is split further.
 _STRIDED_LEAST = 8
@@ -286,11 +296,12 @@ def _choose(
     """Pick the kernel, and its launch."""
     outer, cols, inner = view
     vec = dtype.lanes if alignment is None and cols % dtype.lanes == 0 else 1
-    shape = next((s for s in _row_shapes(dtype, vec) if s[0] * s[1] * vec >= cols), None)
     adjacent = None if inner == 1 else f"the axis has step {inner}"
     room = profile.row_bytes
     needed = _KEPT_ROWS[way] * cols * dtype.itemsize
-    tile, no_tile = _tile(profile, way, view, dtype, alignment)
+    shapes = _row_shapes(way, dtype, vec, wide=needed > room // 2)
+    shape = next((s for s in shapes if s[0] * s[1] * vec >= cols), None)
+    tile, tile_block, no_tile = _tile(profile, way, view, dtype, alignment)
     variant, refused = choose(
         (
             ("row_in_registers", adjacent or (None if shape else f"a row has {cols} elements")),
@@ -321,8 +332,8 @@ def _choose(
         blocks = even_blocks(rows, profile.sm_count) if again else rows
         kind, template, grid = "long", (vec, block, held), (blocks, 1, 1)
     elif variant == "tile_in_shared":
-        lanes, vec, block = tile, dtype.lanes, _TILE_BLOCK
-        shared = _tile_bytes(way, cols, lanes, dtype)
+        lanes, vec, block = tile, dtype.lanes, tile_block
+        shared = _tile_bytes(way, cols, lanes, dtype, block)
         kind, template, grid = "tile", (vec, block), (outer * -(-inner // (lanes * vec)), 1, 1)
     elif variant == "strided_axis":
         kind, grid, block = "strided", blocks_for(rows, lanes), _STRIDED_BLOCK
@@ -349,35 +360,42 @@ def _holds(vec: int, dtype: DType) -> bool:
 
 def _tile(
     profile: Profile, way: str, view: tuple[int, int, int], dtype: DType, alignment: str | None
-) -> tuple[int, str | None]:
-    """Packs across a tile of neighbouring rows, or why there is none."""
+) -> tuple[int, int, str | None]:
+    """Packs across a tile of neighbouring rows and threads of its block, or why there is none."""
     _, cols, inner = view
     if alignment or inner % dtype.lanes:
-        return 2, alignment or f"{inner} neighbouring rows are not of 16 bytes each"
+        return 2, _TILE_BLOCK, alignment or f"{inner} neighbouring rows are not of 16 bytes each"
     across = 1 << (inner // dtype.lanes - 1).bit_length()  # packs, rounded up
-    sizes = [lanes for lanes in (_TILE_LANES, 4, 2, 1) if lanes <= across]
+    sizes = [lanes for lanes in _TILE_LANES if lanes <= across]
     most = profile.shared_bytes
-    lanes = next((one for one in sizes if _TILES * _tile_bytes(way, cols, one, dtype) <= most), sizes[-1])
+    fitting = (
+        (lanes, block)
+        for lanes in sizes
+        for block, tiles in _TILE_BLOCKS[way]
+        if tiles * _tile_bytes(way, cols, lanes, dtype, block) <= most
+    )
+    lanes, block = next(fitting, (sizes[-1], _TILE_BLOCK))
     while lanes < min(across, 32) and lanes * cols < _TILE_LEAST * _TILE_BLOCK:
         lanes *= 2
-    needed = _tile_bytes(way, cols, lanes, dtype)
+    needed = _tile_bytes(way, cols, lanes, dtype, block)
     if needed > most:
-        return lanes, f"{needed} bytes of shared memory, {most} there"
+        return lanes, block, f"{needed} bytes of shared memory, {most} there"
     few = f"a tile has {lanes * cols} packs, and its block more threads"
-    return lanes, None if lanes * cols >= _TILE_BLOCK else few
+    return lanes, block, None if lanes * cols >= block else few
 
 
-def _tile_bytes(way: str, cols: int, lanes: int, dtype: DType) -> int:
+def _tile_bytes(way: str, cols: int, lanes: int, dtype: DType, block: int) -> int:
     """Shared memory of a tile and of the reductions over it."""
-    held = min(lanes * cols, _TILE_HELD * _TILE_BLOCK)
-    sums = _TILE_BLOCK // 32 * lanes * dtype.lanes * dtype.acc.itemsize
+    held = min(lanes * cols, _TILE_HELD * block)
+    sums = block // 32 * lanes * dtype.lanes * dtype.acc.itemsize
     return 16 * (lanes * cols * _KEPT_ROWS[way] - held) + sums
 
 
-def _row_shapes(dtype: DType, vec: int) -> list[tuple[int, int]]:
-    """(threads of a row, packs of a thread), shortest row first."""
+def _row_shapes(way: str, dtype: DType, vec: int, wide: bool = True) -> list[tuple[int, int]]:
+    """(threads of a row, packs of a thread), shortest row first; `wide` ones where there are any."""
     share = 2 if dtype.itemsize == 8 else 1
-    return [(width, max(1, elements // (share * vec))) for width, elements in _ROW_SHAPES]
+    last = (_WIDE_ROW,) if wide and way == "forward" and _holds(vec, dtype) else ()
+    return [(width, max(1, elements // (share * vec))) for width, elements in (*_ROW_SHAPES, *last)]
 
 
 def _strided_lanes(cols: int, inner: int) -> int:
@@ -401,14 +419,16 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for way in _STRUCTS:
         for vec in (1, dtype.lanes):
-            shapes = dict.fromkeys(_row_shapes(dtype, vec))
+            shapes = dict.fromkeys(_row_shapes(way, dtype, vec))
             rows = [f"softmax_{way}_row<{dtype.cuda}, {vec}, {packs}, {width}>" for width, packs in shapes]
             groups[_group(way, "row", vec)] = rows
             ways = [*((block, 0) for block in _LONG_BLOCKS), *((_LONG_HELD[way],) if _holds(vec, dtype) else ())]
             groups[_group(way, "long", vec)] = [
                 f"softmax_{way}_long<{dtype.cuda}, {vec}, {block}, {held}>" for block, held in ways
             ]
-        groups[_group(way, "tile", 1)] = [f"softmax_{way}_tile<{dtype.cuda}, {dtype.lanes}, {_TILE_BLOCK}>"]
+        groups[_group(way, "tile", 1)] = [
+            f"softmax_{way}_tile<{dtype.cuda}, {dtype.lanes}, {block}>" for block, _ in _TILE_BLOCKS[way]
+        ]
         groups[_group(way, "plain", 1)] = [f"softmax_{way}_{kind}<{dtype.cuda}>" for kind in ("strided", "plain")]
     return groups
 
