@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -101,6 +102,7 @@ def test_filters_from_planes_on_a_gpu(dtype: Any) -> None:
         old = integers(rng, (k, c, 1, 1), dtype)
         options = {"w_descriptor": TensorDescriptor.from_array(old), "alpha": 0.5, "beta": beta}
         with dp.create_handle("cuda") as handle:
+            handle.profile = replace(handle.profile, preferred="lt_products")
             out, given = handle.asarray(old.copy()), [handle.asarray(a) for a in (dy, x)]
             assert (
                 dp.prepare(dp.conv_backward_filter, handle, PLANES, *given, out=out, **options).variant == "lt_products"

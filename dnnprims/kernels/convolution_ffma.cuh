@@ -4,12 +4,12 @@
 
 // The threads of a block and the places of each in the tile: a warp has 4 x 8 threads, each rows and columns in fours. Of
 // two halves of a warp, each brings 128 bytes of columns and 32 of rows from shared memory at a time.
-template <class T, int ROWS, int COLUMNS> struct Tile {
+template <class T, int ROWS, int COLUMNS, int MOST_DOWN = 8> struct Tile {
   typedef acc_t<T> A;
   static constexpr bool WIDE = sizeof(A) == 8;
-  static constexpr int DOWN = WIDE ? 4 : 8, ACROSS = DOWN;  // rows and columns of a thread
-  static constexpr int DEPTH = WIDE ? 16 : 8;               // terms of a slice
-  static constexpr int THREADS = ROWS * COLUMNS / (DOWN * ACROSS), BLOCKS = THREADS == 64 ? 6 : 2;
+  static constexpr int DOWN = WIDE ? 4 : MOST_DOWN, ACROSS = WIDE ? 4 : 8;  // rows and columns of a thread
+  static constexpr int DEPTH = WIDE ? 16 : 8;                               // terms of a slice
+  static constexpr int THREADS = ROWS * COLUMNS / (DOWN * ACROSS), BLOCKS = THREADS == 64 ? 48 / DOWN : 2;
   static constexpr int ROW_FOURS = DOWN / 4, COLUMN_FOURS = ACROSS / 4, WARPS_ACROSS = COLUMNS / (32 * COLUMN_FOURS);
   static constexpr int ROW_PACKS = ROWS * DEPTH / 4 / THREADS, COLUMN_PACKS = COLUMNS * DEPTH / 4 / THREADS;
   static constexpr int PAD = 4, WIDTH = COLUMNS, PARTS = ROW_FOURS, ROWS_OF_PART = ROWS / PARTS;

@@ -8,7 +8,7 @@
 //
 // Shapes    as in convolution.cu: any steps, so that layouts and views are the same; offsets in 32 bits, as the front end
 //           sees to.
-// Plan      implicit_gather    a block makes ROWS x COLUMNS results, a thread 8 x 8 of them (4 x 4 of double). Slices of 8
+// Plan      implicit_gather    a block makes ROWS x COLUMNS results, a thread 8 x 8 of them, 16 x 8 or 4 x 4. Slices of 8
 //                              (16) channels of one tap pass through two buffers of shared memory, the next one in
 //                              registers while one is multiplied. Loads take four elements along whichever axis of an
 //                              operand has step 1. blockIdx.x the tiles, y groups, z residues and splits.
@@ -22,16 +22,20 @@
 //           anew without. The filter gradient leaves both factors out.
 // Cost      2 K C / groups taps flops a position. From the caches, of each 64 (128) rows the weights and of each 64 (128)
 //           columns the gathered rows.
-// Measured  NVIDIA H200, 2026-11-28, float32, 64 images, channels last, ms forward / data / filter, with cuDNN 9.19 beside:
-//             3x3 128@28       0.434 / 0.431 / 0.440    0.220 / 0.217 / 0.257    (34 TFLOP/s)
-//             3x3 256@14       0.471 / 0.441 / 0.503    0.242 / 0.531 / 0.204
-//             3x3 512@7        0.626 / 0.624 / 0.492    0.516 / 0.576 / 0.192
-//             3x3 s2 128@56    0.438 / 0.471 / 0.442    0.540 / 0.842 / 0.556
-//             1x1 64->256@56   0.295 / 0.230 / 0.243    0.392 / 0.389 / 0.259
-//           Behind with 3x3 and stride 1, where cuDNN does up to 80 TFLOP/s by direct count, more than the multipliers' 67:
-//           it must save products by a transform (Winograd's), which would spread an infinity to its neighbours. Half of
-//           the multipliers' rate is reached here: of the loop's 660 instructions a slice 512 multiply (by count), the
-//           rest is not profiled.
+// Measured  NVIDIA H200, 2026-11-28, float32, 64 images, channels last, us forward / data / filter, with cuDNN 9.19 beside:
+//             3x3 64@56        449 / 447 / 451    428 / 298 / 592      3x3 128@28   439 / 432 / 375    219 / 216 / 265
+//             3x3 s2 128@56    439 / 482 / 375    539 / 837 / 551      3x3 256@14   461 / 438 / 389    246 / 532 / 205
+//             3x3 s2 256@28    464 / 468 / 389    498 / 593 / 546      3x3 512@7    466 / 450 / 433    515 / 578 / 195
+//             1x1 s2 1024@14   411 / 412 / 359    465 / 588 / 399      (31 to 39 TFLOP/s; the multipliers' 67)
+//           Behind with 3x3 and stride 1, where cuDNN does up to 76 TFLOP/s by direct count, more than the multipliers have:
+//           it must save products by a transform (Winograd's), which would spread an infinity to its neighbours.
+//           By ncu the multipliers are busy 53 to 61 % of the time and 73 to 79 % of the issue slots are taken: of a
+//           slice's 660 instructions 512 multiply. In the other slots a warp is ready (0.8 to 1.4 wait for their turn) and
+//           the dispatcher is not (0.2 to 0.3 an instruction). Shared memory 26 to 53 %, DRAM below 9 %. Besides, 392
+//           blocks of 128 x 128 are 3 for each multiprocessor, the third alone.
+//           Tried: 16 x 8 sums a thread in tiles of 128 x 128 (1024 of 1230 multiply): filter 390 for 375, forward 523 for
+//           439, as 8 warps are all that a multiprocessor holds and 4 in the last round; in tiles of 128 x 64 with many
+//           rounds 6 % faster, and taken there. Two and three splits to fill the last round: 485 and 530 for 439.
 // Limits    offsets below 2^30 elements.
 #include "convolution_ffma.cuh"
 #include "convolution_filter.cuh"
@@ -39,9 +43,12 @@
 
 // ---- forward and data -----------------------------------------------------------------------------------------------
 
+// Sixteen rows a thread where there are many rounds of blocks: so few warps are idle in a round that is not full.
+template <class T, int ROWS, int COLUMNS> using GatherTile = Tile<T, ROWS, COLUMNS, (ROWS > COLUMNS ? 16 : 8)>;
+
 // Brings slices from memory to registers, and from there to shared memory.
 template <class T, int ROWS, int COLUMNS> struct Gatherer {
-  typedef Tile<T, ROWS, COLUMNS> Place;
+  typedef GatherTile<T, ROWS, COLUMNS> Place;
   static constexpr int DEPTH = Place::DEPTH, ROW_PACKS = Place::ROW_PACKS, COLUMN_PACKS = Place::COLUMN_PACKS;
   Origin origin[ROW_PACKS];
   int now[ROW_PACKS];
@@ -112,9 +119,9 @@ template <class T, int ROWS, int COLUMNS> struct Gatherer {
 };
 
 template <class T, int ROWS, int COLUMNS>
-__global__ void __launch_bounds__(Tile<T, ROWS, COLUMNS>::THREADS, Tile<T, ROWS, COLUMNS>::BLOCKS)
+__global__ void __launch_bounds__(GatherTile<T, ROWS, COLUMNS>::THREADS, GatherTile<T, ROWS, COLUMNS>::BLOCKS)
     implicit_gather(const ImplicitGatherParams<T> p) {
-  typedef Tile<T, ROWS, COLUMNS> Place;
+  typedef GatherTile<T, ROWS, COLUMNS> Place;
   typedef acc_t<T> A;
   __shared__ typename Place::Shared shared;
   __shared__ int result_at[ROWS], residual_at[ROWS];
@@ -238,11 +245,28 @@ DEVICE i64 offset(const FoldSteps& steps, i64 outer, i64 channel, i64 d, i64 h, 
   return outer * steps.outer + channel * steps.channel + d * steps.d + h * steps.h + w * steps.w;
 }
 
+// In order; many are asked for at a time, as elements are often too few for their threads to hide the way to memory: 256
+// splits of 64 x 64 to 128 x 256 elements took 14 to 18 us less so (NVIDIA H200, 2026-11-28).
+template <class A> DEVICE A sum_of_splits(const A* part, i64 step, i64 splits) {
+  constexpr int AHEAD = 16;
+  A sum = 0;
+  i64 split = 0;
+#pragma unroll 1
+  for (; split + AHEAD <= splits; split += AHEAD) {
+    A some[AHEAD];
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) some[i] = part[(split + i) * step];
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) sum += some[i];
+  }
+  for (; split < splits; ++split) sum += part[split * step];
+  return sum;
+}
+
 template <class T> __global__ void __launch_bounds__(256) implicit_fold(const ImplicitFoldParams<T> p) {
   const i64 index = global_thread();
   if (index >= p.size) return;
-  acc_t<T> sum = 0;
-  for (i64 split = 0; split < p.splits; ++split) sum += p.partial[split * p.size + index];
+  const acc_t<T> sum = sum_of_splits(p.partial + index, p.size, p.splits);
   i64 rest = index, channel = 0;
   if (p.channels_last) channel = taken_from(rest, p.channels);
   const i64 w = taken_from(rest, p.extent_w), h = taken_from(rest, p.extent_h), d = taken_from(rest, p.extent_d);

@@ -16,12 +16,12 @@
 //           depend on shapes alone. What lies outside of the image is multiplied as 0; where that made a NaN of an infinite
 //           factor, the sum is made anew without.
 // Cost      2 K C / groups taps flops a position, rounded up to tiles of 64 filters and slices of 8 (filter: tiles of 64) j.
-// Measured  NVIDIA H200, 2026-11-28, ncu: 64 images of 3x224x224, channels last, 7x7 of stride 2 to 64: forward / data /
-//           filter 545 / 599 / 606 us, where cuDNN 9.19 takes 751 / 1207 / 859 and implicit_ffma took 1356 / 10576 / 10177.
-//           The multipliers are busy 54 / 61 / 51 % of the time; 79 / 74 / 75 % of the issue slots are taken, as 512 of 720
-//           instructions of a slice multiply (data: 384 of 429). In the slots left warps are ready (1.3 / 2.0 / 1.3 wait
-//           for their turn): dispatch stalls, 0.25 / 0.72 / 0.28 an instruction, as registers' banks collide. Shared memory
-//           52 %, DRAM 8 %.
+// Measured  NVIDIA H200, 2026-11-28, 64 images of 3x224x224, channels last, 7x7 of stride 2 to 64: forward / data / filter
+//           550 / 608 / 620 us, where cuDNN 9.19 takes 751 / 1207 / 859 and implicit_ffma took 1356 / 10576 / 10177.
+//           By ncu the multipliers are busy 54 / 61 / 51 % of the time; 79 / 74 / 75 % of the issue slots are taken, as 512
+//           of 720 instructions of a slice multiply (data: 384 of 429). In the slots left warps are ready (1.3 / 2.0 / 1.3
+//           wait for their turn) and the dispatcher is not (0.25 / 0.72 / 0.28 an instruction). Shared memory 52 %, DRAM 8 %.
+//           Tried: two rows a thread forward, 128 x 64 a block (1024 of 1351 multiply): 554 us.
 // Limits    offsets below 2^30 elements.
 #include "convolution_joined_data.cuh"
 #include "convolution_ffma.cuh"

@@ -23,7 +23,7 @@ def _shares(way: Way, product: Product) -> tuple[Tile, int, int]:
     taps = prod(product.g.taps)
     columns, others = (columns * taps, groups) if way.joined else (columns, groups * taps)
     most = max(1, positions // FEWEST_POSITIONS)
-    tile = way.tile_for(product.dtype, lines, columns, others * most)
+    tile = way.tile_for(product.dtype, "filter", lines, columns, others * most)
     blocks = max(1, tile.needed(lines, columns) * others)
     wanted = tile.splits(blocks, min(most, MOST_ACROSS))
     each = max(1, -(-positions // wanted))

@@ -10,7 +10,8 @@ from .geometry import filter_steps, steps
 from .implicit_structs import FOLD
 from .product import Product
 
-_BLOCK = 256
+#: Threads of a block: fewer where many splits make few elements long, so that more multiprocessors share them.
+_BLOCK, _LONG_BLOCK, _LONG = 256, 64, 16
 #: Activations that the products and the fold apply themselves; the others are left to the direct kernel.
 FUSED = ("identity", "relu")
 
@@ -38,10 +39,11 @@ def fold_step(product: Product, splits: int, at: Pointer) -> KernelStep:
         extents, way = numbers[7:10] if forward else numbers[4:7], steps(g.conv, result.strides)
     residual = steps(g.conv, then.residual.strides) if then.residual else (0,) * 5
     size = outer * channels * prod(extents)
+    block = _LONG_BLOCK if splits >= _LONG else _BLOCK
     factors = (then.alpha1, then.alpha2, product.alpha, product.beta)
     flags = (int(g.conv.channels_last), int(then.activation.mode == "relu"))
     return KernelStep(
-        FOLD, dtype, (dtype.cuda,), "fold", blocks_for(size, _BLOCK), _BLOCK,
+        FOLD, dtype, (dtype.cuda,), "fold", blocks_for(size, block), block,
         (result.at, at, *after(product)),
         (*map(float, factors), size, splits, first, channels, *extents, *way, *residual, *flags),
     )  # fmt: skip

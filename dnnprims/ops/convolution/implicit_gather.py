@@ -61,7 +61,7 @@ class Gather(NamedTuple):
     def tile(self) -> Tile:
         """Of a block."""
         others = self.product.g.conv.groups * self.phases
-        return self.way.tile_for(self.product.dtype, self.rows, self.lines, others)
+        return self.way.tile_for(self.product.dtype, "gather", self.rows, self.lines, others)
 
     @property
     def blocks(self) -> int:

@@ -21,7 +21,9 @@ _MULTIPROCESSORS, _GAIN, _MOST_ROUNDS = 132, 0.05, 4
 class Tile(NamedTuple):
     """Results of a block along both axes, its threads, the terms of a slice, and dynamic shared memory.
 
-    `resident` is how many blocks a multiprocessor of Hopper holds.
+    `resident` is how many blocks a multiprocessor of Hopper holds. Where it was measured, `rate` is the products and
+    sums in 10^12 a second with all of them busy, and `together` how many of a multiprocessor begin and end together:
+    those with few warps leave it idle when they are alone.
     """
 
     rows: int
@@ -30,6 +32,8 @@ class Tile(NamedTuple):
     depth: int
     resident: int
     shared_bytes: int = 0
+    rate: float = 0.0
+    together: int = 1
 
     @property
     def places(self) -> int:
@@ -44,6 +48,11 @@ class Tile(NamedTuple):
         """Results that these tiles have."""
         return self.needed(rows, columns) * self.rows * self.columns
 
+    def cost(self, rows: int, columns: int, others: int) -> float:
+        """What so many of such results take, for each term."""
+        quantum = _MULTIPROCESSORS * self.together
+        return -(-self.needed(rows, columns) * others // quantum) * quantum * self.rows * self.columns / self.rate
+
     def splits(self, blocks: int, most: int) -> int:
         """How many blocks had best share the sums of each of so many, for the last round of them to be full."""
         enough = max(1, _MOST_ROUNDS * self.places // blocks)
@@ -56,7 +65,7 @@ class Tile(NamedTuple):
 
 
 class Way(NamedTuple):
-    """One of the implicit algorithms: its kernels, its tiles from the largest, and elements of a pack of channels.
+    """One of the implicit algorithms: its kernels, tiles of each from the largest, and elements of a pack.
 
     `strict` is whether operands have to lie in packs, `joined` whether taps and channels are one axis.
     """
@@ -64,7 +73,7 @@ class Way(NamedTuple):
     name: str
     gather: Kernel
     filter: Kernel
-    tiles: Callable[[DType], tuple[Tile, ...]]
+    tiles: Callable[[DType, str], tuple[Tile, ...]]
     pack: Callable[[DType], int]
     strict: bool
     joined: bool = False
@@ -73,9 +82,11 @@ class Way(NamedTuple):
         """Of its kernels; what is joined has one tile."""
         return (dtype.cuda,) if self.joined else (dtype.cuda, str(tile.rows), str(tile.columns))
 
-    def tile_for(self, dtype: DType, rows: int, columns: int, others: int) -> Tile:
-        """The larger one where there are enough of them and their edges do not stick out much further."""
-        large, *rest = self.tiles(dtype)
+    def tile_for(self, dtype: DType, group: str, rows: int, columns: int, others: int) -> Tile:
+        """By what was measured, else the larger one where there are enough and their edges stick out little further."""
+        large, *rest = self.tiles(dtype, group)
+        if large.rate:
+            return min((large, *rest), key=lambda tile: tile.cost(rows, columns, others))
         few = large.needed(rows, columns) * others < large.places
         if not rest or not (few or large.computed(rows, columns) > 1.1 * rest[0].computed(rows, columns)):
             return large

@@ -15,7 +15,7 @@ from .implicit_tiles import Tile, View, Way, packed, too_large
 from .product import Algorithm, Product, Work
 
 _JOINED = Way(
-    "joined_taps", JOINED_FORWARD, JOINED_FILTER, lambda dtype: (Tile(64, 64, 64, 8, 6),), lambda dtype: 4,
+    "joined_taps", JOINED_FORWARD, JOINED_FILTER, lambda dtype, group: (Tile(64, 64, 64, 8, 6),), lambda dtype: 4,
     strict=False, joined=True,
 )  # fmt: skip
 #: As in the kernels: taps and channels of a table; filters at a time, elements of an output, m and threads of a block.
@@ -84,7 +84,7 @@ def _slower(product: Product) -> str | None:
     _, _, columns, lines, *_ = product.g.scalars()
     if product.direction == "data":
         return None
-    taps, tile = prod(product.g.taps), _JOINED.tiles(product.dtype)[0]
+    taps, tile = prod(product.g.taps), _JOINED.tiles(product.dtype, product.direction)[0]
     if product.direction == "forward":
         joined, apart = -(-taps * columns // tile.depth), taps * -(-columns // tile.depth)
     else:

@@ -2,8 +2,8 @@
 
 By cuBLASLt, in one call. NVIDIA H200, 2026-11-28, bfloat16, 256 images of 56 x 56, microseconds, in brackets cuDNN's
 and behind copies to channels side by side: forward 64-256 145 (144, 403), 64-64 56 (57, 164), data 64-256 128 (128).
-Gradients in filters, float16, in brackets behind copies and with channels last: 64-64 89 (170, 67), 64-256 170 (389,
-139), 256-128 202 (463, 165): what is beyond is the fold, 256 sums of each element.
+Gradients in filters, float16, in brackets behind copies and with channels last: 64-64 75 (170, 67), 64-256 152 (389,
+139), 256-128 184 (463, 165): what is beyond is the fold, 256 sums of each element.
 """
 
 from __future__ import annotations
