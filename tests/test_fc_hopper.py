@@ -50,7 +50,7 @@ def planned(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("mode", ["swish", "tanh", "gelu", "leaky_relu", "log_sigmoid", "relu", "gelu_tanh"])
+@pytest.mark.parametrize("mode", ["swish", "tanh", "gelu", "leaky_relu", "log_sigmoid"])
 def test_large_layers_are_one_launch(dtype: str, mode: str) -> None:
     """Whatever the activation; the grid is the GPU's multiprocessors."""
     spec = planned(mode=mode, dtype=dtype)
@@ -93,7 +93,6 @@ def test_pre_activation_is_a_second_result() -> None:
         ({"extents": FEW}, "288 tiles leave too many"),
         ({"mode": "gelu_tanh", "extents": (2048, 1024, 4096)}, "library's epilogue is as fast"),
         ({"mode": "relu", "extents": (2048, 1024, 4096)}, "library's epilogue is as fast"),
-        ({"mode": "relu", "extents": (8192, 784, 2048)}, "784 elements are off 128 bytes"),
         ({"mode": "tanh", "extents": (7000, 1760, 1760)}, "1760 elements are off 128 bytes"),
         ({"extents": (1500, 2048, 44)}, "12 tiles leave too many"),
         ({"extents": (4096, 1024, 4098), "dtype": "float32", "profile": TF32}, "not slow in the library"),

@@ -16,12 +16,14 @@
 // Measured on an NVIDIA H200, 2026-11-28, z of a spread of 1, beside cuBLASLt (relu: its epilogue; else its product and
 //   fc.cu's pass), in microseconds, rows x in x out, L2 flushed between:
 //     bfloat16 swish   8192x784x2048 54 / 66     16384x1024x4096 201 / 258   24000x512x2816 135 / 180
-//     bfloat16 relu    8192x784x2048 52.6 / 52.0 16384x1024x4096 182 / 199   24000x512x2816 105 / 118
+//     bfloat16 relu    8192x784x2048 52.6 / 52.0 7000x4096x4096 321 / 294    48000x2048x1024 296 / 275
 //     float16 tanh     16384x1024x4096 214 / 261 4096x4096x16384 802 / 870
 //     tf32 tanh        8192x784x2048 102 / 118   16384x1024x4096 425 / 485   7133x2560x2560 268 / 288
 //   Predicted for a pass that is hidden: the product's time. Where it falls short: two products of 64 x 128 read
 //   160 bytes of shared memory a cycle, copies included, of which there are 128, so the tensor cores idle a fifth of the
 //   time. With k of 4,096 and more that makes up for the pass: 8192x8192x8192 of bfloat16 with swish 1496 / 1443.
+//   Beside the library's epilogue, which hides the activation as well, that is the whole difference: relu 24000x1536x4608
+//   501 / 453; so the front end takes that where there is one (ops/fc/hopper.py).
 //   A wave that is not full leaves multiprocessors idle (ops/fc/hopper.py): 1500x1024x3072, 288 tiles, 30 / 28. Fewer
 //   tiles than multiprocessors lose to the library's smaller tiles and shared sums: 512x512x512 relu 5.4 / 3.5,
 //   128x4096x4096 28 / 18. Sharing k out in clusters of 2 to 8 blocks was tried for those: 128x4096x4096 26 to 41

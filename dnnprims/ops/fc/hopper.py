@@ -30,39 +30,37 @@ _KINDS = {"float16": "float16", "bfloat16": "bfloat16", "float32": "tf32"}
 #: Extents are 32-bit coordinates of the copy engine.
 _MOST = 2**31 - _TILE
 
-# When it pays. NVIDIA H200, 2026-11-28, microseconds of cuBLASLt (and a pass) / of one launch, z of a spread of 1, L2
-# flushed between; in parentheses tiles, and the share of their waves that they fill:
-#   bfloat16 swish   1500x1024x3072 (288, 0.73) 28.1 / 29.9    1024x2048x2048 (128, 0.97) 22.6 / 21.7
-#                    5124x2048x2560 (820, 0.89) 90.7 / 87.7    2048x2048x4096 (512, 0.97) 57.3 / 52.5
-#                    3000x1536x4608 (864, 0.93) 78.5 / 67.8    16384x1024x4096 (4096, 1.00) 258 / 201
-#   bfloat16 relu    5124x2048x2560 80.3 / 84.3    2048x2048x4096 51.1 / 50.5    3000x1536x4608 67.3 / 64.5
-#                    8192x784x2048 52.0 / 52.6     8192x2048x2048 98.5 / 95.9    16384x1024x4096 199 / 182
-#   bfloat16 gelu_tanh   8192x784x2048 56.7 / 52.4    16384x1024x4096 215 / 207
+# When it pays. NVIDIA H200, 2026-11-28, microseconds of cuBLASLt's product and a pass / of one launch, z of a spread of
+# 1, L2 flushed between, all in one process; in parentheses tiles, and the share of their waves that they fill:
+#   bfloat16 tanh    1500x1536x4608 (432, 0.82) 40.2 / 44.8    1500x2560x7680 (720, 0.91) 96.1 / 98.4
+#   bfloat16 swish   1500x1024x3072 (288, 0.73) 28.1 / 29.9    3000x1536x4608 (864, 0.93) 78.5 / 67.8
+#                    16384x1024x4096 (4096, 1.00) 258 / 201
 #   TF32 tanh        8192x784x2048 120 / 103    16384x1024x4096 486 / 423    7133x2560x2560 291 / 269
-#   TF32 relu        8192x784x2048 85.5 / 94.8  16384x1024x4096 358 / 380, where the library has an epilogue
+#   TF32 gelu_tanh   8192x784x2048 122 / 111    16384x1024x4096 485 / 478
+# Over 230 of DeepBench's layers in bfloat16 and float16 with tanh and swish one launch takes, of the time of the two,
+# 1.11 to 1.23 where waves are filled to 0.73, 1.00 to 1.11 to 0.91, 0.97 to 1.00 from 0.93 on with few waves, and 0.78
+# to 0.95 with many.
 # Of float32 those activations alone that were measured. Numbers that are unusual in nearly every piece (usual.cuh), as
 # with z of a spread of 28, took up to 1.4 times longer than product and pass.
-_SHORT_IN_FLOAT32 = ("clipped_relu", "leaky_relu", "squared_relu", "swish", "tanh")
+_SHORT_IN_FLOAT32 = ("clipped_relu", "gelu_tanh", "leaky_relu", "squared_relu", "swish", "tanh")
+# Beside the library's own epilogue (relu; gelu_tanh of 16 bits) it is not worth it where rows of outputs are on 16
+# bytes: its tiles of 128 x 256 in clusters of two multiply faster, and what one launch hides costs it nothing.
+# Bfloat16, its epilogue / one launch: relu 3000x2816x8448 187 / 202, 24000x1536x4608 453 / 501, 48000x2048x1024 275 /
+# 296, gelu_tanh 7000x4096x4096 306 / 333, 24000x2048x512 79.3 / 83.1, 16384x1024x4096 212 / 213. Only sums of 1,024 for
+# 3,072 outputs were faster: gelu_tanh 24000x1024x3072 246 / 235, relu 6000x1024x3072 63.2 / 62.1.
 # Where rows of outputs are off 16 bytes the library is slower by far, with a pass (tanh) and with its epilogue (relu):
 # 9124x1760x5124 798 / 302, 9124x2048x5124 relu 767 / 304, 700x2048x5124 75 / 39 and 71 / 37, 8457x1760x35 (67 tiles)
 # 51 / 27 and 49 / 24; but 1500x2048x35 (12 tiles) 14.2 / 17.5.
-# Where rows of k are off 128 bytes a box of the copy engine takes two lines for one: 7000x1760x1760 tanh 76.5 / 83.6,
-# relu 67 / 81; 8192x784x2048 tanh 64 / 56, relu 52 / 56.
-# How far the library's own fusion goes: were every layer as fast as its relu, beside PyTorch's linear and activation,
-# the geometric mean over 171 layers and four activations in bfloat16 would be 1.19. What is beyond that comes from here
-# and from few_rows.py.
-# In float16 its epilogue stays ahead from k = 2560 on: relu 3000x2560x7680 168 / 173, 3000x2816x8448 190 / 205,
-# 24000x2816x1024 193 / 204; beside its pass 3000x2816x8448 tanh 212 / 211.
-#: What tiles must fill of their waves, beside each way of the library, and beside both where outputs are off 16 bytes.
-_FILLED, _FILLED_BESIDE_SLOW = {"pass": 0.8, "epilogue": 0.93}, 0.5
-#: The longest sums worth it beside each way of the library where rows are off a line of so many bytes.
-_LINE, _LONGEST_OFF_LINES = 128, {"pass": 1024, "epilogue": 0}
-# With long sums the library's larger tiles make up for its pass. 8192x8192x8192 swish 1524 / 1576 in float16, 1443 /
-# 1496 in bfloat16, relu 1439 / 1561 and 1455 / 1500; 4096x4096x16384 swish 818 / 802 and 826 / 782, relu 755 / 784 and
-# 762 / 763.
-#: Waves from which on one launch beats the library's epilogue, and how long sums may be beside each way of the library.
-_WAVES_BESIDE_EPILOGUE, _LONGEST_BESIDE_PASS = 6, 4096
-_LONGEST_BESIDE_EPILOGUE = {"float16": 2048, "bfloat16": 4096, "float32": 0}
+#: What tiles must fill of their waves, and what where outputs are off 16 bytes.
+_FILLED, _FILLED_BESIDE_SLOW = 0.93, 0.5
+# Where rows of k are off 128 bytes a box of the copy engine takes two lines for one: 7000x1760x1760 tanh 76.5 / 83.6;
+# 8192x784x2048 tanh 64 / 56.
+#: The longest sums worth it where rows are off a line of so many bytes.
+_LINE, _LONGEST_OFF_LINES = 128, 1024
+# With long sums the library's larger tiles make up for its pass: tanh 7000x4096x4096 (14 waves) 324 / 335; swish
+# 4096x4096x16384 (31 waves) 818 / 802 in float16, 826 / 782 in bfloat16; 8192x8192x8192 1524 / 1576 and 1443 / 1496.
+#: How long sums may be, and how long with many waves.
+_LONGEST, _LONGEST_OF_MANY_WAVES, _MANY_WAVES = 2816, 4096, 20
 
 
 def ping_pong_reason(
@@ -98,18 +96,18 @@ def _slower_reason(mode: str, dtype: DType, extents: tuple[int, int, int], sm_co
     m, n, k = extents
     tiles = -(-m // _TILE) * -(-n // _TILE)
     waves, off = -(-tiles // sm_count), n % dtype.lanes != 0
-    if tiles < (_FILLED_BESIDE_SLOW if off else _FILLED[rival]) * waves * sm_count:
+    if tiles < (_FILLED_BESIDE_SLOW if off else _FILLED) * waves * sm_count:
         return f"{tiles} tiles leave too many of {sm_count} multiprocessors idle"
     if off:
         return None if dtype.itemsize == 2 else f"rows of {n} outputs of {dtype} are not slow in the library"
+    if rival == "epilogue":
+        return f"the library's epilogue is as fast for {mode}"
     if dtype.name == "float32" and mode not in _SHORT_IN_FLOAT32:
         return f"{mode} of float32 takes longer than the product that hides it"
-    if k * dtype.itemsize % _LINE and k > _LONGEST_OFF_LINES[rival]:
+    if k * dtype.itemsize % _LINE and k > _LONGEST_OFF_LINES:
         return f"rows of {k} elements are off {_LINE} bytes, which the library takes better"
-    if rival == "pass" and dtype.itemsize == 2 and k > _LONGEST_BESIDE_PASS:
+    if dtype.itemsize == 2 and k > (_LONGEST_OF_MANY_WAVES if waves >= _MANY_WAVES else _LONGEST):
         return f"sums of {k} terms are faster in the library"
-    if rival == "epilogue" and (k > _LONGEST_BESIDE_EPILOGUE[dtype.name] or waves < _WAVES_BESIDE_EPILOGUE):
-        return f"the library's epilogue is as fast for {mode}"
     return None
 
 
