@@ -56,7 +56,7 @@ RARE = (
     "clip_by_global_norm shapes=1001,33 norm=given",
     "scale_and_check_finite shapes=1001,33 found_inf=0",
     "fc_backward rows=700 k=24 n=40 needs=dw,db",
-    "fc_forward rows=2945 k=8 n=2952 activation=tanh",
+    "fc_forward rows=1500 k=8 n=1400 activation=tanh",
     "adam_update shapes=3x5,1001,7 mixed=1",
     "adamw_update shapes=3x5,1001,7 mixed=1",
     "conv_backward_filter shape=1x8x5x4 k=16 filter=1x2",
