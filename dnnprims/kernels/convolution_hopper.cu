@@ -35,6 +35,15 @@
 //   (62), 76 (82), 76 (90), 60 (69), 76 (78); 8 images 64@224 135 (134) and 132 (135), 512@7 34 (24) and 46 (32), whose
 //   tiles are not split: patches and splits are for 16-bit types alone. Batch 8 of 128@28 is 15.0 (12.9): 49 tiles on 132
 //   multiprocessors.
+//   What limits large layers, by count: a stage of 128 x 128 is 32 KB written to shared memory and 48 KB of it read by the
+//   products in 512 cycles of the tensor cores, 160 bytes a cycle where 128 pass: 80 % of their rate, which is what profiles
+//   show. With a residual (bias, residual, relu; cuDNN's fused form in brackets) 128@28 105 (100), of stride 2 128@56 115
+//   (113) and 1024-2048@14 95 (90), where without one it is 89, 106 and 76: the residual costs what its 51 MB take of memory,
+//   12 us, and more shared memory; by ncu (1024-2048) tensor cores 66 %, L2 61 %, memory 28 %, issue slots 28 % busy. Bytes
+//   alone forbid less than 1.30, 1.49 and 1.27 times the bare time for 1x1 of 64-64, 64-256 and 256-128@56. Tried in one run
+//   with that, 128@28 and 1024-2048@14: pieces of both consumers in one ring of four buffers, which two threads of their own
+//   carry, 105 and 93, but 95 and 83 without a residual; the residual brought to the L2 while the products run 110 and 96
+//   (64-256@56 339 for 245); tiles that both consumers share, 256x128 113 and 128x256 100.
 #include "convolution_hopper_tile.cuh"
 
 template <class T, int PHASES_> struct ConvHopper {

@@ -11,8 +11,9 @@
 //           columns of an image: the patch that it sees comes as one box, padding included, and tap (r, s) is the same
 //           patch from pixel (r, s) on, 128 bytes a pixel: 36 products of 64 channels by 232 pixels without a barrier.
 //           The two last columns of each row of the patch are multiplied for nothing and not stored. Two consumers take
-//           tiles in turn; the result is put where the patch was. The residual is brought there before. Groups that make
-//           up blocks of 64 channels see their own block alone. Filter: of
+//           tiles in turn; the result is put where the patch was. Where there is a residual, it comes a tile ahead to a
+//           place of each consumer, where the result is put together, and patches are given back once multiplied. Groups that
+//           make up blocks of 64 channels see their own block alone. Filter: of
 //           three consumers each has a row of taps, whose three are one product of 192 columns: its 64-channel tiles
 //           lie a pixel apart. Columns of dy that would meet pixels beside the patch are zeros.
 // Numerics  as convolution_hopper.cu: in the order of taps and channels, the same bits each time; padding is zeros.
@@ -24,8 +25,13 @@
 //   brackets: batch 256 forward 83.9 (130 to 139), data 84.1 (129), filter 93.7 (137), where convolution_hopper.cu
 //   takes 135, 136 and 220; batch 8 11.8 (15.2), 11.7 (13.7). 84 us are 705 TFLOP/s, 3 % of it multiplied for nothing.
 //   32 of 64@224: forward 163 (243), 725 TFLOP/s of the 800 that cuBLASLt reaches, in patches of 56 x 4 pixels; 169 in as many
-//   of 112 x 2, two of which fit in place of three. 1.5 times cuDNN would be 162. With bias, residual and relu 221 (275): the
-//   residual is asked for after the products. x, residual and y are 617 MB, 147 us of a copy, beside the 163 of products.
+//   of 112 x 2, two of which fit in place of three. In runs since 160 (241) and 164 (245), 1.5 times: by ncu
+//   tensor cores are 89 % busy at 1.70 GHz, memory 53 %, the L2 33 %, issue slots 12 %; 55 rounds of tiles for 54.3, and 8 of
+//   232 columns for nothing, are the rest. With bias, residual and relu 196 (279), 64@56 105 (165), with 128 channels out 192
+//   (222); 211, 114 and 206 where the residual was asked for after the products, to the place of the patch: tensor cores
+//   58 % busy, memory 54 %. x, residual and y are 617 MB, 147 us of a copy, beside the 160 of products; two patches are on
+//   their way, for which three had room. No faster: the residual read ahead into registers (221 and 120: its lines go through
+//   the L1, of which shared memory leaves 28 KB), or brought to the L2 when the patch is (211 and 117).
 //   Behind copies of planes forward 364 (596), filter 366 (601): copies of x and y there and back are 196 us of that at the
 //   rate of a copy. 32 groups of 128@56 157 (357), data 158 (404), where the plain kernel takes 7,700; of 256@28 93 (185), data
 //   94 (199); of 1024@7 90 (46), data 91 (44). With swish in it 64@56 105 (188 in two launches).
@@ -56,6 +62,7 @@ struct PatchMaps {
 };
 
 constexpr int TAPS_ACROSS = 3, TAPS = TAPS_ACROSS * TAPS_ACROSS, PATCH_PIXELS = 232, TAP_BYTES = 64 * SWIZZLED_ROW;
+constexpr int OUT_BYTES = PATCH_PIXELS * SWIZZLED_ROW;
 
 // Where a tile of pixels lies.
 struct PatchPlace {
@@ -70,17 +77,19 @@ struct PatchPlace {
   }
 };
 
-// The block's shared memory: filters, patches, barriers.
+// The block's shared memory: filters, patches, where results are put beside a residual, barriers.
 struct PatchLayout {
-  u32 filters, patches, barriers;
+  u32 filters, patches, outs, barriers;
   int stages, patch_bytes;
   template <class T> DEVICE PatchLayout(const void* raw, const ConvPatchParams<T>& p)
       : stages(p.stages), patch_bytes(p.patch_bytes) {
     filters = (shared_address(raw) + 1023u) & ~1023u;
     patches = filters + TAPS * TAP_BYTES;
-    barriers = patches + stages * patch_bytes;
+    outs = patches + stages * patch_bytes;
+    barriers = outs + (p.residual ? CONSUMERS * OUT_BYTES : 0);
   }
   DEVICE u32 patch(int stage) const { return patches + stage * patch_bytes; }
+  DEVICE u32 out(int consumer) const { return outs + consumer * OUT_BYTES; }
   DEVICE u32 full(int stage) const { return barriers + 8 * stage; }
   DEVICE u32 empty(int stage) const { return barriers + 8 * (stages + stage); }
   DEVICE u32 filters_there() const { return barriers + 8 * 2 * stages; }
@@ -133,6 +142,17 @@ DEVICE void multiply_patch(u32 filters, u32 patch, int width, float (&sum)[PATCH
   products_commit();
 }
 
+// Asks for the residual of a tile, once nothing is on its way out of where it goes.
+template <class T>
+DEVICE void bring(const PatchMaps& maps, const ConvPatchParams<T>& p, int tile, int channel, u32 to, u32 barrier) {
+  const PatchPlace place(p, tile);
+  const int width = p.columns + TAPS_ACROSS - 1;
+  stores_read<0>();
+  barrier_expect(barrier, p.rows * p.columns * SWIZZLED_ROW);
+  for (int row = 0; row < p.rows; ++row)
+    load_patch(to + row * width * SWIZZLED_ROW, maps.residual, channel, place.w, place.h + row, place.n, barrier);
+}
+
 template <class T, bool ACROSS, class Act>
 DEVICE void convolve(const PatchMaps& maps, const ConvPatchParams<T>& p) {
   constexpr int BOTH = CONSUMERS * WARPGROUP;
@@ -156,9 +176,11 @@ DEVICE void convolve(const PatchMaps& maps, const ConvPatchParams<T>& p) {
   if (group == 1) named_arrive(4, BOTH);
   u32 brought = 0;
   int turn = group;
-  for (int tile = first + group * step; tile < p.tiles; tile += CONSUMERS * step, turn += CONSUMERS) {
+  const int own = first + group * step;
+  if (then.residual && speaker && own < p.tiles) bring(maps, p, own, channel, at.out(group), at.brought(group));
+  for (int tile = own; tile < p.tiles; tile += CONSUMERS * step, turn += CONSUMERS) {
     const int stage = turn % at.stages;
-    const u32 patch = at.patch(stage);
+    const u32 patch = at.patch(stage), out = then.residual ? at.out(group) : patch;
     const PatchPlace place(p, tile);
     float sum[PATCH_PIXELS / 2];
     named_sync(4 + group, BOTH);
@@ -168,25 +190,25 @@ DEVICE void convolve(const PatchMaps& maps, const ConvPatchParams<T>& p) {
     products_wait<0>();
     named_sync(1 + group, WARPGROUP);  // all are done with the patch
     if (then.residual) {
-      if (speaker) {
-        barrier_expect(at.brought(group), p.rows * p.columns * SWIZZLED_ROW);
-        for (int row = 0; row < p.rows; ++row)
-          load_patch(patch + row * width * SWIZZLED_ROW, maps.residual, channel, place.w, place.h + row, place.n,
-                     at.brought(group));
-      }
+      if (speaker) barrier_arrive(at.empty(stage));
       barrier_wait(at.brought(group), brought);
       brought ^= 1u;
     }
-    follow<T, true>(then, patch, channel, p.channels, sum);
-    put_piece<T, true>(patch, sum);
+    follow<T, true>(then, out, channel, p.channels, sum);
+    put_piece<T, true>(out, sum);
     publish_shared();
     named_sync(1 + group, WARPGROUP);
     if (speaker) {
       for (int row = 0; row < p.rows; ++row)
-        store_patch(maps.y, channel, place.w, place.h + row, place.n, patch + row * width * SWIZZLED_ROW);
+        store_patch(maps.y, channel, place.w, place.h + row, place.n, out + row * width * SWIZZLED_ROW);
       stores_commit();
-      stores_read<0>();
-      barrier_arrive(at.empty(stage));
+      const int next = tile + CONSUMERS * step;
+      if (!then.residual) {
+        stores_read<0>();
+        barrier_arrive(at.empty(stage));
+      } else if (next < p.tiles) {
+        bring(maps, p, next, channel, out, at.brought(group));
+      }
     }
   }
   if (speaker) stores_done();

@@ -7,7 +7,7 @@ from math import prod
 from typing import NamedTuple
 
 from ...dtypes import DType
-from ...runtime.launch import Family, Kernel, KernelStep, Scratch, Struct
+from ...runtime.launch import NULL, Family, Kernel, KernelStep, Scratch, Struct
 from ...runtime.tensor_map import BoxMap
 from .geometry import Numbers
 from .hopper import Ending, blend_reason, filter_depth, image_reason
@@ -42,6 +42,8 @@ _FILTER = Kernel(
 #: As in the kernel: taps of an axis, pixels of a tile with what lies beside them, channels, bytes of a pixel, threads.
 _TAPS, _PIXELS, _CHANNELS, _PIXEL_BYTES, _THREADS = 3, 232, 64, 128, 384
 _FILTER_BYTES, _MOST_STAGES = _TAPS * _TAPS * _CHANNELS * _PIXEL_BYTES, 3
+#: Where two consumers put their results together, beside patches, where there is a residual.
+_OUT_BYTES = 2 * _PIXELS * _PIXEL_BYTES
 
 
 #: Of the gradient in filters: pixels of a tile with what lies beside them, stages, threads.
@@ -111,7 +113,7 @@ def walk_reason(product: Product, reason: str | None) -> str | None:
     channels = channels if g.conv.groups == 1 else filter_depth(product)
     if channels > _CHANNELS:
         return f"{channels} channels, at most {_CHANNELS} fit"
-    if patching(_result_extents(product), product.profile.shared_bytes) is None:
+    if patching(_result_extents(product), product.profile.shared_bytes, beside=_beside(product)) is None:
         return "the shared memory of a block does not hold two patches"
     return None
 
@@ -120,10 +122,16 @@ def _result_extents(product: Product) -> Numbers:
     return product.g.output if product.direction == "forward" else product.g.image
 
 
+def _beside(product: Product) -> int:
+    """Bytes of shared memory beside patches; an old result is a residual."""
+    return _FILTER_BYTES + (_OUT_BYTES if Ending.of(product).residual != NULL else 0)
+
+
 def work(product: Product) -> Work:
     """The one launch."""
     g, dtype, then, ending = product.g, product.dtype, product.then, Ending.of(product)
-    cut = patching(_result_extents(product), product.profile.shared_bytes)
+    beside = _beside(product)
+    cut = patching(_result_extents(product), product.profile.shared_bytes, beside=beside)
     assert cut is not None  # `cannot` has seen to it
     forward = product.direction == "forward"
     channels = g.out_channels if forward else g.in_channels
@@ -145,7 +153,7 @@ def work(product: Product) -> Work:
                     *(cut.rows, cut.columns, tiles, cut.down, cut.across, top, left, cut.stages, cut.patch_bytes),
                     *(channels, each, int(backwards), int(ending.relu), int(g.conv.groups > 1)),
                 ),
-                shared_bytes=cut.shared_bytes(_FILTER_BYTES, 0), maps=_maps(product, cut), joint_maps=True,
+                shared_bytes=cut.shared_bytes(beside, 0), maps=_maps(product, cut), joint_maps=True,
             ),
         )
     )  # fmt: skip
