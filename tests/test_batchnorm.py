@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import dnnprims as dp
 from dnnprims import BadParamError, BatchNormDescriptor, NotSupportedError
-from dnnprims.ops.batchnorm.kernels import reason_against_packs, share_out
+from dnnprims.ops.batchnorm.tiling import reason_against_packs, share_out
 from dnnprims.reference import batchnorm as reference
 from dnnprims.reference.batchnorm import statistics_axes
 
@@ -273,6 +274,27 @@ def test_in_place(handle: Any) -> None:
         backward("dx", "dresidual")
 
 
+def test_ways_through_memory_agree(handle: Any) -> None:
+    """Channels held in shared memory and, where there is little, a block for each: exact sums have the same bits."""
+    rng, found, channels = np.random.default_rng(11), [], 4 * handle.profile.sm_count
+    x = (1.0 - 2.0 * (np.indices((4, channels, 8, 17)).sum(0) % 2)).astype(np.float32)
+    dy, ones = rng.integers(-4, 5, x.shape).astype(np.float32), of_channels(handle, *[1.0] * channels)
+    given = handle.profile
+    for least in (0, given.shared_bytes - 2048):
+        handle.profile = replace(given, shared_bytes=given.shared_bytes - least)
+        y, mean, rstd = dp.batchnorm_forward_training(
+            handle, EXACT, handle.asarray(x), ones, ones, activation="relu", residual=handle.asarray(dy)
+        )
+        gradients = dp.batchnorm_backward(
+            handle, EXACT, handle.asarray(dy), handle.asarray(x), ones, mean, rstd, activation="relu", y=y,
+            needs=("dx", "dgamma", "dbeta", "dresidual"),
+        )  # fmt: skip
+        found.append([handle.to_numpy(a) for a in (y, mean, rstd, *gradients)])
+    handle.profile = given
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 # -- how the work is shared out ---------------------------------------------------------------------------------------
 
 
@@ -284,7 +306,7 @@ def test_work_is_shared_out_wholly(rows: int, channels: int, inner: int, vec: in
     if reason_against_packs(channels, inner, vec):
         assert vec > 1
         return
-    t = share_out(rows, channels, inner, vec, 264)
+    t = share_out(rows, channels, inner, vec, 264, backward=vec == 4)
     unit = t.unit_channels * inner
     assert unit % vec == 0
     assert t.tiles == 1 or t.unit_channels == 1

@@ -104,7 +104,8 @@ NARROW_FIELDS = {
         "fewer than 2^31, as the front end sees to",
     ),
     **dict.fromkeys(
-        (f"{n}_{of}" for n in ("inner", "across", "down") for of in ("multiplier", "shift")), "a divisor's"
+        (f"{n}_{of}" for n in ("inner", "across", "down", "run", "channels") for of in ("multiplier", "shift")),
+        "a divisor's",
     ),
     **dict.fromkeys(("padded", "wide"), _FLAG),
     "elements": "of a chunk, at most 65,536",
@@ -165,7 +166,9 @@ NARROW_TEXT = {
     "for (int k = threadIdx.x; k < pieces": "pieces of a block, which its shared memory bounds",
     "(int)t.width": "threads of a block",
     "(int)t.depth": "threads of a block",
-    "(int)p.team": "threads of a warp",
+    "(int)p.shift": "less than 9: threads of a block",
+    "(int)t.unit_channels": "lanes of a pack at most",
+    "(u32)at": "fewer than 2^31 packs, as the front end sees to",
     **dict.fromkeys(("(int)t.rows", "(int)t.inner", "(int)t.packs"), "of what lies in the shared memory of a block"),
     "(int)(from - pack * VEC)": "less than a pack",
     "(u32)t.tiles": "blocks of a grid, fewer than 2^31",

@@ -8,6 +8,7 @@ constexpr int NORM_BLOCK = 256, AHEAD = 8, AHEAD_OF_TWO = 4;
 // Blocks that a multiprocessor shall hold at once (ops/batchnorm/kernels.py counts on them): as many as registers leave.
 template <class T> constexpr int FORWARD_BLOCKS = sizeof(T) == 8 ? 2 : 3;
 constexpr int BACKWARD_BLOCKS = 2;
+template <class T> constexpr int CHANNEL_BLOCKS = sizeof(T) == 8 ? 2 : 4;
 
 // How the matrix of `rows` images (or positions) and `channels` * `inner` columns is shared out. Columns come in units of
 // whole channels; a unit is cut into `tiles`, a block has one of them. `width` threads lie side by side, with VEC
@@ -73,24 +74,33 @@ DEVICE double clamped(double z, double low, double high) { return z <= low ? low
 template <class A> DEVICE A passed(A dy, A v, A low, A high) { return v <= low || v >= high ? A(0) : dy; }
 template <class T> DEVICE acc_t<T> stored(acc_t<T> v) { return to_acc(from_acc<T>(v)); }
 
-// The sum over `team` neighbouring threads, a power of two; all threads of the block are here. A team is part of a warp, or
-// WIDE: up to NORM_BLOCK threads, which the block then has.
-template <bool WIDE, class A> DEVICE A team_sum(A v, int team) {
+// The sums of N numbers over `team` neighbouring threads, a power of two; all threads of the block are here. A team is part of
+// a warp, or WIDE: up to NORM_BLOCK threads, which the block then has. Loops are not unrolled: of a small tensor fetching
+// code costs more than running it.
+template <bool WIDE, int N, class A> DEVICE void team_sums(A (&v)[N], int team) {
 #pragma unroll 1
-  for (int offset = (team < 32 ? team : 32) / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(0xffffffffu, v, offset);
+  for (int offset = (team < 32 ? team : 32) / 2; offset > 0; offset /= 2) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) v[n] += __shfl_xor_sync(0xffffffffu, v[n], offset);
+  }
   if constexpr (WIDE) {
-    __shared__ A of_warps[NORM_BLOCK / 32];
+    __shared__ A of_warps[N][NORM_BLOCK / 32];
     const int warp = (int)threadIdx.x / 32, warps = team / 32;
-    if (threadIdx.x % 32 == 0) of_warps[warp] = v;
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+      if (threadIdx.x % 32 == 0) of_warps[n][warp] = v[n];
     __syncthreads();
     if (warps > 1) {
-      v = A(0);
-#pragma unroll 1  // short code: of a small tensor fetching it costs more than running it
-      for (int k = 0; k < warps; ++k) v += of_warps[warp / warps * warps + k];
+#pragma unroll
+      for (int n = 0; n < N; ++n) v[n] = A(0);
+#pragma unroll 1
+      for (int k = warp & ~(warps - 1), end = k + warps; k < end; ++k) {
+#pragma unroll
+        for (int n = 0; n < N; ++n) v[n] += of_warps[n][k];
+      }
     }
     __syncthreads();
   }
-  return v;
 }
 
 // ---- what is known of elements, and merging it ------------------------------------------------------------------------
@@ -102,27 +112,25 @@ template <class A> struct Moments {
   // All that the walks of a team come by: their mean about the first of them, so that equal ones give that itself, then
   // what is left of it beside their own deviations, should the first have lain far off.
   template <class Walk> static DEVICE Moments all_of(const Walk& walk, int team) {
-    Moments all{A(0), A(0), A(0)};
+    A early[2] = {A(0), A(0)}, late[2] = {A(0), A(0)};  // count and mean, what is left of the mean and squares
     const A middle = walk.front().mean;
 #pragma unroll 1
     for (Walk at = walk; at.more(); at.next()) {
       const Moments one = at.get();
-      all.count += one.count;
-      all.mean += (one.mean - middle) * one.count;
+      early[0] += one.count;
+      early[1] += (one.mean - middle) * one.count;
     }
-    all.count = team_sum<Walk::WIDE>(all.count, team);
-    all.mean = middle + team_sum<Walk::WIDE>(all.mean, team) / all.count;
-    A left = A(0);
+    team_sums<Walk::WIDE>(early, team);
+    const A mean = middle + early[1] / early[0];
 #pragma unroll 1
     for (Walk at = walk; at.more(); at.next()) {
       const Moments one = at.get();
-      const A apart = one.mean - all.mean;
-      left += apart * one.count;
-      all.squares += one.squares + apart * (apart * one.count);
+      const A apart = one.mean - mean;
+      late[0] += apart * one.count;
+      late[1] += one.squares + apart * (apart * one.count);
     }
-    all.squares = team_sum<Walk::WIDE>(all.squares, team);
-    all.mean += team_sum<Walk::WIDE>(left, team) / all.count;
-    return all;
+    team_sums<Walk::WIDE>(late, team);
+    return {early[0], mean + late[0] / early[0], late[1]};
   }
 };
 
@@ -144,14 +152,15 @@ template <class A> struct Sums {
   A dz, product;
 
   template <class Walk> static DEVICE Sums all_of(const Walk& walk, int team) {
-    Sums all{A(0), A(0)};
+    A sums[2] = {A(0), A(0)};
 #pragma unroll 1
     for (Walk at = walk; at.more(); at.next()) {
       const Sums one = at.get();
-      all.dz += one.dz;
-      all.product += one.product;
+      sums[0] += one.dz;
+      sums[1] += one.product;
     }
-    return {team_sum<Walk::WIDE>(all.dz, team), team_sum<Walk::WIDE>(all.product, team)};
+    team_sums<Walk::WIDE>(sums, team);
+    return {sums[0], sums[1]};
   }
 };
 
@@ -183,6 +192,18 @@ template <class Part> struct EntryWalk {
   DEVICE Part get() const { return entries[row * across + column]; }
   DEVICE Part front() const { return entries[0]; }
 };
+
+// What the threads of a block have of its one channel, the columns of each merged: for thread 0.
+template <int VEC, class Part>
+DEVICE Part merge_block(const NormTiling& t, const NormPlace<VEC>& at, const Part& known) {
+  __shared__ Part entries[NORM_BLOCK];
+  const int width = (int)t.width, depth = (int)t.depth;
+  if (at.row < depth) entries[at.row * width + at.across] = known;
+  __syncthreads();
+  EntryWalk<Part> walk{entries, width, width, depth, 32, 0, (int)threadIdx.x % 32};
+  walk.settle();
+  return Part::all_of(walk, 32);
+}
 
 // Merge what the threads of a block have in its VEC columns each (`own`), and store it in the slot of each channel. Columns
 // of a thread that belong to one channel have been merged into the first before, where `alike`.

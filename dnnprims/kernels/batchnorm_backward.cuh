@@ -34,12 +34,11 @@ template <class T, int VEC> struct NormSlope {
   }
 };
 
-template <class T, int VEC>
-__global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_sums(const NormSumsParams<T> p) {
+// What a thread has of its columns.
+template <class T, int VEC, class Params>
+DEVICE void columns_sums(Sums<acc_t<T>> (&sums)[VEC], const Params& p, const NormPlace<VEC>& at) {
   typedef acc_t<T> A;
-  const NormPlace<VEC> at(p.tiling, blockIdx.y);
   const NormSlope<T, VEC> slope(p.low, p.high, p.y);
-  Sums<A> sums[VEC] = {};
   if (at.count > 0) {
     i64 channel[VEC];
     A mean[VEC], scale[VEC] = {}, beta[VEC] = {};
@@ -84,11 +83,21 @@ __global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_sums(co
       }
     }
   }
-  const bool alike = p.tiling.inner % VEC == 0;
-  if (alike) {
+}
+template <int VEC, class A> DEVICE Sums<A> merge_columns(const Sums<A> (&own)[VEC]) {
+  Sums<A> all = own[0];
 #pragma unroll
-    for (int k = 1; k < VEC; ++k) sums[0].dz += sums[k].dz, sums[0].product += sums[k].product;
-  }
+  for (int k = 1; k < VEC; ++k) all.dz += own[k].dz, all.product += own[k].product;
+  return all;
+}
+
+template <class T, int VEC>
+__global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_sums(const NormSumsParams<T> p) {
+  const NormPlace<VEC> at(p.tiling, blockIdx.y);
+  Sums<acc_t<T>> sums[VEC] = {};
+  columns_sums<T>(sums, p, at);
+  const bool alike = p.tiling.inner % VEC == 0;
+  if (alike) sums[0] = merge_columns(sums);
   store_slots<VEC>(p.parts, p.tiling, at, sums, alike);
 }
 
@@ -98,21 +107,52 @@ template <class T> struct NormGradientsParams {
   acc_t<T>* dbeta;    // or null
   const acc_t<T>* rstd;
   const Sums<acc_t<T>>* parts;
-  i64 channels, slots, team, count;
+  i64 channels, slots, shift, count;
 };
 
-template <class T> __global__ void __launch_bounds__(NORM_BLOCK) batchnorm_gradients(const NormGradientsParams<T> p) {
-  typedef acc_t<T> A;
-  const int team = (int)p.team, member = (int)threadIdx.x % team;
-  const i64 channel = quotient(global_thread(), team), slots = channel < p.channels ? p.slots : 0;
-  const Sums<A> all = Sums<A>::all_of(SlotWalk<Sums<A>>{p.parts + channel * p.slots, member, slots, team}, team);
-  if (member != 0 || channel >= p.channels) return;
+template <class Params, class A> DEVICE void keep_gradients(const Params& p, i64 channel, const Sums<A>& all) {
   const A rstd = p.rstd[channel], dgamma = rstd * all.product;
   if (p.dgamma) p.dgamma[channel] = dgamma;
   if (p.dbeta) p.dbeta[channel] = all.dz;
-  if (slots == 0) return;
+  if (p.count == 0) return;
   p.factors[channel] = all.dz / A(p.count);
   p.factors[p.channels + channel] = rstd * dgamma / A(p.count);
+}
+
+template <class T> __global__ void __launch_bounds__(NORM_BLOCK) batchnorm_gradients(const NormGradientsParams<T> p) {
+  typedef acc_t<T> A;
+  const int team = 1 << (int)p.shift, member = (int)threadIdx.x & (team - 1);
+  const i64 channel = global_thread() >> (int)p.shift, slots = channel < p.channels ? p.slots : 0;
+  const Sums<A> all = Sums<A>::all_of(SlotWalk<Sums<A>>{p.parts + channel * p.slots, member, slots, team}, team);
+  if (member != 0 || channel >= p.channels) return;
+  keep_gradients(p, channel, all);
+}
+
+// Both in one launch, where a block has all of a channel.
+template <class T> struct NormChannelSumsParams {
+  acc_t<T>* factors;
+  acc_t<T>* dgamma;  // or null
+  acc_t<T>* dbeta;   // or null
+  T* dz;             // or null
+  const T* dy;
+  const T* x;
+  const T* y;  // or null
+  const acc_t<T>* gamma;
+  const acc_t<T>* beta;  // or null
+  const acc_t<T>* mean;
+  const acc_t<T>* rstd;
+  acc_t<T> low, high;
+  i64 channels, count;
+  NormTiling tiling;
+};
+
+template <class T, int VEC>
+__global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_channel_sums(const NormChannelSumsParams<T> p) {
+  const NormPlace<VEC> at(p.tiling, 0);
+  Sums<acc_t<T>> sums[VEC] = {};
+  columns_sums<T>(sums, p, at);
+  const Sums<acc_t<T>> all = merge_block(p.tiling, at, merge_columns(sums));
+  if (threadIdx.x == 0) keep_gradients(p, blockIdx.x, all);
 }
 
 template <class T> struct NormDataParams {

@@ -33,8 +33,8 @@
 //              NHWC bfloat16      0.96 (.88) / 0.97 (.86) / 0.87 (.81)            0.91 / 0.87 (.85)
 //                   float16       0.96 (.85) /      (.85) / 0.87 (.81)            0.92 / 0.87 (.83)
 //                   float32       0.99 (.97) /      (.98) / 0.91 (.90)            0.98 / 0.91
-//              NCHW bfloat16      0.87 (.75) / 0.89 (.76) / 0.82                  0.90 / 0.88
-//                   float16       0.87 (.75) /      (.75) / 0.82 (.81)            0.90 (.75) / 0.86
+//              NCHW bfloat16      0.87 (.75) / 0.89 (.76) / 0.81                  0.90 / 0.88
+//                   float16       0.87 (.75) /      (.75) / 0.81                  0.90 (.75) / 0.84
 //                   float32       0.99 (.96) /      (.98) / 0.95                  0.96 / 0.94
 //            64x64x224x224, 2 x 2, bfloat16 0.93 to 1.01. 256x2048x7x7, mean of the whole, backward: NHWC bfloat16 0.75,
 //            float32 0.86 (0.81 by blocks of 32 packs side by side), NCHW bfloat16 0.54, float32 0.78: 16 to 32 us, of
@@ -45,7 +45,7 @@
 //            instructions (41 %; 116 M, 71 % before), DRAM 77 %; NCHW 98 M (61 %; ALU 50 %), DRAM 70 %, occupancy 50 %,
 //            7.3 cycles of stalls for loads: what is missed of 0.85 there is latency, as a thread has one tile, whose
 //            gradients and indices come in pieces of 8 and 4 bytes. Four tiles below each other in a thread (136 in place of
-//            244 instructions each) took 0.79 in place of 0.82, of means 0.83 for 0.87, of float32 0.82 for 0.95. Two numbers
+//            244 instructions each) took 0.79 in place of 0.81, of means 0.83 for 0.84, of float32 0.82 for 0.95. Two numbers
 //            of an address worked out anew for each store, for lack of registers, were a quarter of the instructions of
 //            NHWC backward (`kept` in ptx.cuh). Means of 3 x 3, NHWC, with shared rows had 0.66 in place of 0.92 (ncu:
 //            94 M instructions, 52 %, DRAM 60 %).

@@ -167,6 +167,7 @@ CORNERS = (
     "batchnorm_forward_training shape=90x24x3x5 layout=NHWC activation=clipped_relu factor=1.0 into=out",
     "batchnorm_forward_training shape=5x3x7x3 place=offset into=out",  # one by one
     "batchnorm_forward_training shape=6x3x17x8 activation=relu residual=1",  # whole channels in a block
+    "batchnorm_forward_training shape=6x32x7x3 activation=relu residual=1 into=out",  # whole units of channels
     "batchnorm_forward_training shape=6x8x67 activation=clipped_relu into=in_place",  # which end within packs
     "batchnorm_forward_training shape=13x2x150x100 activation=relu",  # pieces of a channel
     "batchnorm_forward_training shape=3x2x4200 activation=hard_tanh residual=1",

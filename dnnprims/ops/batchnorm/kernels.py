@@ -1,14 +1,14 @@
-"""Kernels of the batch norms: how columns and rows are shared out, and each launch."""
+"""Kernels of the batch norms: their parameter structs and launches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import gcd, inf
+from collections.abc import Sequence
+from math import inf
 
 from ...descriptors import ActivationDescriptor
 from ...dtypes import DType
-from ...runtime.launch import Family, Kernel, KernelStep, Live, Pointer, Profile, Struct, blocks_for
+from ...runtime.launch import Family, Kernel, KernelStep, Live, Pointer, Struct, blocks_for
+from .tiling import PLANES_PACKS, THREADS, Held, Tiling, Unit
 
 _TILING = tuple(
     (name, "i64") for name in ("rows", "channels", "inner", "unit_channels", "tiles", "width", "depth", "rows_per_part")
@@ -25,7 +25,7 @@ FINISH = Kernel(
         ("mean", "rstd", "running_mean", "running_variance", "parts"),
         (
             ("epsilon", "A"), ("factor", "f64"),
-            ("channels", "i64"), ("slots", "i64"), ("team", "i64"), ("unbiased", "i64"),
+            ("channels", "i64"), ("slots", "i64"), ("shift", "i64"), ("unbiased", "i64"),
         ),
     ),
 )  # fmt: skip
@@ -49,7 +49,7 @@ GRADIENTS = Kernel(
     Struct(
         "NormGradientsParams",
         ("factors", "dgamma", "dbeta", "rstd", "parts"),
-        (("channels", "i64"), ("slots", "i64"), ("team", "i64"), ("count", "i64")),
+        (("channels", "i64"), ("slots", "i64"), ("shift", "i64"), ("count", "i64")),
     ),
 )
 DATA = Kernel(
@@ -60,13 +60,57 @@ DATA = Kernel(
     ),
 )
 
+CHANNEL_MOMENTS = Kernel(
+    "batchnorm",
+    "batchnorm_channel_moments",
+    Struct(
+        "NormChannelMomentsParams",
+        ("mean", "rstd", "running_mean", "running_variance", "x"),
+        (("epsilon", "A"), ("factor", "f64"), ("unbiased", "i64"), *_TILING),
+    ),
+)
+CHANNEL_SUMS = Kernel(
+    "batchnorm",
+    "batchnorm_channel_sums",
+    Struct(
+        "NormChannelSumsParams",
+        ("factors", "dgamma", "dbeta", "dz", "dy", "x", "y", *_PARAMETERS),
+        (*_LIMITS, ("channels", "i64"), ("count", "i64"), *_TILING),
+    ),
+)
+
+_PLANES = (
+    *_LIMITS,
+    *(("packs", "i64"), ("channels", "u32")),
+    *((f"{name}_{part}", "u32") for name in ("run", "channels") for part in ("multiplier", "shift")),
+)
+APPLY_PLANES = Kernel(
+    "batchnorm", "batchnorm_apply_planes", Struct("NormPlanesParams", ("y", "x", "residual", *_PARAMETERS), _PLANES)
+)
+DATA_PLANES = Kernel(
+    "batchnorm",
+    "batchnorm_data_planes",
+    Struct("NormPlanesDataParams", ("dx", "dy", "x", "y", *_PARAMETERS, "factors"), _PLANES),
+)
+
+_UNIT = tuple((name, "i64") for name in ("rows", "channels", "inner", "unit_channels", "packs"))
+_ALL_FORWARD = ("y", "x", "residual", "gamma", "beta", "mean", "rstd", "running_mean", "running_variance")
+UNITS_FORWARD = Kernel(
+    "batchnorm",
+    "batchnorm_units_forward",
+    Struct(
+        "NormUnitsForwardParams",
+        _ALL_FORWARD,
+        (("epsilon", "A"), *_LIMITS, ("factor", "f64"), ("unbiased", "i64"), *_UNIT),
+    ),
+)
 _HELD = tuple((name, "i64") for name in ("rows", "channels", "inner", "packs"))
 HELD_FORWARD = Kernel(
     "batchnorm",
     "batchnorm_held_forward",
     Struct(
         "NormHeldForwardParams",
-        ("y", "x", "residual", "gamma", "beta", "mean", "rstd", "running_mean", "running_variance"),
+        _ALL_FORWARD,
         (("epsilon", "A"), *_LIMITS, ("factor", "f64"), ("unbiased", "i64"), *_HELD),
     ),
 )
@@ -83,148 +127,6 @@ HELD_BACKWARD = Kernel(
 #: Modes that clamp, or do nothing.
 FUSED = ("identity", "relu", "clipped_relu", "hard_tanh")
 
-#: Packs that lie side by side: of a block where whole channels have fewer, and at most, a thread for each.
-_SIDE, _WIDEST = 32, 256
-#: Threads of a block where its width leaves room; blocks that a multiprocessor has at once, by their registers.
-_THREADS, _FORWARD_BLOCKS, _BACKWARD_BLOCKS = 256, 3, 2
-#: Rows that a thread should have at least, and what it costs to begin and end a block, in rows.
-_LEAST_ROWS, _BLOCK_ROWS = 8, 6
-#: Threads of a block that holds a channel, and the bytes up to which it has no more: four, two and one of the blocks
-#: share a multiprocessor.
-_HELD_THREADS = ((256, 56 * 1024), (512, 113 * 1024), (1024, 227 * 1024))
-#: Bytes of a channel in a row from which on a block holds channels (98 of 7 x 7 in 16 bits: 0.29 of a copy where the
-#: passes over memory have 0.37; 196 of float32: 0.72 where they have 0.62).
-_LEAST_RUN = 128
-_MOST_PARTS, _MOST_ROWS, _MOST_WAVES = 65535, 2**30, 8
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a matrix of rows and channels * inner columns is shared out; ``NormTiling`` of ``batchnorm.cuh``."""
-
-    rows: int
-    channels: int
-    inner: int
-    vec: int
-    unit_channels: int
-    tiles: int
-    width: int
-    depth: int
-    rows_per_part: int
-
-    @property
-    def blocks(self) -> tuple[int, int, int]:
-        """The grid: pieces of the columns, parts of the rows."""
-        return (-(-self.channels // self.unit_channels) * self.tiles, self.parts, 1)
-
-    @property
-    def parts(self) -> int:
-        """Parts of the rows."""
-        return -(-self.rows // self.rows_per_part)
-
-    @property
-    def threads(self) -> int:
-        """Threads of a block: whole warps."""
-        return -(-self.width * self.depth // 32) * 32
-
-    @property
-    def slots(self) -> int:
-        """Partial results of each channel."""
-        return self.parts * self.tiles
-
-    @property
-    def team(self) -> int:
-        """Threads that merge those: a power of two, up to a block."""
-        return min(_THREADS, 1 << max(self.slots - 1, 0).bit_length())
-
-    @property
-    def scalars(self) -> tuple[int, ...]:
-        """What the kernels are told."""
-        pieces = (self.unit_channels, self.tiles, self.width, self.depth)
-        return (self.rows, self.channels, self.inner, *pieces, self.rows_per_part)
-
-
-def reason_against_packs(channels: int, inner: int, lanes: int) -> str | None:
-    """Why columns do not come in packs that a thread can keep, or None."""
-    if channels * inner % lanes:
-        return f"{channels * inner} elements of an image are no multiple of {lanes}"
-    if inner % lanes and _channels_of_packs(inner, lanes) * inner > _WIDEST * lanes:
-        return f"{inner} elements behind the channels are no multiple of {lanes}"
-    return None
-
-
-@dataclass(frozen=True)
-class Held:
-    """Channels that blocks hold, one each, in the packs that it touches of each row; ``HeldTiling`` of the kernels."""
-
-    rows: int
-    channels: int
-    inner: int
-    packs: int
-    threads: int
-    nbytes: int
-
-
-def hold(rows: int, channels: int, inner: int, dtype: DType, arrays: int, shared_bytes: int) -> Held | str:
-    """How blocks hold `arrays` arrays, or why they do not."""
-    lanes = dtype.lanes
-    if inner * dtype.itemsize < _LEAST_RUN:
-        return f"the channels of a row have fewer than {_LEAST_RUN} bytes"
-    if channels * inner % lanes:
-        return f"rows of {channels * inner} elements are no multiple of {lanes}"
-    packs = -(-(lanes - gcd(inner, lanes) + inner) // lanes)
-    nbytes = arrays * rows * packs * lanes * dtype.itemsize
-    for threads, most in _HELD_THREADS:
-        if nbytes <= min(most, shared_bytes) and packs <= threads:
-            return Held(rows, channels, inner, packs, threads, nbytes)
-    return f"a channel has {nbytes} bytes, more than the {shared_bytes} that a block can hold"
-
-
-def share_out(rows: int, channels: int, inner: int, vec: int, resident: int) -> Tiling:
-    """Whole channels for each block as far as they are short, else a piece of one, and a part of the rows.
-
-    `resident` blocks run at once. Of the ways to cut columns and rows that is taken whose blocks are done first,
-    were a block as long as the rows of its threads and what it takes to begin and to end it.
-    """
-    best: tuple[float, Tiling] | None = None
-    for unit, tiles, width in _pieces(channels, inner, vec):
-        depth = max(1, _THREADS // width)
-        pieces = -(-channels // unit) * tiles
-        for wave in range(1, _MOST_WAVES + 1):
-            parts = min(wave * resident // max(pieces, 1), rows // (depth * _LEAST_ROWS), _MOST_PARTS)
-            parts = max(1, parts, -(-rows // _MOST_ROWS))
-            per_part = max(1, -(-rows // parts))
-            waves = -(-pieces * -(-rows // per_part) // resident)
-            cost = waves * (-(-per_part // depth) + _BLOCK_ROWS)
-            if best is None or cost < best[0]:
-                best = cost, Tiling(rows, channels, inner, vec, unit, tiles, width, depth, per_part)
-    assert best is not None
-    return best[1]
-
-
-def _pieces(channels: int, inner: int, vec: int) -> Iterator[tuple[int, int, int]]:
-    """Ways to cut the columns: channels of a unit, tiles of it, packs side by side in a tile."""
-    least = _channels_of_packs(inner, vec)
-    packs = least * inner // vec
-    if packs <= _WIDEST:
-        several = _evenly(channels // least, max(1, _SIDE // packs))
-        yield several * least, 1, several * packs
-        return
-    fewest = -(-packs // _WIDEST)
-    for tiles in range(fewest, 2 * fewest + 1) if fewest < _WIDEST else (fewest,):
-        width = -(-packs // tiles)
-        yield 1, -(-packs // width), width
-
-
-def _channels_of_packs(inner: int, vec: int) -> int:
-    """The fewest channels whose elements fill whole packs."""
-    return vec // gcd(inner, vec)
-
-
-def _evenly(items: int, most: int) -> int:
-    """Items of each share, none of which has more than `most`, of as few shares as there can be."""
-    return max(1, -(-items // max(1, -(-items // most))))
-
 
 def limits(activation: ActivationDescriptor, none: float = inf) -> tuple[float, float]:
     """What one of `FUSED` clamps to: from -none and up to none where it does not."""
@@ -233,26 +135,35 @@ def limits(activation: ActivationDescriptor, none: float = inf) -> tuple[float, 
     return low + 0.0, given.get("ceiling", given.get("high", none))
 
 
-def resident_blocks(profile: Profile, dtype: DType, backward: bool) -> int:
-    """Blocks that the device has at once, by their registers (batchnorm.cuh)."""
-    return profile.sm_count * (_BACKWARD_BLOCKS if backward or dtype.itemsize == 8 else _FORWARD_BLOCKS)
-
-
 def walk_step(
-    kernel: Kernel, dtype: DType, t: Tiling, pointers: Sequence[Pointer], scalars: Sequence[float | int] = ()
+    kernel: Kernel, dtype: DType, t: Tiling, pointers: Sequence[Pointer], scalars: Sequence[float | int | Live] = ()
 ) -> KernelStep:
     """A launch of one of the kernels that walk down the rows."""
-    template, group = (dtype.cuda, str(t.vec)), "backward" if kernel in (SUMS, DATA) else "forward"
+    backward = kernel in (SUMS, DATA, CHANNEL_SUMS)
+    template, group = (dtype.cuda, str(t.vec)), "backward" if backward else "forward"
     return KernelStep(kernel, dtype, template, group, t.blocks, t.threads, tuple(pointers), (*scalars, *t.scalars))
 
 
+def planes_step(
+    kernel: Kernel, dtype: DType, t: Tiling, pointers: Sequence[Pointer], scalars: Sequence[float | int]
+) -> KernelStep:
+    """A launch of one of the kernels that go straight through memory."""
+    packs = t.rows * t.channels * t.inner // dtype.lanes
+    divisors: list[int] = []
+    for extent in (t.inner // dtype.lanes, t.channels):
+        shift = 31 + (extent - 1).bit_length()
+        divisors += [-(-(1 << shift) // extent), shift]
+    template, group = (dtype.cuda, str(dtype.lanes)), "backward" if kernel is DATA_PLANES else "forward"
+    grid, numbers = blocks_for(packs, THREADS * PLANES_PACKS), (*scalars, packs, t.channels, *divisors)
+    return KernelStep(kernel, dtype, template, group, grid, THREADS, tuple(pointers), numbers)
+
+
 def held_step(
-    kernel: Kernel, dtype: DType, held: Held, pointers: Sequence[Pointer], scalars: Sequence[float | int | Live]
+    kernel: Kernel, dtype: DType, held: Held | Unit, pointers: Sequence[Pointer], scalars: Sequence[float | int | Live]
 ) -> KernelStep:
     """A launch of a kernel that holds its channels."""
     group = "backward" if kernel is HELD_BACKWARD else "forward"
-    numbers = (*scalars, held.rows, held.channels, held.inner, held.packs)
-    template, grid = (dtype.cuda, str(dtype.lanes)), (held.channels, 1, 1)
+    template, grid, numbers = (dtype.cuda, str(dtype.lanes)), (held.blocks, 1, 1), (*scalars, *held.scalars)
     return KernelStep(kernel, dtype, template, group, grid, held.threads, tuple(pointers), numbers, held.nbytes)
 
 
@@ -269,18 +180,24 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
     def walks(*entries: str) -> list[str]:
         return [f"{entry}<{dtype.cuda}, {vec}>" for entry in entries for vec in (1, dtype.lanes)]
 
+    def packs(*entries: str) -> list[str]:
+        return [f"{entry}<{dtype.cuda}, {dtype.lanes}>" for entry in entries]
+
     return {
         "forward": [
             *walks("batchnorm_moments", "batchnorm_apply"),
             f"batchnorm_finish<{dtype.cuda}>",
-            f"batchnorm_held_forward<{dtype.cuda}, {dtype.lanes}>",
+            *packs("batchnorm_channel_moments", "batchnorm_apply_planes"),
+            *packs("batchnorm_held_forward", "batchnorm_units_forward"),
         ],
         "backward": [
             *walks("batchnorm_sums", "batchnorm_data"),
             f"batchnorm_gradients<{dtype.cuda}>",
-            f"batchnorm_held_backward<{dtype.cuda}, {dtype.lanes}>",
+            *packs("batchnorm_channel_sums", "batchnorm_data_planes", "batchnorm_held_backward"),
         ],
     }
 
 
-FAMILY = Family("batchnorm", (MOMENTS, FINISH, APPLY, SUMS, GRADIENTS, DATA, HELD_FORWARD, HELD_BACKWARD), _instances)
+_WALKING = (MOMENTS, FINISH, APPLY, SUMS, GRADIENTS, DATA)
+_STRAIGHT = (CHANNEL_MOMENTS, CHANNEL_SUMS, APPLY_PLANES, DATA_PLANES)
+FAMILY = Family("batchnorm", (*_WALKING, *_STRAIGHT, HELD_FORWARD, HELD_BACKWARD, UNITS_FORWARD), _instances)

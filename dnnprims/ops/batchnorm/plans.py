@@ -11,7 +11,11 @@ from ...descriptors import ActivationDescriptor, BatchNormDescriptor, TensorDesc
 from ...runtime.launch import NULL, KernelStep, Live, PlanSpec, Pointer, Profile, Result, Scratch, choose, unaligned
 from .kernels import (
     APPLY,
+    APPLY_PLANES,
+    CHANNEL_MOMENTS,
+    CHANNEL_SUMS,
     DATA,
+    DATA_PLANES,
     FINISH,
     FUSED,
     GRADIENTS,
@@ -19,16 +23,24 @@ from .kernels import (
     HELD_FORWARD,
     MOMENTS,
     SUMS,
-    Held,
-    Tiling,
+    UNITS_FORWARD,
     fold_step,
     held_step,
-    hold,
     limits,
+    planes_step,
+    walk_step,
+)
+from .tiling import (
+    Held,
+    Tiling,
+    Unit,
+    hold,
+    hold_units,
     reason_against_packs,
+    reason_against_planes,
     resident_blocks,
     share_out,
-    walk_step,
+    whole_channels,
 )
 
 Activation = str | ActivationDescriptor | None
@@ -69,33 +81,49 @@ def plan_batchnorm_forward_training(
         writes=(6, 7, 8, 4, 5),
         in_place=((6, 0), (6, 3)),
     )
-    unbiased = int(norm.running_variance == "unbiased")
-    held = _hold(profile, norm, x, 1, residual=residual, out=out)
-    if isinstance(held, Held):
-        step = held_step(
-            HELD_FORWARD, x.dtype, held,
-            (6, 0, _or_null(3, residual), 1, 2, 7, 8, _or_null(4, running_mean), _or_null(5, running_variance)),
-            (norm.epsilon, *limits(mode), Live(0), unbiased),
-        )  # fmt: skip
-        return replace(spec, steps=(step,))
-    tiling, variant, refused = _share_out(profile, norm, x, residual=residual, out=out)
-    elements = x.size // max(prod(shape), 1)
-    finish = fold_step(
-        FINISH, x.dtype, tiling, (7, 8, _or_null(4, running_mean), _or_null(5, running_variance), Scratch(0)),
-        (norm.epsilon, Live(0), tiling.channels, tiling.slots if elements else 0, tiling.team, unbiased),
-    )  # fmt: skip
-    moments = walk_step(MOMENTS, x.dtype, tiling, (Scratch(0), 0))
-    apply = walk_step(
-        APPLY, x.dtype, tiling, (6, 0, _or_null(3, residual), 1, 2, 7, 8), (norm.epsilon, *limits(mode), 0)
-    )
-    steps = (moments, finish, apply) if elements else (finish,)
+    running = (_or_null(4, running_mean), _or_null(5, running_variance))
+    unbiased, image = int(norm.running_variance == "unbiased"), _or_null(3, residual)
+    units = _hold_units(profile, norm, x, residual=residual, out=out)
+    held = units if isinstance(units, Unit) else _hold(profile, norm, x, 1, residual=residual, out=out)
+    if not isinstance(held, str):
+        kernel, variant = (UNITS_FORWARD, "held_units") if isinstance(held, Unit) else (HELD_FORWARD, "held_channels")
+        numbers = (norm.epsilon, *limits(mode), Live(0), unbiased)
+        step = held_step(kernel, x.dtype, held, (6, 0, image, 1, 2, 7, 8, *running), numbers)
+        before = (("held_units", str(units)),) if variant == "held_channels" else ()
+        return replace(spec, variant=variant, steps=(step,), refused=before)
+    tiling, variant, refused = _share_out(profile, norm, x, planes=True, residual=residual, out=out)
+    elements, pointers = x.size // max(prod(shape), 1), (6, 0, image, 1, 2, 7, 8)
+    apply = walk_step(APPLY, x.dtype, tiling, pointers, (norm.epsilon, *limits(mode), 0))
+    if variant == "planes":
+        apply = planes_step(APPLY_PLANES, x.dtype, tiling, pointers, limits(mode))
+    statistics = _statistics(profile, norm, x, tiling, variant == "planes", running)
     return replace(
         spec,
         variant=variant,
-        steps=steps if prod(shape) else (),
+        steps=(*(statistics if elements else statistics[-1:]), *((apply,) if elements else ())) if prod(shape) else (),
         scratch=(_part_bytes(x, tiling, 3),),
-        refused=(("held_channels", held), *refused),
+        refused=(("held_units", str(units)), ("held_channels", held), *refused),
     )
+
+
+def _statistics(
+    profile: Profile,
+    norm: BatchNormDescriptor,
+    x: TensorDescriptor,
+    t: Tiling,
+    planes: bool,
+    running: tuple[Pointer, Pointer],
+) -> tuple[KernelStep, ...]:
+    """The launches that leave mean and rstd: one where a block has a channel, else parts of the rows are merged."""
+    unbiased = int(norm.running_variance == "unbiased")
+    whole = whole_channels(profile, x.dtype, t, backward=False) if planes else None
+    if whole:
+        return (walk_step(CHANNEL_MOMENTS, x.dtype, whole, (7, 8, *running, 0), (norm.epsilon, Live(0), unbiased)),)
+    finish = fold_step(
+        FINISH, x.dtype, t, (7, 8, *running, Scratch(0)),
+        (norm.epsilon, Live(0), t.channels, t.slots if x.size else 0, t.team.bit_length() - 1, unbiased),
+    )  # fmt: skip
+    return walk_step(MOMENTS, x.dtype, t, (Scratch(0), 0)), finish
 
 
 def plan_batchnorm_forward_inference(
@@ -173,9 +201,10 @@ def plan_batchnorm_backward(
     held = _hold(profile, norm, x, 2, dy=dy, y=y, dx=dx, dresidual=dresidual)
     if isinstance(held, Held):
         return replace(spec, steps=(_held_gradients(mode, needs, x, held, y is not None),))
-    tiling, variant, refused = _share_out(profile, norm, x, dy=dy, y=y, dx=dx, dresidual=dresidual)
+    tiling, variant, refused = _share_out(profile, norm, x, planes=True, dy=dy, y=y, dx=dx, dresidual=dresidual)
     spec = replace(spec, variant=variant, refused=(("held_channels", held), *refused))
-    return _with_gradients(spec, mode, needs, x, tiling, y is not None) if prod(shape) else spec
+    whole = whole_channels(profile, x.dtype, tiling, backward=True) if variant == "planes" else None
+    return _with_gradients(spec, mode, needs, x, tiling, whole, y is not None) if prod(shape) else spec
 
 
 def _held_gradients(
@@ -192,26 +221,40 @@ def _held_gradients(
 
 
 def _with_gradients(
-    spec: PlanSpec, mode: ActivationDescriptor, needs: tuple[str, ...], x: TensorDescriptor, t: Tiling, has_y: bool
+    spec: PlanSpec,
+    mode: ActivationDescriptor,
+    needs: tuple[str, ...],
+    x: TensorDescriptor,
+    t: Tiling,
+    whole: Tiling | None,
+    has_y: bool,
 ) -> PlanSpec:
     """Add the launches; dx takes its dz from dresidual where that is written anyhow."""
     places = {name: i if name in needs else NULL for name, i in zip(GRADIENT_NAMES, (7, 8, 9, 10), strict=True)}
     bent = mode.mode != "identity"
     y: Pointer = 6 if bent and has_y else NULL
     beta: Pointer = 5 if bent and not has_y else NULL
-    elements = t.rows * t.inner
-    sums = walk_step(SUMS, x.dtype, t, (Scratch(0), places["dresidual"], 0, 1, y, 2, beta, 3, 4), limits(mode, nan))
+    elements, summed = t.rows * t.inner, (places["dresidual"], 0, 1, y, 2, beta, 3, 4)
+    sums = walk_step(SUMS, x.dtype, t, (Scratch(0), *summed), limits(mode, nan))
+    factors = (Scratch(1), places["dgamma"], places["dbeta"])
     fold = fold_step(
-        GRADIENTS, x.dtype, t, (Scratch(1), places["dgamma"], places["dbeta"], 4, Scratch(0)),
-        (t.channels, t.slots if elements else 0, t.team, elements),
+        GRADIENTS, x.dtype, t, (*factors, 4, Scratch(0)),
+        (t.channels, t.slots if elements else 0, t.team.bit_length() - 1, elements),
     )  # fmt: skip
     known = places["dresidual"] is not NULL
     source: tuple[Pointer, ...] = (places["dresidual"], 1, NULL, 2, NULL, 3, 4) if known else (0, 1, y, 2, beta, 3, 4)
-    bounds = (nan, nan) if known else limits(mode, nan)
-    data = walk_step(DATA, x.dtype, t, (7, *source, Scratch(1)), (*bounds, t.channels))
-    steps = [sums, fold, data] if elements else [fold]
-    if places["dx"] is NULL and elements:
-        steps = [sums, fold] if {"dgamma", "dbeta"} & set(needs) else [sums]
+    pointers, bounds = (7, *source, Scratch(1)), (nan, nan) if known else limits(mode, nan)
+    data = walk_step(DATA, x.dtype, t, pointers, (*bounds, t.channels))
+    if spec.variant == "planes":
+        data = planes_step(DATA_PLANES, x.dtype, t, pointers, bounds)
+    steps = [sums, fold] if elements else [fold]
+    if whole:
+        numbers = (*limits(mode, nan), t.channels, elements)
+        steps = [walk_step(CHANNEL_SUMS, x.dtype, whole, (*factors, *summed), numbers)]
+    elif elements and places["dx"] is NULL and not {"dgamma", "dbeta"} & set(needs):
+        steps = [sums]
+    if elements and places["dx"] is not NULL:
+        steps.append(data)
     return replace(
         spec, steps=tuple(steps), scratch=(_part_bytes(x, t, 2), 2 * max(t.channels, 1) * x.dtype.acc.itemsize)
     )
@@ -261,7 +304,12 @@ def _require_outs(op: str, x: TensorDescriptor, shape: tuple[int, ...], **outs: 
 
 
 def _share_out(
-    profile: Profile, norm: BatchNormDescriptor, x: TensorDescriptor, **images: TensorDescriptor | None
+    profile: Profile,
+    norm: BatchNormDescriptor,
+    x: TensorDescriptor,
+    *,
+    planes: bool = False,
+    **images: TensorDescriptor | None,
 ) -> tuple[Tiling, str, tuple[tuple[str, str], ...]]:
     """How the work is shared out, the variant and those refused before it."""
     if norm.mode == "per_activation":
@@ -272,23 +320,39 @@ def _share_out(
         rows, channels, inner = x.shape[0], x.shape[1], prod(x.shape[2:])
     if not x.size:  # only what there is of each channel is written
         rows, inner = 0, 1
-    lanes = x.dtype.lanes
-    reason = unaligned(x=x, **images) or reason_against_packs(channels, inner, lanes)
-    variant, refused = choose((("packed", reason), ("plain", None)))
-    vec, resident = lanes if variant == "packed" else 1, resident_blocks(profile, x.dtype, "dy" in images)
-    return share_out(rows, channels, inner, vec, resident), str(variant), refused
+    lanes, backward = x.dtype.lanes, "dy" in images
+    reason = unaligned(x=x, **images)
+    straight = [("planes", reason or reason_against_planes(rows, channels, inner, lanes))] if planes else []
+    packed = reason or reason_against_packs(channels, inner, lanes)
+    variant, refused = choose((*straight, ("packed", packed), ("plain", None)))
+    vec, resident = 1 if variant == "plain" else lanes, resident_blocks(profile, x.dtype, backward)
+    return share_out(rows, channels, inner, vec, resident, backward=backward), str(variant), refused
 
 
 def _hold(
     profile: Profile, norm: BatchNormDescriptor, x: TensorDescriptor, arrays: int, **images: TensorDescriptor | None
 ) -> Held | str:
     """How blocks hold whole channels of so many arrays, or why they do not."""
+    reason = _reason_against_holding(norm, x, images)
+    rows, channels, *inner = x.shape
+    return reason or hold(rows, channels, prod(inner), x.dtype, arrays, profile.row_bytes)
+
+
+def _hold_units(
+    profile: Profile, norm: BatchNormDescriptor, x: TensorDescriptor, **images: TensorDescriptor | None
+) -> Unit | str:
+    """How blocks hold units of channels, or why they do not."""
+    reason = _reason_against_holding(norm, x, images)
+    rows, channels, *inner = x.shape
+    return reason or hold_units(profile, rows, channels, prod(inner), x.dtype)
+
+
+def _reason_against_holding(
+    norm: BatchNormDescriptor, x: TensorDescriptor, images: Mapping[str, TensorDescriptor | None]
+) -> str | None:
     if norm.mode == "per_activation" or norm.channels_last:
         return "statistics are of single columns"
-    if not x.size:
-        return "there are no elements"
-    rows, channels, *inner = x.shape
-    return unaligned(x=x, **images) or hold(rows, channels, prod(inner), x.dtype, arrays, profile.row_bytes)
+    return unaligned(x=x, **images) if x.size else "there are no elements"
 
 
 def _part_bytes(x: TensorDescriptor, t: Tiling, numbers: int) -> int:
