@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ... import checks
 from ...descriptors import BatchNormDescriptor, as_activation
 from ...reference import batchnorm as reference
+from .contract import Activation
 from .kernels import FAMILY
 from .plans import (
     GRADIENT_NAMES,
-    Activation,
     plan_batchnorm_backward,
     plan_batchnorm_forward_inference,
     plan_batchnorm_forward_training,

@@ -7,8 +7,9 @@ from dataclasses import replace
 from math import nan, prod
 
 from ... import checks
-from ...descriptors import ActivationDescriptor, BatchNormDescriptor, TensorDescriptor, as_activation
+from ...descriptors import ActivationDescriptor, BatchNormDescriptor, TensorDescriptor
 from ...runtime.launch import NULL, KernelStep, Live, PlanSpec, Pointer, Profile, Result, Scratch, choose, unaligned
+from .contract import Activation, require_fused, require_images, require_outs, require_parameters
 from .kernels import (
     APPLY,
     APPLY_PLANES,
@@ -17,7 +18,6 @@ from .kernels import (
     DATA,
     DATA_PLANES,
     FINISH,
-    FUSED,
     GRADIENTS,
     HELD_BACKWARD,
     HELD_FORWARD,
@@ -43,8 +43,6 @@ from .tiling import (
     whole_channels,
 )
 
-Activation = str | ActivationDescriptor | None
-
 #: Gradients that `batchnorm_backward` has, in the order in which it returns them.
 GRADIENT_NAMES = ("dx", "dgamma", "dbeta", "dresidual")
 
@@ -65,12 +63,12 @@ def plan_batchnorm_forward_training(
 ) -> PlanSpec:
     """Plan of `batchnorm_forward_training`."""
     op = "batchnorm_forward_training"
-    mode = _require_fused(op, norm, activation, x)
+    mode = require_fused(op, norm, activation, x)
     given = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_variance": running_variance}
-    shape = _require_parameters(op, norm, x, given)
-    _require_images(op, x, residual=residual)
-    _require_outs(op, x, shape, out=out)
-    _require_outs(op, x, shape, mean=mean, rstd=rstd)
+    shape = require_parameters(op, norm, x, given)
+    require_images(op, x, residual=residual)
+    require_outs(op, x, shape, out=out)
+    require_outs(op, x, shape, mean=mean, rstd=rstd)
     kept = tuple(Result(i, shape, x.dtype.acc) for i in (7, 8))
     spec = PlanSpec(
         op,
@@ -140,10 +138,10 @@ def plan_batchnorm_forward_inference(
 ) -> PlanSpec:
     """Plan of `batchnorm_forward_inference`."""
     op = "batchnorm_forward_inference"
-    mode = _require_fused(op, norm, activation, x)
+    mode = require_fused(op, norm, activation, x)
     given = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_variance": running_variance}
-    _require_parameters(op, norm, x, given)
-    _require_images(op, x, residual=residual)
+    require_parameters(op, norm, x, given)
+    require_images(op, x, residual=residual)
     checks.require_out(op, out, x.shape, x.dtype, rule="x.shape")
     tiling, variant, refused = _share_out(profile, norm, x, residual=residual, out=out)
     step = walk_step(
@@ -180,10 +178,10 @@ def plan_batchnorm_backward(
 ) -> PlanSpec:
     """Plan of `batchnorm_backward`."""
     op = "batchnorm_backward"
-    mode = _require_fused(op, norm, activation, x)
+    mode = require_fused(op, norm, activation, x)
     checks.require_needs(op, needs, GRADIENT_NAMES, dx=dx, dgamma=dgamma, dbeta=dbeta, dresidual=dresidual)
-    shape = _require_parameters(op, norm, x, {"gamma": gamma, "mean": mean, "rstd": rstd, "beta": beta})
-    _require_images(op, x, dy=dy, y=y)
+    shape = require_parameters(op, norm, x, {"gamma": gamma, "mean": mean, "rstd": rstd, "beta": beta})
+    require_images(op, x, dy=dy, y=y)
     if mode.mode != "identity" and y is None:
         checks.require_present(op, "beta", beta, "beta, or y, to know on which side of the kink z was")
     checks.require_out(op, dx, x.shape, x.dtype, param="dx", rule="x.shape")
@@ -258,49 +256,6 @@ def _with_gradients(
     return replace(
         spec, steps=tuple(steps), scratch=(_part_bytes(x, t, 2), 2 * max(t.channels, 1) * x.dtype.acc.itemsize)
     )
-
-
-def _require_fused(
-    op: str, norm: BatchNormDescriptor, activation: Activation, x: TensorDescriptor
-) -> ActivationDescriptor:
-    checks.require_batchnorm(op, norm)
-    mode = as_activation(activation, op)
-    checks.require_float(op, "x", x)
-    checks.require_image(op, "x", x)
-    checks.require_contiguous(op, x=x)
-    checks.require_fused(op, mode, FUSED)
-    return mode
-
-
-def _require_parameters(
-    op: str, norm: BatchNormDescriptor, x: TensorDescriptor, given: Mapping[str, TensorDescriptor | None]
-) -> tuple[int, ...]:
-    """Check what there is one of for each channel, or for each element of an image; return the shape of it."""
-    at = x.ndim - 1 if norm.channels_last else 1
-    spatial = norm.mode == "spatial"
-    shape, rule = ((x.shape[at],), f"(x.shape[{at}],)") if spatial else (x.shape[1:], "x.shape[1:]")
-    for name, value in given.items():
-        if value is not None:
-            checks.require_shape(op, name, value, shape, rule)
-            checks.require_dtype(op, name, value, (x.dtype.acc,))
-            checks.require_contiguous(op, **{name: value})
-    return shape
-
-
-def _require_images(op: str, x: TensorDescriptor, **images: TensorDescriptor | None) -> None:
-    for name, value in images.items():
-        if value is not None:
-            checks.require_shape(op, name, value, x.shape, "x.shape")
-            checks.require_same_dtype(op, x=x, **{name: value})
-            checks.require_contiguous(op, **{name: value})
-
-
-def _require_outs(op: str, x: TensorDescriptor, shape: tuple[int, ...], **outs: TensorDescriptor | None) -> None:
-    for name, value in outs.items():
-        if name == "out":
-            checks.require_out(op, value, x.shape, x.dtype, rule="x.shape")
-        else:
-            checks.require_out(op, value, shape, x.dtype.acc, param=name, rule="gamma.shape")
 
 
 def _share_out(
