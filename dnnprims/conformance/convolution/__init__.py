@@ -104,7 +104,7 @@ _SUMMED = (
     "shape=0x2x3x3 k=3 filter=2x2 data=integers",
 )
 #: Groups that make up blocks of 64 channels.
-_IN_BLOCKS = tuple(f"shape=1x64x3x4 k=64 filter=3x3 groups=16 padding=1 stride={stride}" for stride in (1, 2))
+_IN_BLOCKS = tuple(f"shape=1x64x11x12 k=64 filter=3x3 groups=16 padding=1 stride={stride}" for stride in (1, 2))
 #: Few channels at stride 2, as a first layer has.
 _FIRST = "shape=2x3x8x6 k=8 filter=3x3 stride=2 padding=1"
 #: Channels by the eight with three axes.
