@@ -208,6 +208,13 @@ NARROW_TEXT = {
     "(int)p.k_steps": "of filters in shared memory",
     "for (int i = threadIdx.x; i < ALL *": "filters of a block",
     "for (int at = threadIdx.x + lanes; at < BLOCK": "threads of a block",
+    **dict.fromkeys(("(int)blockIdx.y", "blockIdx.y * tile.lanes"), "channels, fewer than 2^22"),
+    **dict.fromkeys(("(int)p.strips", "(int)p.images", "i < TAPS * width"), "of a block"),
+    **dict.fromkeys(
+        ("(int)p.begin.h", "(int)p.begin.w", "(int)split_off", "(int)p.walk", "(int)units", "(int)(index * images)"),
+        "positions and images, fewer than 2^31 as the front end sees to",
+    ),
+    "(int)(h + wanted < extent.h": "rows, fewer than 2^31 as the front end sees to",
     "blockIdx.x * sharing": "shares have 64 bits",
     "int number = blockIdx.x": "tiles of fewer than 2^31 pixels, and splits for multiprocessors without one",
     "(u32)number / (u32)tiles": "tiles of fewer than 2^31 pixels, and splits for multiprocessors without one",

@@ -11,9 +11,13 @@
 // Plan      depthwise          square filters of 3 or 5 taps at stride 1 or 2, dense: `lanes` threads of a block have up to
 //                              64 channels side by side, the others other strips of 4 positions, each of which goes down
 //                              its rows with its filters in registers; the next rows are on their way to shared memory.
+//           depthwise_tile     likewise, of narrow images and of 5 taps a side: the strips of a block lie side by side, in
+//                              several images where these are narrow, and go down together; each chunk of what they see
+//                              is copied to shared memory once for all of them.
 //           depthwise_any      any filter: a thread an element.
-//           depthwise_filter   likewise down the rows, with a sum for each tap: a block's threads go over its share of the
-//                              strips, fold the sums in shared memory, and leave a partial sum; depthwise_fold adds these.
+//           depthwise_filter_tile, depthwise_filter   as the tiles and, where channels do not lie side by side, the strips,
+//                              with a sum for each tap: a block's threads go over its share, fold their sums in shared
+//                              memory, and leave a partial sum; depthwise_fold adds these.
 //           depthwise_filter_any   a block a tap, its positions in shares.
 // Numerics  fused multiply-adds in acc_t<T>, source row after source row, and folds in an order fixed by the shapes: the
 //           same bits each time. What lies outside of the image is read as 0, which adds nothing but where the other factor
@@ -21,17 +25,25 @@
 //           out what is outside.
 // Cost      2 taps flops an element, read and written once; what neighbouring strips share comes from the caches.
 // Predicted 12 instructions an element of a forward 3x3 (9 products, 1.5 conversions, the rest copies and stores): 0.6 of the
-//           issue slots at the rate of a copy, so that bytes on their way decide.
-// Measured  NVIDIA H200, 2026-11-28, bfloat16 NHWC 3x3, us (cuDNN through PyTorch 2.11, channels_last, in the same run),
-//           forward / data / filter:
-//           256x128x56x56 stride 1   128 (172)   127 (325)   141 (209)
-//           256x128x56x56 stride 2    74 (92)     86 (321)    86 (120)
-//           256x512x14x14 stride 1    50 (51)     50 (85)     60 (82)
-//           With the next row in registers the first took 171: a copy from register to register waits for the load behind
-//           it, so that one row was on its way; two in registers took 167. ncu, forward: 20 instructions an element, memory
-//           64 % busy, L2 74 %, issue slots 60 %, 11 warps on a multiprocessor for 150 registers: what strips have in common
-//           is read again through the L2 (L1 hits 17 %). 3, 4 or 5 rows in shared memory are alike; four blocks on a
-//           multiprocessor in place of three 137; strips of 16 rows 130.
+//           issue slots at the rate of a copy, so that bytes on their way decide; 30 of a 5x5, which decide.
+// Measured  NVIDIA H200, 2026-11-28, bfloat16 NHWC, batch 256, us of a call, forward / data / filter, and cuDNN through PyTorch
+//           2.11 (channels_last), whose figures are another run's; in brackets what a copy of as many bytes takes:
+//           3x3  64@112              226 / 226 / 217     323 / 647 / 381     (193)
+//           3x3  128@56              134 / 134 / 125     168 / 326 / 215     (97)
+//           3x3  128@56 stride 2      82 / 88 / 86        84 / 323 / 121     (60)
+//           3x3  512@14               41 / 42 / 54        49 / 86 / 81       (24)
+//           3x3  512@7                22 / 25 / 29
+//           5x5  240@28              117 / 118 / 121     197 / 329 / 183     (45)
+//           5x5  672@14               92 / 90 / 108      141 / 231 / 177     (32)
+//           5x5  240@28 stride 2      73 / 83 / 78
+//           At stride 2 cuDNN's forward is at 0.71 of a copy: 1.5 times its speed is beyond one.
+//           ncu, strips forward 64@112, with stores of more instructions (237 us): L2 83 %, memory 74 %, issue slots 66 % of 23
+//           instructions an element, 11 warps on a multiprocessor for 150 registers. Tiles there: memory 68 %, L2 79 %, issue
+//           slots 61 %, 255 us, and as many with 24 % fewer instructions, two rows for a barrier in place of one and 3 or 4
+//           rows ahead; every byte they see is looked up in the L2 2.5 times (strips 1.6, gradients 1.5), for which no cause
+//           was found. Tiles of 5x5: issue slots 72 to 76 %, L2 56 %, memory 39 %: instructions, of which 3 in 4 are products.
+//           Tiles of gradients 64@112: L2 86 %, memory 76 %. 8 positions of a thread take as long where they come out even, 6
+//           longer (149 at 128@56), four channels by four positions 275; blocks of 128 threads 257, of gradients 264.
 // Limits    two spatial axes at most, images below 2^31 in each extent.
 #include "convolution_depthwise_filter.cuh"
 
@@ -44,7 +56,7 @@ template <class T> struct DepthwiseParams {
   const acc_t<T>* scale;
   const acc_t<T>* shift;
   acc_t<T> alpha1, alpha2, alpha, beta, c0, c1;
-  i64 batch, channels, lanes, tiles_w, segments, walk, units;
+  i64 batch, channels, lanes, strips, images, tiles_w, segments, walk, units;
   Extent source, result, taps, stride, dilation, padding, begin;
   Walk x_walk, y_walk, w_walk, residual_walk;
   i64 w_first, mode, bare;  // bare: the rounded sums are the results
@@ -69,12 +81,7 @@ template <class T, int VEC, bool FUSE, int N>
 DEVICE void finish(const DepthwiseParams<T>& p, acc_t<T> (&sums)[N][VEC], T* y, i64 n, i64 h, i64 w, i64 channel) {
   typedef acc_t<T> A;
   const int step = (int)p.y_walk.w, first = (int)w, columns = (int)p.result.w;
-  if (p.bare) {
-#pragma unroll
-    for (int q = 0; q < N; ++q)
-      if (inside(first + q, columns)) store(y + q * step, 0, rounded<T>(sums[q]));
-    return;
-  }
+  if (p.bare) return store_row<T>(y, step, first, columns, sums);
   const Dressing<T, VEC> d(p, channel);
   A z[N * VEC];
 #pragma unroll
@@ -122,23 +129,23 @@ DEVICE void gather(const DepthwiseParams<T>& p, i64 n, i64 h, i64 w, i64 channel
   }
 }
 
-// The filters of a thread's channels, by way of shared memory where a block's threads have neighbouring ones.
+// The filters of a thread's channels, by way of shared memory.
 template <class T, int VEC, int TAPS>
 DEVICE void read_filters(const DepthwiseParams<T>& p, int lanes, acc_t<T> (&w)[TAPS][TAPS][VEC]) {
-  constexpr int ALL = TAPS * TAPS, PITCH = MOST_WIDTH + VEC;
-  __shared__ acc_t<T> filters[ALL * PITCH];
+  constexpr int ALL = TAPS * TAPS, WIDTH = PITCH / (int)sizeof(T) + VEC;
+  __shared__ acc_t<T> filters[ALL * WIDTH];
   const i64 first = (i64)blockIdx.y * lanes * VEC;
-  for (int i = threadIdx.x; i < ALL * lanes * VEC; i += BLOCK) {
+  for (int i = threadIdx.x; i < ALL * lanes * VEC; i += blockDim.x) {
     const int channel = i / ALL, tap = i % ALL;
     if (first + channel >= p.channels) continue;
     const T* from = p.w + (p.w_first + offset(p.w_walk, 0, first + channel));
-    filters[tap * PITCH + channel] = to_acc(from[tap / TAPS * p.w_walk.h + tap % TAPS * p.w_walk.w]);
+    filters[tap * WIDTH + channel] = to_acc(from[tap / TAPS * p.w_walk.h + tap % TAPS * p.w_walk.w]);
   }
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < ALL; ++i) {
 #pragma unroll
-    for (int k = 0; k < VEC; ++k) w[i / TAPS][i % TAPS][k] = filters[i * PITCH + threadIdx.x % lanes * VEC + k];
+    for (int k = 0; k < VEC; ++k) w[i / TAPS][i % TAPS][k] = filters[i * WIDTH + threadIdx.x % lanes * VEC + k];
   }
 }
 
@@ -161,16 +168,16 @@ DEVICE void gather_row(const DepthwiseParams<T>& p, i64 n, i64 h, i64 w, i64 cha
 }
 
 // What a row that comes adds to the rows that are open.
-template <class See, class T, int VEC, int TAPS>
+template <class See, int STEP, class T, int VEC, int TAPS>
 DEVICE void add_row(const pack<T, VEC>* row, int a, const acc_t<T> (&filter)[TAPS][TAPS][VEC],
-                    acc_t<T> (&open)[See::OPEN][COLUMNS][VEC]) {
+                    acc_t<T> (&open)[See::OPEN][See::WIDE][VEC]) {
 #pragma unroll
   for (int b = 0; b < See::SPAN; ++b) {
     acc_t<T> v[VEC];
-    unpack(v, row[b * BLOCK]);
+    take<T>(v, row[b * STEP]);
 #pragma unroll
-    for (int i = 0; i < See::OPEN * COLUMNS; ++i) {
-      const int e = i / COLUMNS, x = i % COLUMNS, r = See::row_tap(e, a), s = See::column_tap(x, b);
+    for (int i = 0; i < See::OPEN * See::WIDE; ++i) {
+      const int e = i / See::WIDE, x = i % See::WIDE, r = See::row_tap(e, a), s = See::column_tap(x, b);
       if (r < 0 || r >= TAPS || s < 0 || s >= TAPS) continue;
 #pragma unroll
       for (int k = 0; k < VEC; ++k) open[e][x][k] = fma_(v[k], filter[r][s][k], open[e][x][k]);
@@ -178,9 +185,57 @@ DEVICE void add_row(const pack<T, VEC>* row, int a, const acc_t<T> (&filter)[TAP
   }
 }
 
+// The rounded or dressed results of a row, and the rows that are open move on.
+template <class See, class T, int VEC, int TAPS, bool DATA>
+DEVICE void finish_rows(const DepthwiseParams<T>& p, acc_t<T> (&open)[See::OPEN][See::WIDE][VEC], bool done, bool well, T*& y,
+                        int& h, i64 n, i64 w, i64 channel) {
+#pragma unroll
+  for (int e = 0; e < See::DONE; ++e, ++h, y += p.y_walk.h) {
+    if (!done || !inside(h, (int)p.result.h)) continue;
+    if (!well) gather_row<T, VEC, DATA>(p, n, h, w, channel, open[e]);
+    finish<T, VEC, !DATA>(p, open[e], y, n, h, w, channel);
+  }
+#pragma unroll
+  for (int e = 0; e < See::OPEN; ++e) {
+    if (e + See::DONE < See::OPEN) copy(open[e], open[e + See::DONE < See::OPEN ? e + See::DONE : e]);
+    else clear(open[e]);
+  }
+}
+template <class T, int VEC, int WIDE, int TAPS, int STRIDE, bool DATA>
+__global__ void __launch_bounds__(MOST_THREADS<TAPS>, TILE_RESIDENT<TAPS>) depthwise_tile(const DepthwiseParams<T> p) {
+  typedef Sight<TAPS, STRIDE, DATA, WIDE> See;
+  typedef TileRows<T, VEC, See::SPAN, See::ADVANCE, IMAGE_RING> Rows;
+  DYNAMIC_SHARED(unsigned char, room);
+  const Tile tile(p, blockIdx.x, p.units, WIDE);
+  const int first = (int)blockIdx.y * tile.lanes * VEC, channel = first + tile.lane * VEC;
+  const int begin = tile.begin + (int)p.begin.h - See::LEAD, left = tile.w + (int)p.begin.w;
+  const int steps = tile.end - tile.begin;
+  Rows rows(room, tile, p.x + offset(p.x_walk, tile.first, first), p.x_walk, p.source, p.channels - first,
+            p.batch - tile.first, See::coming(begin, p.padding.h), See::column(left, p.padding.w),
+            (steps + See::LEAD) * See::COME);
+#pragma unroll 1
+  for (int row = 0; row < IMAGE_RING - AT_ONCE; row += AT_ONCE) rows.ask(), rows.ask(), commit_copies();
+  acc_t<T> filter[TAPS][TAPS][VEC], open[See::OPEN][WIDE][VEC];
+  read_filters<T, VEC>(p, tile.lanes, filter);
+#pragma unroll
+  for (int e = 0; e < See::OPEN; ++e) clear(open[e]);
+  const bool well = all_finite(filter), mine = tile.n < p.batch && channel < p.channels;
+  const int w = left + tile.strip * WIDE;
+  int h = (int)See::done(begin, p.padding.h);
+  T* y = p.y + offset(p.y_walk, tile.n, channel, h, w);
+#pragma unroll 1
+  for (int step = -See::LEAD, row = 0; step < steps; ++step) {
+#pragma unroll
+    for (int a = 0; a < See::COME; ++a, row ^= 1) {
+      if (row == 0) await_rows<IMAGE_RING / AT_ONCE - 2>(), rows.ask(), rows.ask(), commit_copies();
+      add_row<See, Rows::STEP, T>(rows.take(IMAGE_RING - row), a, filter, open);
+    }
+    finish_rows<See, T, VEC, TAPS, DATA>(p, open, mine && step >= 0, well, y, h, tile.n, w, channel);
+  }
+}
+
 template <class T, int VEC, int TAPS, int STRIDE, bool DATA>
 __global__ void __launch_bounds__(BLOCK, RESIDENT<T, TAPS>) depthwise(const DepthwiseParams<T> p) {
-  typedef acc_t<T> A;
   typedef Sight<TAPS, STRIDE, DATA> See;
   __shared__ pack<T, VEC> room[ROWS<T, VEC, See::SPAN> * See::SPAN * BLOCK];
   const int lanes = (int)p.lanes;
@@ -189,9 +244,6 @@ __global__ void __launch_bounds__(BLOCK, RESIDENT<T, TAPS>) depthwise(const Dept
   const i64 channel = VEC == 1 ? split_off(n, p.channels) : ((i64)blockIdx.y * lanes + threadIdx.x % lanes) * VEC;
   const bool mine = n < p.batch && channel < p.channels;
   const i64 end = first + p.walk < p.units + p.begin.h ? first + p.walk : p.units + p.begin.h;
-  A open[See::OPEN][COLUMNS][VEC];
-#pragma unroll
-  for (int e = 0; e < See::OPEN; ++e) clear(open[e]);
   const i64 begin = first - See::LEAD, column = See::column(w, p.padding.w);
   constexpr int AHEAD = ROWS<T, VEC, See::SPAN> - 1;
   Reader<T, VEC, See::SPAN, AHEAD + 1> reader(
@@ -199,7 +251,7 @@ __global__ void __launch_bounds__(BLOCK, RESIDENT<T, TAPS>) depthwise(const Dept
       mine ? (end - begin) * See::COME : 0);
 #pragma unroll 1
   for (int row = 0; row < AHEAD; ++row) reader.ask(), commit_copies();
-  A filter[TAPS][TAPS][VEC];
+  acc_t<T> filter[TAPS][TAPS][VEC], open[See::OPEN][COLUMNS][VEC];
   if constexpr (VEC > 1) read_filters<T, VEC>(p, lanes, filter);
   if (!mine) return;
   if constexpr (VEC == 1) {
@@ -207,11 +259,9 @@ __global__ void __launch_bounds__(BLOCK, RESIDENT<T, TAPS>) depthwise(const Dept
     for (int i = 0; i < TAPS * TAPS; ++i)
       filter[i / TAPS][i % TAPS][0] = to_acc(p.w[p.w_first + offset(p.w_walk, 0, channel, i / TAPS, i % TAPS)]);
   }
-  // Zeros outside of the image add nothing to products with finite taps.
-  bool well = true;
 #pragma unroll
-  for (int r = 0; r < TAPS; ++r) well &= finite(filter[r]);
-  const i64 down = p.y_walk.h;
+  for (int e = 0; e < See::OPEN; ++e) clear(open[e]);
+  const bool well = all_finite(filter);
   int h = (int)See::done(begin, p.padding.h);
   T* y = p.y + offset(p.y_walk, n, channel, h, w);
 #pragma unroll 1
@@ -219,19 +269,9 @@ __global__ void __launch_bounds__(BLOCK, RESIDENT<T, TAPS>) depthwise(const Dept
 #pragma unroll
     for (int a = 0; a < See::COME; ++a) {
       reader.ask(), commit_copies(), await_copies<AHEAD>();
-      add_row<See, T>(reader.take(), a, filter, open);
+      add_row<See, BLOCK, T>(reader.take(), a, filter, open);
     }
-#pragma unroll
-    for (int e = 0; e < See::DONE; ++e, ++h, y += down) {
-      if (step < 0 || !inside(h, (int)p.result.h)) continue;
-      if (!well) gather_row<T, VEC, DATA>(p, n, h, w, channel, open[e]);
-      finish<T, VEC, !DATA>(p, open[e], y, n, h, w, channel);
-    }
-#pragma unroll
-    for (int e = 0; e < See::OPEN; ++e) {
-      if (e + See::DONE < See::OPEN) copy(open[e], open[e + See::DONE < See::OPEN ? e + See::DONE : e]);
-      else clear(open[e]);
-    }
+    finish_rows<See, T, VEC, TAPS, DATA>(p, open, step >= 0, well, y, h, n, w, channel);
   }
 }
 

@@ -5,8 +5,10 @@
 #pragma once
 #include "convolution_fused.cuh"
 
-constexpr int COLUMNS = 4, MOST_WIDTH = 64;  // positions of a thread side by side; channels of a block
+constexpr int COLUMNS = 4;  // positions side by side of a thread of one channel
 constexpr int BLOCK = 128;
+template <class T> constexpr bool is_bfloat16 = false;
+template <> constexpr bool is_bfloat16<bfloat16> = true;
 // Rows of the source that have places, at most, and bytes of the places of a block.
 constexpr int MOST_ROWS = 4, MOST_ROOM = 36 << 10;
 DEVICE constexpr int min_of(int a, int b) { return a < b ? a : b; }
@@ -18,10 +20,12 @@ template <class T, int TAPS> constexpr int RESIDENT = TAPS == 5 && sizeof(T) == 
 //   data      result i sees source o where o * STRIDE - padding + tap = i: row u comes, and the STRIDE rows are done for
 //             which i + padding is u * STRIDE and more, so that the taps of each are known at compile time
 // Along a row it is the same, with all positions at once.
-template <int TAPS, int STRIDE, bool DATA> struct Sight {
+template <int TAPS, int STRIDE, bool DATA, int POSITIONS = COLUMNS> struct Sight {
+  static constexpr int WIDE = POSITIONS;
   static constexpr int LEAD = (TAPS - 1) / STRIDE;  // steps that come before a result is done
   static constexpr int COME = DATA ? 1 : STRIDE, DONE = DATA ? STRIDE : 1, OPEN = DATA ? TAPS : LEAD + 1;
-  static constexpr int SPAN = DATA ? (COLUMNS - 1) / STRIDE + LEAD + 1 : (COLUMNS - 1) * STRIDE + TAPS;
+  static constexpr int ADVANCE = DATA ? WIDE / STRIDE : WIDE * STRIDE;  // of the source, from a strip to the next
+  static constexpr int SPAN = DATA ? (WIDE - 1) / STRIDE + LEAD + 1 : (WIDE - 1) * STRIDE + TAPS;
   // The first row that comes at step u, and the first one that is done.
   static DEVICE i64 coming(i64 u, i64 padding) { return DATA ? u : (u + LEAD) * STRIDE - padding; }
   static DEVICE i64 done(i64 u, i64 padding) { return DATA ? u * STRIDE - padding : u; }
@@ -77,6 +81,38 @@ template <class T, int VEC, int SPAN, int ROWS> struct Reader {
 template <class T, int VEC, int COUNT>
 constexpr int ROWS = min_of(MOST_ROWS, MOST_ROOM / (COUNT * BLOCK * VEC * (int)sizeof(T)));
 
+// A pack of a row, which is loaded as one.
+template <class T, int VEC> DEVICE void take(acc_t<T> (&v)[VEC], const pack<T, VEC>& from) {
+  pack<T, VEC> whole;
+  whole.bits = from.bits;
+  if constexpr (is_bfloat16<T> && VEC == 2) {  // the upper one is there but for the other's bits
+    v[0] = bits_to_float(whole.bits << 16), v[1] = bits_to_float(whole.bits & 0xffff0000u);
+  } else {
+    unpack(v, whole);
+  }
+}
+
+// As rounded, of two 16-bit numbers, too, by one instruction.
+template <class T, int VEC> DEVICE pack<T, VEC> packed(const acc_t<T> (&v)[VEC]) {
+  pack<T, VEC> r;
+  if constexpr (sizeof(T) == 2 && VEC == 2) r.bits = rounding<T>::from(v[0], v[1]);
+  else r = rounded<T>(v);
+  return r;
+}
+
+// The rounded sums of N neighbours, as far as they are there; all of them are nearly always.
+template <class T, int VEC, int N>
+DEVICE void store_row(T* y, i64 step, int first, int columns, const acc_t<T> (&sums)[N][VEC]) {
+  if (first >= 0 && first + N <= columns) {
+#pragma unroll
+    for (int q = 0; q < N; ++q, y += step) store(y, 0, packed<T>(sums[q]));
+    return;
+  }
+#pragma unroll
+  for (int q = 0; q < N; ++q, y += step)
+    if (inside(first + q, columns)) store(y, 0, packed<T>(sums[q]));
+}
+
 // The source position of a tap, or a negative number where there is none.
 template <bool DATA> DEVICE i64 seen(i64 position, i64 tap, i64 stride, i64 dilation, i64 padding, i64 extent) {
   if (!DATA) {
@@ -103,4 +139,11 @@ template <class A, int N, int VEC> DEVICE bool finite(const A (&v)[N][VEC]) {
 #pragma unroll
   for (int i = 0; i < N * VEC; ++i) sum = fma_(v[i / VEC][i % VEC], A(0), sum);
   return sum == A(0);
+}
+// The same of filters: zeros outside of the image add nothing to products with finite taps.
+template <class A, int TAPS, int VEC> DEVICE bool all_finite(const A (&filter)[TAPS][TAPS][VEC]) {
+  bool well = true;
+#pragma unroll
+  for (int r = 0; r < TAPS; ++r) well &= finite(filter[r]);
+  return well;
 }

@@ -62,6 +62,7 @@ DEVICE u32 bfloat16_sums(u32 a, u32 b) {
                                  bits_to_float(a & 0xffff0000u) + bits_to_float(b & 0xffff0000u));
 }
 DEVICE void keep_here(u32&) {}
+DEVICE void keep_here(unsigned char*&) {}
 template <class V> DEVICE V kept(V v) { return v; }
 DEVICE u32 lower_halves(u32 a, u32 b) { return (a & 0xffffu) | b << 16; }
 DEVICE u32 upper_halves(u32 a, u32 b) { return a >> 16 | (b & 0xffff0000u); }
@@ -203,6 +204,8 @@ DEVICE u32 upper_bytes(u32 v) { return __byte_perm(v, 0, 0x4342); }
 DEVICE u32 halves_as_bytes(u32 a, u32 b) { return __byte_perm(a, b, 0x6420); }
 // A value that is to be computed before this, and not in the branch behind it in which alone it is used.
 DEVICE void keep_here(u32& v) { asm volatile("" : "+r"(v)); }
+// The same of an address in shared memory that is copied to.
+DEVICE void keep_here(unsigned char*& v) { asm volatile("" : "+l"(v)); }
 // An address, or a number, that stays in its registers, in place of being worked out again at each use.
 template <class P> DEVICE P* kept(P* p) {
   asm volatile("" : "+l"(p));

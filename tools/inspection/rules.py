@@ -30,6 +30,7 @@ _STOPS = {
     128: "ptxas stops at 128 registers, with which four blocks of 128 threads fit",
 }
 _TWO_BLOCKS = "ptxas stops at 128 registers, with which two blocks of 256 threads fit"
+_THREE_BLOCKS = "ptxas stops at 168 registers, with which three blocks of 128 threads fit"
 _ONE_BLOCK = "ptxas stops at 128 registers, with which 512 threads fit"
 _LONG_ROWS = "ptxas stops at 64 registers, with which the threads of long rows fill a multiprocessor"
 _TWO_TILES = "ptxas stops at 64 registers, with which two tiles share a multiprocessor"
@@ -49,10 +50,24 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("fc_forward_few_rows<bfloat16, 32, 16>", 100): (28, _ONE_BLOCK),
     ("batchnorm_moments<float16, 8>", 100): (52, _STOPS[80]),
     ("batchnorm_moments<float16, 8>", 120): (56, _STOPS[80]),
-    ("depthwise_filter<float16, 4, 3, 2>", 75): (
-        36,
-        "169 registers are wanted, and three blocks of 128 threads leave 168",
-    ),
+    ("depthwise_tile<float16, 2, 7, 5, 1, false>", 75): (88, _THREE_BLOCKS),
+    ("depthwise_tile<float16, 2, 7, 5, 1, false>", 80): (60, _THREE_BLOCKS),
+    ("depthwise_tile<float16, 2, 7, 5, 1, false>", 100): (92, _THREE_BLOCKS),
+    ("depthwise_tile<float16, 2, 7, 5, 1, false>", 120): (120, _THREE_BLOCKS),
+    ("depthwise_tile<bfloat16, 2, 7, 5, 1, false>", 75): (76, _THREE_BLOCKS),
+    ("depthwise_tile<bfloat16, 2, 7, 5, 1, false>", 80): (48, _THREE_BLOCKS),
+    ("depthwise_tile<bfloat16, 2, 7, 5, 1, false>", 100): (92, _THREE_BLOCKS),
+    ("depthwise_tile<bfloat16, 2, 7, 5, 1, false>", 120): (116, _THREE_BLOCKS),
+    ("depthwise_tile<float, 2, 5, 5, 1, false>", 75): (32, _THREE_BLOCKS),
+    ("depthwise_tile<float, 2, 5, 5, 1, false>", 80): (8, _THREE_BLOCKS),
+    ("depthwise_filter_tile<float16, 2, 7, 5, 1>", 80): (12, _THREE_BLOCKS),
+    ("depthwise_filter_tile<bfloat16, 2, 7, 5, 1>", 75): (32, _THREE_BLOCKS),
+    ("depthwise_filter_tile<bfloat16, 2, 7, 5, 1>", 80): (128, _THREE_BLOCKS),
+    ("depthwise_filter_tile<bfloat16, 2, 7, 5, 1>", 86): (112, _THREE_BLOCKS),
+    ("depthwise_filter_tile<bfloat16, 2, 7, 5, 1>", 89): (112, _THREE_BLOCKS),
+    ("depthwise_filter_tile<float, 2, 4, 5, 2>", 120): (48, _THREE_BLOCKS),
+    ("depthwise_tile<float, 2, 7, 3, 1, false>", 75): (120, _TWO_BLOCKS),
+    ("depthwise_tile<float, 2, 7, 3, 1, false>", 80): (80, _TWO_BLOCKS),
     ("depthwise_any<double, true>", 120): (8, "ptxas stops at 48 registers, with which ten blocks of 128 threads fit"),
     ("fc_gradient<float16, Swish<float16>, 8>", 75): (8, _STOPS[64]),
     ("reduce_rows<double, NormOf<double>, 2, false>", 90): (8, _STOPS[40]),
@@ -153,8 +168,9 @@ PACKED = {
     "cross_entropy_aligned_long": "ld st",
     "cross_entropy_by_block": "ld st",
     "cross_entropy_in_registers": "ld st",
-    "depthwise": "",  # two or four channels: the registers are for rows
-    "depthwise_filter": "",  # likewise
+    "depthwise": "",  # up to four channels: the registers are for rows
+    "depthwise_tile": "",  # two channels: the registers are for rows, which come by copies of 16 bytes
+    "depthwise_filter_tile": "",  # likewise
     "elementwise_loss": "ld st",
     "fc_activation_forward": "ld st",
     "fc_gradient": "ld st",
