@@ -12,10 +12,11 @@
 //                             where neighbouring positions would begin at odd elements each pixel is made even instead.
 //                             The filters stay in shared memory as the tensor cores take them. A warp has 2 rows of 16
 //                             positions; its sums go through shared memory on their way to 16-byte stores.
-//           first_filter      likewise over tiles of 8 x 16 positions: the product of 64 filters' dy and the terms of the
-//                             patch over the positions, both read transposed, for which positions must begin at 16 bytes.
-//                             A warp has 32 terms; where those are few, rows of positions are shared out as well. Each
-//                             block, and each of those shares, leaves its sums, which first_fold adds in order.
+//           first_filter      likewise over tiles of 16 x 16 positions, of 8 x 16 where they are few: the product of 64
+//                             filters' dy and the terms of the patch over the positions, both read transposed, for which
+//                             positions must begin at 16 bytes. A warp has 32 terms, and where a block has too few warps
+//                             for all terms, other blocks have the rest; where terms are few, rows of positions are shared
+//                             out and their sums added up. Each block leaves its sums, which first_fold adds in order.
 //           first_data        positions of the same rest by the stride see the same taps. A block copies what 16 x 16 of each
 //                             rest see of dy, 64 filters a position, and what all their rests and channels, 16 at most,
 //                             take of it is one product for each tap; a warp has two rows of positions, for which a row
@@ -27,13 +28,16 @@
 // Cost      2 k (c r s, filled up to a multiple of 16) flops a position. x is read once, with the edges of tiles, y written.
 // Predicted 256x3x224x224, 64 filters of 7x7 at stride 2: 0.11 ms of memory, 0.11 ms of products at 600 TFLOP/s.
 // Measured  NVIDIA H200, 2026-11-28, NHWC, forward / data / filter, ms (cuDNN through PyTorch 2.11 in the same run):
-//           bfloat16 forward 0.319 (1.777), filter 0.393 (1.129), float16 data 0.628 (3.17); of one image data 0.029 (0.045).
+//           bfloat16 forward 0.319 (1.777), filter 0.356 (1.131), float16 filter 0.358 (0.552), data 0.628 (3.17); of one image
+//           data 0.029 (0.045). 5x20 over one channel, 32 images of 161x700 to 32 filters: filter 0.216 (0.591).
 //           Data took 2.75 with each rest's channels filled up to 8 columns and sums stored one by one (9,390 instructions a
-//           warp and tile, a third of them on the way out). What holds forward and filter is copies and their addresses: by
-//           ncu, with offsets of 64 bits, forward 0.357, filter 0.506, tensor cores 29 %, issue slots 56 and 51 % busy, and
-//           460 of a warp's 1,825 instructions for a tile were products and their loads, 304 of 1,358 of the filter gradient.
-//           Filter is the one beyond a third of cuDNN's time. There are left of its 1,358 about 800 by count of the machine
-//           code, with two barriers a tile. Tiles of 16 rows instead of 8 halve the barriers; they have not been timed.
+//           warp and tile, a third of them on the way out). What holds forward is copies and their addresses: by ncu,
+//           with offsets of 64 bits, 0.357, tensor cores 29 %, issue slots 56 % busy, and 460 of a warp's 1,825
+//           instructions for a tile were products and their loads. Filter: 0.393 in tiles of 8 rows, all of whose blocks and
+//           shares of rows left sums of their own. In tiles of 16 by ncu tensor cores 42 %, which mma.sync does not fill,
+//           issue slots 43 %, memory 30 % and shared memory 57 % busy; of the 8.3 cycles between instructions of one of 16
+//           warps 2.5 are for the result of the last, 1.3 for barriers, 0.8 for the tensor cores. On Hopper
+//           convolution_hopper_first_filter.cu has products of a warpgroup instead.
 // Limits    16-bit types; sm_80 for speed.
 #include "convolution_first_data.cuh"
 #include "convolution_first_filter.cuh"

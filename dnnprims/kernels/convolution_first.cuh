@@ -128,8 +128,10 @@ template <class P, class T> DEVICE void spread_rows(const P& p, const T* raw, T*
 template <class P, class T> DEVICE void copy_pixels(const P& p, const TilePlace& at, T* patch) {
   const i64 left = at.w * p.stride.w - p.padding.w, top = at.h * p.stride.h - p.padding.h;
   const i64 across = (TILE_EXTENT - 1) * p.stride.w + p.taps.w;
-  for (i64 row = threadIdx.x / 32; row < p.patch.rows; row += blockDim.x / 32) {
-    for (i64 w = threadIdx.x % 32; w < across; w += 32) {
+#pragma unroll 1
+  for (i64 w = threadIdx.x % 32; w < across; w += 32) {
+#pragma unroll 4
+    for (i64 row = threadIdx.x / 32; row < p.patch.rows; row += FIRST_BLOCK / 32) {
       const T* x = p.x + (at.n * p.x_steps.outer + (top + row) * p.x_steps.h + (left + w) * p.x_steps.w);
       const bool there = within(top + row, p.source.h) && within(left + w, p.source.w);
       T v[4] = {};

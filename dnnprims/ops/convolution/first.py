@@ -63,7 +63,7 @@ _FILTER, _FOLD = (
                 *((name, "i64") for name in ("batch", "channels", "filters", "tiles_h", "tiles_w")),
                 *_fields(*((name, "h w") for name in ("source", "result", "taps", "stride", "padding"))),
                 *_fields(*((name, _STEPS) for name in ("x", "y", "w"))),
-                *((name, "i64") for name in ("w_first", "packed", "splits", "groups", *_PATCH)),
+                *((name, "i64") for name in ("w_first", "packed", "splits", "groups", "rows", *_PATCH)),
             ),
         ),
     )
@@ -74,8 +74,10 @@ _FILTER, _FOLD = (
 _BLOCK, _TILE, _FILTERS, _STAGE_PITCH = 256, 16, 64, 72
 #: Most rests of positions by the strides, in a gradient in data.
 _RESTS = 4
-#: Rows of a tile of a gradient in filters, elements of a position of dy, terms of a warp, and most warps.
-_FILTER_ROWS, _DY_PITCH, _WARP_TERMS, _WARPS = 8, 72, 32, 8
+#: Rows of a tile of a gradient in filters where tiles are few and where each block has so many of the taller ones.
+_FEW_ROWS, _ROWS, _TILES_EACH = 8, 16, 4
+#: Elements of a position of dy, terms of a warp, most warps, and sums of a block that folds.
+_DY_PITCH, _WARP_TERMS, _WARPS, _FOLD_SUMS = 72, 32, 8, 16
 #: Floats of a position of a gradient in data on its way out.
 _COLUMN_PITCH = 24
 #: Terms of a product of the tensor cores, and elements of a copy.
@@ -147,20 +149,35 @@ def _forward_patch(product: Product) -> _Patch:
     return _Patch(channels, pitch, (_TILE - 1) * stride_h + r, row_terms, odd, 1, channels, pitch, _AS_THEY_LIE)
 
 
-def _filter_patch(product: Product) -> _Patch:
+def _filter_patch(product: Product, rows: int) -> _Patch:
     """Pixels such that each position begins at a multiple of 16 bytes."""
     stride_w = product.g.conv.strides(2)[1]
     pixel = next(n for n in (2, 4, 8) if n >= product.g.in_channels and stride_w * n % _PACK == 0)
-    return _patch_of(product, _FILTER_ROWS, pixel, _up(product.g.taps[1] * pixel, _TERMS))
+    return _patch_of(product, rows, pixel, _up(product.g.taps[1] * pixel, _TERMS))
 
 
 def _k_steps(product: Product) -> int:
     return -(-product.g.taps[0] * _forward_patch(product).row_terms // _TERMS)
 
 
-def _groups(product: Product) -> int:
-    """Warps that have terms of their own."""
-    return -(-product.g.taps[0] * _filter_patch(product).row_terms // _WARP_TERMS)
+def _groups(product: Product) -> tuple[int, int]:
+    """Warps of a block that have terms of their own, and blocks along z that have the others."""
+    all_terms = product.g.taps[0] * _filter_patch(product, 1).row_terms
+    blocks = -(-all_terms // (_WARPS * _WARP_TERMS))
+    return -(-all_terms // (blocks * _WARP_TERMS)), blocks
+
+
+def _tile_rows(product: Product) -> int:
+    """Of a gradient in filters: tall tiles see less beside them, lower ones go round more evenly where they are few."""
+    (h, w), profile = product.g.output, product.profile
+    tiles = product.g.batch * -(-h // _ROWS) * -(-w // _TILE)
+    fit = _filter_bytes(product, _ROWS) <= profile.shared_bytes // _BLOCKS - 1024
+    return _ROWS if fit and tiles >= _TILES_EACH * _BLOCKS * profile.sm_count else _FEW_ROWS
+
+
+def _filter_bytes(product: Product, rows: int) -> int:
+    """Shared memory of a gradient in filters: the patch, and two tiles of dy."""
+    return _filter_patch(product, rows).nbytes + 2 * 2 * rows * _TILE * _DY_PITCH
 
 
 def _shared_bytes(product: Product) -> int:
@@ -170,7 +187,7 @@ def _shared_bytes(product: Product) -> int:
         patch = (_TILE + down - 1) * (_TILE + across - 1) * _DY_PITCH * 2
         return patch + _BLOCK * _COLUMN_PITCH * 4 + down * across * _FILTERS * 32
     if product.direction == "filter":
-        return _filter_patch(product).nbytes + 2 * 2 * _FILTER_ROWS * _TILE * _DY_PITCH
+        return _filter_bytes(product, _tile_rows(product))
     k_steps, stage = _k_steps(product), _BLOCK // 32 * _TILE * _STAGE_PITCH * 4
     return _forward_patch(product).nbytes + k_steps * (_TERMS * _FILTERS * 2 + _TERMS // 2 * 4) + stage
 
@@ -203,8 +220,6 @@ def _no_room(product: Product) -> str | None:
     needed = _shared_bytes(product)
     if needed > profile.shared_bytes:
         return f"{needed} bytes of shared memory, a block has {profile.shared_bytes}"
-    if filters and _groups(product) > _WARPS:
-        return f"{_groups(product)} warps of {_WARP_TERMS} terms, a block has {_WARPS}"
     return product.workspace_reason(_scratch(product)) if filters else None
 
 
@@ -266,36 +281,45 @@ def _data_steps(product: Product) -> Work:
 def _tiles(product: Product) -> Numbers:
     """Of a gradient in filters: rows and columns of tiles, and blocks that share them."""
     g = product.g
-    tiles_h, tiles_w = -(-g.output[0] // _FILTER_ROWS), -(-g.output[1] // _TILE)
-    return tiles_h, tiles_w, min(max(g.batch * tiles_h * tiles_w, 1), _BLOCKS * product.profile.sm_count)
-
-
-def _splits(product: Product) -> int:
-    """Sums that are left of each filter element: by each block, and each share of its rows of positions."""
-    return _tiles(product)[2] * (_WARPS // _groups(product))
+    tiles_h, tiles_w = -(-g.output[0] // _tile_rows(product)), -(-g.output[1] // _TILE)
+    most = max(_BLOCKS * product.profile.sm_count // _groups(product)[1], 1)
+    return tiles_h, tiles_w, min(max(g.batch * tiles_h * tiles_w, 1), most)
 
 
 def _scratch(product: Product) -> int:
-    return product.g.filter_size * _splits(product) * 4
+    return product.g.filter_size * _tiles(product)[2] * 4
 
 
-def _filter_steps(product: Product) -> Work:
-    g, dtype, patch, groups = product.g, product.dtype, _filter_patch(product), _groups(product)
-    tiles_h, tiles_w, blocks = _tiles(product)
+def _filter_scalars(product: Product, tiles: Numbers, groups: int, rows: int, patch: Numbers) -> tuple[float, ...]:
+    g, (tiles_h, tiles_w, blocks) = product.g, tiles
     first, (w_outer, w_channel, _, w_h, w_w) = filter_steps(g.conv, g.taps, product.w.strides)
     before = tuple(pad for pad, _ in g.conv.paddings(2))
-    scalars = (
+    return (
         *(float(product.alpha), float(product.beta), g.batch, g.in_channels, g.out_channels, tiles_h, tiles_w),
         *(*g.image, *g.output, *g.taps, *g.conv.strides(2), *before),
         *(*_four(product, product.x.strides), *_four(product, product.y.strides), w_outer, w_channel, w_h, w_w),
-        *(first, int(_packed(product)), _splits(product), groups, *patch),
+        *(first, int(_packed(product)), blocks, groups, rows, *patch),
     )
-    pointers = (product.w.at, Scratch(len(product.taken)), product.y.at, product.x.at)
-    grid = (blocks, -(-g.out_channels // _FILTERS), 1)
-    shared, folds = _shared_bytes(product), (-(-g.filter_size // 32), 1, 1)
+
+
+def fold_step(product: Product, splits: int, partials: Scratch) -> KernelStep:
+    """The sum of so many slots, whose sums are in the order of taps, channels and filters."""
+    scalars = _filter_scalars(product, (1, 1, splits), 1, 1, (0,) * len(_PATCH))
+    pointers, blocks = (product.w.at, partials, product.y.at, product.x.at), -(-product.g.filter_size // _FOLD_SUMS)
+    return KernelStep(_FOLD, product.dtype, (product.dtype.cuda,), "filter", (blocks, 1, 1), _BLOCK, pointers, scalars)
+
+
+def _filter_steps(product: Product) -> Work:
+    g, dtype, rows, (groups, shares) = product.g, product.dtype, _tile_rows(product), _groups(product)
+    tiles, partials = _tiles(product), Scratch(len(product.taken))
+    scalars = _filter_scalars(product, tiles, groups, rows, _filter_patch(product, rows))
+    pointers, grid = (
+        (product.w.at, partials, product.y.at, product.x.at),
+        (tiles[2], -(-g.out_channels // _FILTERS), shares),
+    )
+    shared = _shared_bytes(product)
     sums = KernelStep(_FILTER, dtype, (dtype.cuda,), "filter", grid, _BLOCK, pointers, scalars, shared_bytes=shared)
-    fold = KernelStep(_FOLD, dtype, (dtype.cuda,), "filter", folds, _BLOCK, pointers, scalars)
-    return Work((sums, fold), (_scratch(product),))
+    return Work((sums, fold_step(product, tiles[2], partials)), (_scratch(product),))
 
 
 FIRST_FORWARD = Algorithm("few_channels", _cannot, always_pays, _forward_steps)
