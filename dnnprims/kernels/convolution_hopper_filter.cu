@@ -96,6 +96,9 @@ DEVICE void fetch(u32 stages, const Ring<Tile::STAGES>& ring, const FilterMaps& 
   Cursor<Tile::STAGES> cursor(0);
   Share share;
   for (int number = blockIdx.x; share_of(p, number, share); number += gridDim.x) {
+    // Boxes of dy that nothing is in are not asked for.
+    const int left = p.filters - share.row * Tile::ROWS, boxes = left > 64 ? Tile::ROWS / 64 : 1;
+    const int bytes = Tile::STAGE_BYTES - Tile::ROW_BYTES + boxes * 64 * SWIZZLED_ROW;
     ColumnPiece pieces[Tile::COLUMNS / 64];
 #pragma unroll
     for (int j = 0; j < Tile::COLUMNS / 64; ++j) pieces[j].set(p, share.column * (Tile::COLUMNS / 64) + j);
@@ -105,10 +108,10 @@ DEVICE void fetch(u32 stages, const Ring<Tile::STAGES>& ring, const FilterMaps& 
       const int top = h * p.stride_h - p.top, left = w * p.stride_w - p.left;
       const u32 full = ring.full(cursor.stage), rows = stages + cursor.stage * Tile::STAGE_BYTES;
       barrier_wait(ring.empty(cursor.stage), cursor.parity ^ 1u);
-      barrier_expect(full, Tile::STAGE_BYTES);
+      barrier_expect(full, bytes);
 #pragma unroll
       for (int i = 0; i < Tile::ROWS / 64; ++i)
-        load_tile(rows + i * 64 * SWIZZLED_ROW, maps.dy, share.row * Tile::ROWS + i * 64, pixel, full);
+        if (i < boxes) load_tile(rows + i * 64 * SWIZZLED_ROW, maps.dy, share.row * Tile::ROWS + i * 64, pixel, full);
 #pragma unroll
       for (int j = 0; j < Tile::COLUMNS / 64; ++j) {
         const u32 to = rows + Tile::ROW_BYTES + j * 64 * SWIZZLED_ROW;
