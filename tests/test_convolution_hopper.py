@@ -272,6 +272,13 @@ FEW: list[tuple[Shape, Shape, Shape, Any, Any, Any]] = [
     ((2, 1, 8), (12, 19), (3, 5), (1, 3), ((2, 0), (1, 3)), (2, 1)),
     ((5, 2, 136), (17, 40), (1, 9), (2, 1), 0, 1),
 ]
+#: Of few channels and windows two pixels apart; in front of those.
+FIRST: list[tuple[Shape, Shape, Shape, Any, Any, Any]] = [
+    ((3, 3, 64), (26, 32), (7, 7), 2, 3, 1),
+    ((2, 4, 72), (13, 40), (5, 6), (1, 2), ((2, 0), (1, 3)), 1),
+    ((2, 1, 8), (9, 24), (3, 8), (3, 2), (0, (0, 1)), 1),
+    ((50, 2, 136), (33, 40), (8, 3), 2, 1, 1),
+]
 
 
 def drawn(seed: int, shape: Shape, dtype: str, low: int = -2, high: int = 2) -> np.ndarray:
@@ -316,7 +323,7 @@ class Exact:
 @cache
 def problem(number: int, dtype: str = "", groups: int = 1) -> Exact:
     """Types where none is given, modes and what follows the sums take turns; below zero are those of few channels."""
-    (batch, c, k), image, taps, stride, padding, dilation = (SHAPES if number >= 0 else FEW)[number]
+    (batch, c, k), image, taps, stride, padding, dilation = (SHAPES if number >= 0 else FIRST + FEW)[number]
     dtype, flipped = dtype or list(KINDS)[number % 2], number >= 0 and number // 2 % 2
     mode = "convolution" if flipped else "cross_correlation"
     conv = ConvolutionDescriptor(padding, stride, dilation, groups, mode, "NHWC")
@@ -445,6 +452,15 @@ def test_integers_are_exact_in_patches(cuda: dp.Handle, direction: str, monkeypa
             RUNS[direction](cuda, problem(number), "hopper_patch")
             taken += 1
     assert taken >= 4
+
+
+@pytest.mark.gpu
+@needs_hopper
+def test_integers_are_exact_in_the_filters_of_first_layers(cuda: dp.Handle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise, of one channel to four, in both types."""
+    only(monkeypatch, "filter", "hopper_first")
+    for number, dtype in product(range(-len(FIRST) - len(FEW), -len(FEW)), KINDS):
+        run_filter(cuda, problem(number, dtype), "hopper_first")
 
 
 @pytest.mark.gpu

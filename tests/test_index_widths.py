@@ -81,7 +81,7 @@ _IMPLICIT = {
 _ON_HOPPER = {
     name
     for family in (
-        *(f"convolution_hopper{way}" for way in ("", "_filter", "_first", "_split")),
+        *(f"convolution_hopper{way}" for way in ("", "_filter", "_first", "_first_filter", "_split")),
         "convolution_patch",
     )
     for kernel in FAMILIES[family].kernels
@@ -228,7 +228,10 @@ NARROW_TEXT = {
     "(int)(blockIdx.x % p.channel_tiles)": "no more than there are multiprocessors",
     "(int)(gridDim.x / p.channel_tiles)": "no more than there are multiprocessors",
     "(int)(blockIdx.x / p.channel_tiles)": "no more than there are multiprocessors",
+    **dict.fromkeys(("(int)blockIdx.x", "(int)blockIdx.y", "(int)gridDim.x"), "no more than there are multiprocessors"),
+    "blockIdx.y * 64": "filters, below 2^31",
     "for (u32 i = threadIdx.x * UNIT": "the shared memory of a block",
+    "for (int row = threadIdx.x / 32 % SPREADERS": "rows of a patch",
     "(int)(gridDim.x / of_split)": "no more than there are multiprocessors",
     "(int)(blockIdx.x / of_split)": "no more than there are multiprocessors",
     "(int)(blockIdx.x % of_split)": "no more than there are multiprocessors",

@@ -309,6 +309,16 @@ template <class T, bool A_ACROSS, bool B_ACROSS> DEVICE void multiply(float (&su
              SUMS_32(0), SUMS_32(32), SUMS_32(64), SUMS_32(96));
 }
 
+// The same of 16-bit numbers with 64 rows of A in registers, as mma.cuh has those of a warp, and B across k.
+template <class T> DEVICE void multiply_taken_across(float (&sum)[32], const u32 (&a)[4], u64 b, int keep) {
+  if constexpr (IS_BFLOAT16<T>)
+    PRODUCT("m64n64k16.f32.bf16.bf16", NAMES_30 "%30, %31", "{%32, %33, %34, %35}", "%36", "%37", ", 1", SUMS_32(0)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));
+  else
+    PRODUCT("m64n64k16.f32.f16.f16", NAMES_30 "%30, %31", "{%32, %33, %34, %35}", "%36", "%37", ", 1", SUMS_32(0)
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep));
+}
+
 // The same in TF32 with 64 rows of A in registers: of 8 columns a thread has lane % 4 and the fourth from it, each of rows
 // 16 warp + lane / 4 and 8 further down, which differ first.
 #define PRODUCT_TAKEN(n, names, a_names, b_name, keep_name, ...)                                                       \

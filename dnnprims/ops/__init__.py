@@ -40,6 +40,7 @@ FAMILIES: dict[str, Family] = {
         convolution.CONV_HOPPER_FAMILY,
         convolution.CONV_HOPPER_FILTER_FAMILY,
         convolution.CONV_HOPPER_FIRST_FAMILY,
+        convolution.CONV_HOPPER_FIRST_FILTER_FAMILY,
         convolution.CONV_HOPPER_SPLIT_FAMILY,
         convolution.CONV_HOPPER_TURNED_FAMILY,
         convolution.CONV_PATCH_FAMILY,

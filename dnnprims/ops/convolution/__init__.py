@@ -23,6 +23,7 @@ from .forward import conv_forward, conv_output_descriptor, plan_conv_forward
 from .hopper import CONV_HOPPER_FAMILY
 from .hopper_filter import CONV_HOPPER_FILTER_FAMILY
 from .hopper_first import CONV_HOPPER_FIRST_FAMILY
+from .hopper_first_filter import CONV_HOPPER_FIRST_FILTER_FAMILY
 from .hopper_patch import CONV_PATCH_FAMILY
 from .hopper_rows import CONV_ROWS_FAMILY
 from .hopper_split import CONV_HOPPER_SPLIT_FAMILY
@@ -44,6 +45,7 @@ __all__ = [
     "CONV_HOPPER_FAMILY",
     "CONV_HOPPER_FILTER_FAMILY",
     "CONV_HOPPER_FIRST_FAMILY",
+    "CONV_HOPPER_FIRST_FILTER_FAMILY",
     "CONV_HOPPER_SPLIT_FAMILY",
     "CONV_HOPPER_TURNED_FAMILY",
     "CONV_PATCH_FAMILY",

@@ -13,6 +13,7 @@ from .first_relaid import first_after_copy
 from .hopper import HOPPER
 from .hopper_filter import HOPPER_FILTER
 from .hopper_first import HOPPER_FIRST
+from .hopper_first_filter import HOPPER_FIRST_FILTER
 from .hopper_groups import HOPPER_FILTER_GROUPS, HOPPER_GROUPS, HOPPER_PATCH_GROUPS
 from .hopper_patch import HOPPER_PATCH, HOPPER_PATCH_FILTER
 from .hopper_rows import HOPPER_ROWS
@@ -49,28 +50,16 @@ def _first(inner: Algorithm) -> tuple[Algorithm, ...]:
 #: In the order in which they are asked, for each direction; the last one takes any problem.
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
     "forward": (
-        HOPPER_ROWS,
-        *_ON_HOPPER,
-        DEPTHWISE,
-        *_IN_GROUPS,
-        HOPPER_FIRST,
-        *_first(FIRST_FORWARD),
-        *_REST,
-        JOINED_TAPS,
-        *_PORTABLE,
+        *(HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS),
+        *(HOPPER_FIRST, *_first(FIRST_FORWARD), *_REST, JOINED_TAPS, *_PORTABLE),
     ),
     "data": (
-        HOPPER_ROWS,
-        *_ON_HOPPER,
-        DEPTHWISE,
-        *_IN_GROUPS,
-        *_first(FIRST_DATA),
-        *_REST,
-        JOINED_TAPS_DATA,
-        *_PORTABLE,
+        *(HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS),
+        *(*_first(FIRST_DATA), *_REST, JOINED_TAPS_DATA, *_PORTABLE),
     ),
     "filter": (
-        *(HOPPER_ROWS, *_FILTERS_ON_HOPPER, DEPTHWISE, HOPPER_FILTER_GROUPS, HOPPER_TURNED, *_first(FIRST_FILTER)),
+        *(HOPPER_ROWS, *_FILTERS_ON_HOPPER, DEPTHWISE, HOPPER_FILTER_GROUPS),
+        *(HOPPER_TURNED, HOPPER_FIRST_FILTER, *_first(FIRST_FILTER)),
         *(*_FILTERS_REST, JOINED_TAPS_FILTER, *_PORTABLE),
     ),
 }
