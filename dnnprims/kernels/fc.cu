@@ -27,6 +27,16 @@
 // bfloat16 128x4096x4096 231. fc_backward relu: 16384x1024x4096 float32 50.4, bfloat16 635; 8192x8192x8192 bfloat16 782.
 // Where the time of fc_backward relu goes, by CUPTI, 2026-11-28, 16384x1024x4096, microseconds of fc_gradient, fc_fold, dx, dw:
 // bfloat16 99.6, 2.1, 171, 157; float32 192, 2.1, 2725, 2870 (timed alone 2912, and 2537 by what algorithms.py asks for).
+// Small layers, whose data stay in the L2, in microseconds beside PyTorch's product, which takes as long, and its pass: tanh
+// of bfloat16 64x1024x3072 5.40 / 5.27, 64x2048x2048 6.71 / 6.57, 512x512x512 4.87 / 4.75, 32x1536x4608 6.27 / 6.13: 1.34 a
+// pass for 1.20. In trials blocks of 256 threads took 0.07 off; of 128 with one pack each no more, nor a launch that waits
+// for the product's end.
+// A training step of 784-2048-2048-10 in bfloat16 as a graph beside PyTorch's, by CUPTI: batch 128 72.9 us / 98.5, 1,024
+// 119 / 169, 8,192 493 / 608. Of the last the products of the wide layers are 345, the same kernels as PyTorch's but for
+// the epilogue; fc_gradient 2 x 23 for 100 MB, sgd 20 for 81 MB, the last layer 60, dx and dw of it 43. At 128 the update
+// is 20, seven products 35, and what is left chains of launches of 1.1 each. Tried: dx, dw and fc_fold as branches of the
+// graph, 75.5 for 72.8 at 128, 121.2 for 123.5 at 1,024, 500 for 508 at 8,192: two edges more cost what they hide;
+// fc_gradient from the last rows to the first, which the L2 still has: 72.3, 123.1, 506.5.
 // PyTorch's two passes over z take 89.5 + 47.7 and 181 + 78, and its products as long: the sums in the pass are the gain.
 // TF32, 2026-11-28, fc_backward relu beside PyTorch 2.11, without fc_transpose and with cuBLASLt's own order of algorithms,
 // and with both as they are: 8192x784x2048 1.09, 1.44 times faster; 16384x1024x4096 1.06, 1.33; 8192x8192x8192 1.01, 1.31;
