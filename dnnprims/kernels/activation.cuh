@@ -21,6 +21,7 @@ template <class F> struct FromOutput : F {
 };
 
 #define ACTIVATION_TYPES \
+  typedef T storage;     \
   typedef acc_t<T> A;    \
   typedef math<T> M;     \
   A c0, c1;
@@ -311,7 +312,7 @@ template <class T> struct Softplus {
 
 template <class T> struct Gelu {
   ACTIVATION_MEMBERS_WITH_SHORT_WAY
-  DEVICE bool usual(A x) const { return magnitude(x) < A(7); }
+  DEVICE bool usual(A x) const { return magnitude(x) < A(8.6); }
   DEVICE A usual_forward(A x) const { return Usual::gelu(x); }
   DEVICE A usual_backward(A dy, A x) const { return dy * UsualSlopes::gelu(x); }
   DEVICE A any_forward(A x) const { return gates<T>::gelu(x); }
@@ -319,8 +320,8 @@ template <class T> struct Gelu {
 };
 template <class T> struct GeluTanh {
   ACTIVATION_MEMBERS_WITH_SHORT_WAY
-  DEVICE bool usual(A x) const { return magnitude(x) < A(7); }
-  DEVICE A usual_forward(A x) const { return Usual::gated(x, Usual::gelu_tanh_argument(x)); }
+  DEVICE bool usual(A x) const { return magnitude(x) < A(8.6); }
+  DEVICE A usual_forward(A x) const { return Usual::gelu_tanh(x); }
   DEVICE A usual_backward(A dy, A x) const { return dy * UsualSlopes::gelu_tanh(x); }
   DEVICE A any_forward(A x) const { return gates<T>::gelu_tanh(x); }
   DEVICE A any_backward(A dy, A x) const { return dy * gates<T>::gelu_tanh_slope(x); }
@@ -336,7 +337,7 @@ template <class T> struct Swish {
 };
 template <class T> struct Mish {
   ACTIVATION_MEMBERS_WITH_SHORT_WAY
-  DEVICE bool usual(A x) const { return magnitude(x) < A(20); }
+  DEVICE bool usual(A x) const { return magnitude(x) < A(15); }
   DEVICE A usual_forward(A x) const { return Usual::mish(x); }
   DEVICE A usual_backward(A dy, A x) const { return dy * UsualSlopes::mish(x); }
   DEVICE A any_forward(A x) const { return gates<T>::mish(x); }
@@ -360,19 +361,36 @@ template <int VEC, class A, class F> DEVICE void in_turn(const A (&a)[VEC], cons
   }
 }
 
-// The short way where all numbers are usual. Else the long one, number after number in a loop that is not unrolled: its
-// text is long and its case rare.
+// Each by itself, where there is a long way in a loop that is not unrolled: its text is long and its case rare.
+template <class F, class A, int VEC> DEVICE void forward_each(const F& f, const A (&x)[VEC], A (&y)[VEC]) {
+  if constexpr (F::SHORT_FORWARD) {
+    in_turn(x, x, y, [&](A v, A) { return f.forward(v); });
+  } else {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) y[k] = f.forward(x[k]);
+  }
+}
+template <class F, class A, int VEC>
+DEVICE void backward_each(const F& f, const A (&dy)[VEC], const A (&saved)[VEC], A (&dx)[VEC]) {
+  if constexpr (F::SHORT_BACKWARD) {
+    in_turn(saved, dy, dx, [&](A v, A d) { return f.backward(d, v); });
+  } else {
+#pragma unroll
+    for (int k = 0; k < VEC; ++k) dx[k] = f.backward(dy[k], saved[k]);
+  }
+}
+
+// The short way where all numbers are usual.
 template <class F, class A, int VEC> DEVICE void forward_all(const F& f, const A (&x)[VEC], A (&y)[VEC]) {
   if constexpr (F::SHORT_FORWARD) {
     bool usual = true;
 #pragma unroll
     for (int k = 0; k < VEC; ++k) usual &= f.usual(x[k]);
-    if (!usual) return in_turn<VEC>(x, x, y, [&](A v, A) { return f.forward(v); });
+    if (!usual) return forward_each(f, x, y);
 #pragma unroll
     for (int k = 0; k < VEC; ++k) y[k] = f.usual_forward(x[k]);
   } else {
-#pragma unroll
-    for (int k = 0; k < VEC; ++k) y[k] = f.forward(x[k]);
+    forward_each(f, x, y);
   }
 }
 template <class F, class A, int VEC>
@@ -381,11 +399,10 @@ DEVICE void backward_all(const F& f, const A (&dy)[VEC], const A (&saved)[VEC], 
     bool usual = true;
 #pragma unroll
     for (int k = 0; k < VEC; ++k) usual &= f.usual(saved[k]);
-    if (!usual) return in_turn<VEC>(saved, dy, dx, [&](A v, A d) { return f.backward(d, v); });
+    if (!usual) return backward_each(f, dy, saved, dx);
 #pragma unroll
     for (int k = 0; k < VEC; ++k) dx[k] = f.usual_backward(dy[k], saved[k]);
   } else {
-#pragma unroll
-    for (int k = 0; k < VEC; ++k) dx[k] = f.backward(dy[k], saved[k]);
+    backward_each(f, dy, saved, dx);
   }
 }

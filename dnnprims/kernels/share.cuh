@@ -86,3 +86,29 @@ template <int VEC> struct Share {
     store(array, j, v);
   }
 };
+
+// The same of a block that has nothing but packs, which spends 2 to 3 instructions an element less on knowing so. For those
+// kernels alone that arithmetic holds up: 16-bit gelu takes 36 registers with it, where 32 let all warps stay, and had 0.93
+// of a copy's rate for 0.99.
+template <int VEC> struct WholeShare {
+  typedef Share<VEC> S;
+  i64 begin;
+
+  DEVICE WholeShare() : begin((i64)blockIdx.x * S::MOST) {}
+  DEVICE bool applies(i64 size, bool aligned) const { return aligned && size - begin >= S::MOST; }
+  static DEVICE bool holds(int j) { return j == 0 || blockDim.x == SHARE_BLOCK; }
+  template <class T> DEVICE pack<T, VEC> load(const T* array, int j) const {
+    return ::load<VEC>(array + begin, S::source(j));
+  }
+  template <class T, class A> DEVICE void store_blended(T* array, int j, const A (&result)[VEC], A alpha, A beta) const {
+    pack<T, VEC> v = {};
+    if (alpha == A(1) && beta == A(0)) {
+      v = rounded<T>(result);
+    } else {
+      if (beta != A(0)) v = ::load<VEC>(array + begin, S::at(j));
+#pragma unroll
+      for (int k = 0; k < VEC; ++k) v.lane[k] = blend(alpha, result[k], beta, &v.lane[k]);
+    }
+    ::store<VEC>(array + begin, S::at(j), v);
+  }
+};

@@ -8,10 +8,10 @@
 //   - a quotient is put right by its remainder, into which errors of numerator and denominator go as well where they
 //     would weigh more than half an ulp;
 //   - a derivative has the distance from its zero as a factor (gelu), or near that is a polynomial in it, which is as narrow
-//     as the rest allows.
+//     as the rest allows;
+//   - where a sum 1 + v is left to multiply with, v comes from small numbers, and its rounding hardly weighs (gelu).
 // The polynomials here are of least weighted error (Remez), each coefficient rounded before those after it were fitted.
-// Instructions a float on sm_90, all of a launch (ncu, two packs a thread): gelu_tanh 42, mish 43, tanhshrink 44, and by its
-// machine code gelu 51; backward gelu 41, mish 64, gelu_tanh 70. What is no mathematics takes 9 of them.
+// Steps of the forward functions: gelu 37, gelu_tanh 30, mish 28.
 #pragma once
 #include "elementary.cuh"
 
@@ -52,6 +52,17 @@ struct Usual {
   static DEVICE Power power(A x, A more) {
     const A t = shifted(x), k = t - SHIFT;
     return power_of(fmaf(-k, S::ln2_hi(), x) + fmaf(-k, S::ln2_lo(), more), t);
+  }
+
+  // 2^f - 1 for |f| <= 1 / 2: one rounding, and 2^-28.3 of 2^f.
+  static DEVICE A part_of(A f) {
+    const A tail = polynomial(f, 0.24022648f, 0.055503596f, 0.009618503f, 0.0013390997f, 1.5327828e-04f);
+    return fmaf(f, A(0.6931472f), (f * f) * tail);
+  }
+  // exp(x) by the fraction of x / ln 2, as close as by the longer polynomial and an instruction less.
+  static DEVICE Power binary_power(A x) {
+    const A t = shifted(x), f = fmaf(x, S::log2e_lo(), fmaf(x, S::log2e(), SHIFT - t));
+    return {part_of(f), scale_of(t)};
   }
 
   // n / d with one rounding.
@@ -118,28 +129,28 @@ struct Usual {
     return a < A(0.95) ? near : with_sign(far, x);
   }
 
-  // x u / (u + 2) with u = e (e + 2), e = exp(x); -40 < x < 40. The errors of u and of x u come back in the remainder.
+  // x u / (u + 2) with u = e (e + 2), e = exp(x); -15 < x < 40. With e = scale (1 + part) the scale leaves u, which then
+  // has one rounding of weight; that of d = u + 2 comes back in the remainder.
   static DEVICE A mish(A x) {
-    const Power power_of_x = power(x);
-    const A e = power_of_x.value(), e_lo = fmaf(power_of_x.scale, power_of_x.part, power_of_x.scale - e);
-    const A two = e + A(2), two_lo = ((A(2) - two) + e) + e_lo;
-    const A u = e * two, u_lo = fmaf(e_lo, two, e * two_lo);
-    const A d = u + A(2), d_lo = ((A(2) - d) + u) + u_lo;
-    const A n = x * u, n_lo = fmaf(x, u_lo, fmaf(x, u, -n));
-    const A inverse = reciprocal_normal(d), q = n * inverse;
-    return fmaf(fmaf(-q, d_lo, fmaf(-q, d, n)) + n_lo, inverse, q);
+    const Power e = binary_power(x);
+    const A u = fmaf(e.part, fmaf(e.scale, e.part, fmaf(A(2), e.scale, A(2))), e.scale + A(2));
+    const A d = fmaf(e.scale, u, A(2)), d_lo = fmaf(e.scale, u, A(2) - d);
+    const A inverse = reciprocal_normal(d), q = u * inverse, scaled_x = x * e.scale;
+    return fmaf(scaled_x, q, (scaled_x * inverse) * fmaf(-q, d_lo, fmaf(-q, d, u)));
   }
 
-  // t = x (k0 + k1 x^2) as a pair. k0 is near + rest with a `near` of 12 bits, which w - near leaves exact.
-  static constexpr float linear_near = 1.595703125f, linear_rest = 6.599660624e-05f;
-  static DEVICE pair<A> gelu_tanh_argument(A x) {
-    const A cubic = S::gelu_tanh_cubic_hi(), square = x * x, square_lo = fmaf(x, x, -square);
-    const A w = fmaf(cubic, square, S::gelu_tanh_linear_hi());
-    A w_lo = fmaf(cubic, square, linear_near - w) + fmaf(S::gelu_tanh_cubic_lo(), square, linear_rest);
-    w_lo = fmaf(cubic, square_lo, w_lo);
-    const A t = x * w;
-    return {t, fmaf(x, w_lo, fmaf(x, w, -t))};
+  // exp(-t) for t = x (k0 + k1 x^2), over ln 2 and with k0 + k1 x^2 as a pair: k0 is near + rest with a `near` of 12 bits,
+  // which w - near leaves exact.
+  static constexpr float linear = 2.3022082f, linear_near = 2.3017578f, linear_rest = 4.5038565e-04f;
+  static constexpr float cubic = 0.10294324f, cubic_lo = -2.0161985e-09f;
+  static DEVICE Power gelu_tanh_decay(A x, u32 one = 0x3f800000u) {
+    const A square = x * x, w = fmaf(cubic, square, linear);
+    A w_lo = fmaf(cubic, square, linear_near - w) + fmaf(cubic_lo, square, linear_rest);
+    w_lo = fmaf(cubic, fmaf(x, x, -square), w_lo);
+    const A t = fmaf(-x, w, SHIFT);
+    return {part_of(fmaf(-x, w_lo, fmaf(-x, w, SHIFT - t))), scale_of(t, one)};
   }
+  static DEVICE A gelu_tanh(A x) { return ratio(x, gelu_tanh_decay(x).plus_one()); }
 
   // exp(-x^2 / 2), |x| < 13: from r = x^2 + 2 k ln 2 with the tail of `power_of` at -r / 2. Two instructions less than
   // `power` and 2^-26 worse.
@@ -149,19 +160,20 @@ struct Usual {
     const A tail = polynomial(r, 0.125f, -0.16666576f / 8, 0.04166654f / 16, -0.008363255f / 32, 0.0013927493f / 64);
     return {r * fmaf(r, tail, A(-0.5)), scale_of(t)};
   }
-  // With a = |x| < 7, s = a / (a + 2): a Phi(-a) = exp(-a^2 / 2) / 2 s (1 + u), u of s - 1 / 4 within 2^-27 of 1 + u. What
-  // `part` and the product of s and 1 + u lose comes back in `lost`, by 5 instructions: 1.91 ulp over all floats, without
-  // them 2.1.
+  // With a = |x| < 8.6, s = a / (a + c): a Phi(-a) = exp(-a^2 / 2) / 2 s (1 + u), u of s within 2^-27.6 of 1 + u, which
+  // also makes good that ln 2 is one float here. (1 + u)(1 + part) = 1 + v, so that s and the last sum alone have
+  // roundings of weight: 1.936 ulp over all floats on a GPU. c is such that |u| < 1, and that the few places where both
+  // roundings are at their worst miss each other; 2.03 where the remainder of s forgets what a + c lost.
   static DEVICE A gelu(A x) {
-    const A a = magnitude(x), inverse = reciprocal_normal(a + A(2)), rough = a * inverse;
-    const A s = fmaf(fmaf(-rough, a, fmaf(A(-2), rough, a)), inverse, rough);
-    const A u = polynomial(s - A(0.25), 0.6817334f, -1.3364853f, -0.16502577f, 0.4209496f, 0.2640549f, -0.040754333f,
-                           -0.17344727f, -0.14585438f, -0.028198821f, 0.17708288f);
+    constexpr A c = 1.744140625f;
+    const A a = magnitude(x), d = a + c, inverse = reciprocal_normal(d), rough = a * inverse;
+    const A s = fmaf(fmaf(-rough, (c - d) + a, fmaf(-rough, d, a)), inverse, rough);
+    const A u = fmaf(s, polynomial(s, -0.68304658f, -0.45729741f, -0.041546397f, 0.14108244f, 0.021987818f, 0.38870037f,
+                                   -0.76598167f, 1.0471423f, -0.87745428f, 0.28024486f), c - A(1));
     const A half = A(-0.5) * x, square = half * x, t = shifted(square), k = t - SHIFT;
-    const A r = fmaf(-k, S::ln2_hi(), square) + fmaf(-k, S::ln2_lo(), fmaf(half, x, -square));
-    const A second = r * r, tail = S::exp_tail(r), part = fmaf(second, tail, r);
-    const A w = fmaf(s, u, s), lost = fmaf(w, fmaf(second, tail, r - part), fmaf(s, u, s - w));
-    return fmaf(-scale_of(t, 0x3f000000u), fmaf(w, part, lost) + w, max_or_nan(x, -A(0)));
+    const A r = fmaf(k, A(-0.6931472), square) + fmaf(half, x, -square);
+    const A part = fmaf(r * r, S::exp_tail(r), r), v = fmaf(u, part, part) + u;
+    return fmaf(-scale_of(t, 0x3f000000u), fmaf(s, v, s), max_or_nan(x, -A(0)));
   }
 };
 
@@ -181,24 +193,25 @@ struct UsualSlopes {
                                     1.2309887e-04f, 8.1227644e-04f, 1.90776e-04f, -8.351768e-05f);
     return off > A(-0.4) && off < A(0.75) ? near : far;
   }
+  // With e 2^-32 for e, so that its square is a number for |x| < 8.6.
   static DEVICE A gelu_tanh(A x) {
+    constexpr A unit = 2.3283064e-10f, square_unit = unit * unit;
     const A off = (x - S::gelu_tanh_root_hi()) - S::gelu_tanh_root_lo();
-    const pair<A> t = U::gelu_tanh_argument(x);
-    const U::Power power = U::power(-t.hi, -t.lo);
+    const U::Power power = U::gelu_tanh_decay(x, 0x2f800000u);
     const A e = power.value(), e_lo = fmaf(power.scale, power.part, power.scale - e);
-    const A growth = fmaf(x, A(0.21406444881780075) * (x * x), fmaf(S::gelu_tanh_linear_hi(), x, A(1)));
-    const A p = e * growth, n = p + A(1), n_lo = (A(1) - (n - p)) + fmaf(e, growth, -p);
-    const A more = fmaf(A(2), e, A(1)), d = fmaf(e, e, more), inverse = reciprocal_normal(d), q = n * inverse;
+    const A growth = fmaf(x, (unit * A(0.21406444881780075)) * (x * x), fmaf(unit * S::gelu_tanh_linear_hi(), x, unit));
+    const A p = e * growth, n = p + square_unit, n_lo = (square_unit - (n - p)) + fmaf(e, growth, -p);
+    const A more = fmaf(A(2) * unit, e, square_unit), d = fmaf(e, e, more), inverse = reciprocal_normal(d), q = n * inverse;
     // What n, d and e lost, in n.
     A rest = fmaf(-q, fmaf(e, e, more - d), fmaf(-q, d, n)) + n_lo;
-    rest = fmaf(e_lo, fmaf(-q, more + A(1), growth), rest);
+    rest = fmaf(e_lo, fmaf(-q, fmaf(A(2), e, A(2) * unit), growth), rest);
     const A far = fmaf(rest, inverse, q);
     // 2^-27.5
     const A near = off * polynomial(off, 0.4304001f, 0.38751838f, -0.015782794f, -0.11393631f, -0.016619783f,
                                     0.01941978f, 0.005198809f);
     return magnitude(off) < A(0.25) ? near : far;
   }
-  // e ((e + 2)(u + 2) + 4 x (1 + e)) / (u + 2)^2 with u = e (e + 2); |x| < 20.
+  // e ((e + 2)(u + 2) + 4 x (1 + e)) / (u + 2)^2 with u = e (e + 2); |x| < 15.
   static DEVICE A mish(A x) {
     const A off = (x - S::mish_root_hi()) - S::mish_root_lo();
     const U::Power power = U::power(x);
@@ -216,11 +229,11 @@ struct UsualSlopes {
     return off > A(-0.4) && off < A(1.05) ? near : far;
   }
   // Phi + x phi is d for x < 0 and 1 - d for x > 0, d = exp(-a^2 / 2) (a - root) k: no sum cancels, and s = a / (a + 4) need
-  // not be right to the last bit where k, 2^-25.6 of it, hardly changes. For |x| < 7.
+  // not be right to the last bit where k, 2^-25.3 of it, hardly changes. For |x| < 8.6.
   static DEVICE A gelu(A x) {
     const A a = magnitude(x), q = fmaf(a, reciprocal_normal(a + A(4)), A(-0.375));
-    const A k = polynomial(q, -0.49230927f, 0.27898142f, -0.34142593f, 0.30906954f, -0.18382974f, 0.04128897f,
-                           0.03029101f, -0.017442103f);
+    const A k = polynomial(q, -0.49230927f, 0.2789813f, -0.34142727f, 0.30907354f, -0.1837682f, 0.041325893f,
+                           0.029661031f, -0.018560322f);
     const U::Power e = U::density(x);
     const A n = from_root(a, k);
     return gelu_of_tail(x, fmaf(n, e.part, n) * e.scale);
