@@ -19,7 +19,7 @@ def _names(direction: str) -> tuple[str, ...]:
 #: Function -> variants that are worth timing against each other.
 ALTERNATIVES: dict[str, tuple[str, ...]] = {
     "fc_forward": _LAYERS,
-    "fc_backward": _PRODUCTS,
+    "fc_backward": ("few_outputs", *_PRODUCTS),
     "fc_backward_data": _PRODUCTS,
     "fc_backward_weights": _PRODUCTS,
     "conv_forward": _names("forward"),

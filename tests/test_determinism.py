@@ -33,7 +33,7 @@ _ON_HOPPER = ("hopper", "hopper_patch", "hopper_split")
 #: Variants of Hopper, and the types that variants are not for with IEEE products.
 ONLY_HOPPER = {"ping_pong", *(f"{name}{way}" for name in _ON_HOPPER for way in ("", "_after_copies", "_in_blocks"))}
 ONLY_HOPPER |= {"hopper_as_one_group", "hopper_first"}
-NOT_FOR = {("lt_product_after_copies", "float64")}
+NOT_FOR = {("lt_product_after_copies", "float64"), ("few_outputs", "float64")}
 NOT_FOR |= {("joined_taps", dtype) for dtype in ("float64", "float16", "bfloat16")}
 NOT_FOR |= {
     (name, dtype)

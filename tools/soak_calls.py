@@ -56,6 +56,7 @@ RARE = (
     "clip_by_global_norm shapes=1001,33 norm=given",
     "scale_and_check_finite shapes=1001,33 found_inf=0",
     "fc_backward rows=700 k=24 n=40 needs=dw,db",
+    "fc_backward rows=300 k=132 n=10",
     "fc_forward rows=1500 k=8 n=1400 activation=tanh",
     "adam_update shapes=3x5,1001,7 mixed=1",
     "adamw_update shapes=3x5,1001,7 mixed=1",

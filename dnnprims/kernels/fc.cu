@@ -53,7 +53,7 @@ template <class T> struct FcActivationParams {
 };
 
 template <class T, class Act, int VEC>
-__global__ void __launch_bounds__(SHARE_BLOCK) fc_activation_forward(const FcActivationParams<T> p) {
+__global__ void __launch_bounds__(SHARE_WIDE) fc_activation_forward(const FcActivationParams<T> p) {
   const Act act{p.c0, p.c1};
   const Share<VEC> share(p.count, p.packs != 0);
   pack<T, VEC> packs[SHARE_PACKS];
@@ -135,9 +135,10 @@ __global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 0) fc_gradient(const
 
 template <class T> struct FcFoldParams {
   T* db;
+  T* rest;  // what columns from `first_of_rest` on are the sums of
   const acc_t<T>* partial;
   acc_t<T> alpha, beta;
-  i64 chunks, columns;
+  i64 chunks, columns, first_of_rest;
 };
 
 template <class T> __global__ void __launch_bounds__(256) fc_fold(const FcFoldParams<T> p) {
@@ -153,7 +154,8 @@ template <class T> __global__ void __launch_bounds__(256) fc_fold(const FcFoldPa
   if (depth != 0 || column >= p.columns) return;
 #pragma unroll
   for (int d = 1; d < DEPTH; ++d) sum += sums[d][lane];
-  p.db[column] = blend(p.alpha, sum, p.beta, p.db + column);
+  T* to = column < p.first_of_rest ? p.db + column : p.rest + (column - p.first_of_rest);
+  *to = blend(p.alpha, sum, p.beta, to);
 }
 
 template <class T> struct FcTransposeParams {

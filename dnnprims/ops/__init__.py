@@ -46,6 +46,7 @@ FAMILIES: dict[str, Family] = {
         convolution.CONV_PATCH_FAMILY,
         convolution.CONV_ROWS_FAMILY,
         fc.FC_FAMILY,
+        fc.FC_FEW_OUTPUTS_FAMILY,
         fc.FC_FEW_ROWS_FAMILY,
         fc.FC_HOPPER_FAMILY,
         GEMM_FAMILY,

@@ -17,9 +17,9 @@ _FAMILIES = {
     "reduce_tensor": ("reduction",),
     "sgd_update": ("sgd",),
     "adamw_update": ("adam",),
-    "training_step": ("fc", "fc_few_rows", "fc_hopper", "loss", "sgd", "gemm"),
+    "training_step": ("fc", "fc_few_outputs", "fc_few_rows", "fc_hopper", "loss", "sgd", "gemm"),
     "fc_forward": ("fc", "fc_few_rows", "fc_hopper", "gemm"),
-    "fc_backward": ("fc", "gemm"),
+    "fc_backward": ("fc", "fc_few_outputs", "gemm"),
     "fc_backward_bias": ("fc",),
     **dict.fromkeys(("global_norm", "clip_by_global_norm", "scale_and_check_finite"), ("gradient",)),
     **{

@@ -76,6 +76,8 @@ def _corners() -> tuple[str, ...]:
         "fc_backward rows=0 k=3 n=4 into=out",
         "fc_backward rows=33 k=17 n=40 data=lopsided activation=relu into=out",
         "fc_backward rows=33 k=17 n=40 data=integers needs=db",
+        "fc_backward rows=300 k=132 n=10 beta=1.0 into=out",
+        "fc_backward rows=1100 k=128 n=3 data=integers needs=dx,dw",
         "fc_backward rows=2x5 k=9 n=17 activation=gelu place=offset into=out",
         "fc_backward rows=40 k=16 n=24 activation=tanh beta=1.0 into=out",
     ]

@@ -13,6 +13,7 @@ from ... import checks
 from ...descriptors import as_activation
 from ...reference import fc as reference
 from .backward import plan_fc_backward, plan_fc_backward_bias, plan_fc_backward_data, plan_fc_backward_weights
+from .few_outputs import FC_FEW_OUTPUTS_FAMILY
 from .few_rows import FC_FEW_ROWS_FAMILY
 from .forward import plan_fc_forward
 from .hopper import FC_HOPPER_FAMILY
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FC_FAMILY",
+    "FC_FEW_OUTPUTS_FAMILY",
     "FC_FEW_ROWS_FAMILY",
     "FC_HOPPER_FAMILY",
     "fc_backward",
@@ -273,8 +275,9 @@ def fc_backward(
     Notes
     -----
     dz and its column sums come from one pass, dz rounded to dy's dtype, db summed from the unrounded dz in an order
-    that depends on the shape alone; then one product each for dx and dw. The bits repeat. At kinks
-    `activation_backward` says what holds (``relu'(0) = 0``). An empty batch gives dw = db = 0.
+    that depends on the shape alone; then one product each for dx and dw. Layers of up to 10 outputs without an
+    activation have all three from one pass over x, multiplied in float32 (float64: by products). The bits repeat. At
+    kinks `activation_backward` says what holds (``relu'(0) = 0``). An empty batch gives dw = db = 0.
     """
     wanted = checks.require_names("fc_backward", "needs", needs)
     options, operands = (activation, wanted, beta), (dy, x, w, y, aux, dx, dw, db)

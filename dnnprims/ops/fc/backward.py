@@ -11,6 +11,7 @@ from ...dtypes import DType
 from ...reference import fc as reference
 from ...runtime.gemm import GemmStep, Matrix, lower, lt_reason, workspace_for
 from ...runtime.launch import NULL, PlanSpec, Pointer, Profile, Result, Scratch, choose
+from .few_outputs import few_outputs_plan, few_outputs_reason
 from .kernels import GradientPass, gradient_steps, lanes
 from .operands import Activation, destination, matrix, require_alike, require_input, require_rows, require_weights
 from .transposed import along_k, along_k_reason
@@ -99,6 +100,9 @@ def plan_fc_backward(
     operands = {name: at for name, at in (("dx", 5), ("dw", 6), ("db", 7)) if name in needs}
     results = tuple(Result(at, shapes[name], dtype) for name, at in operands.items())
     spec = PlanSpec(op, "one_pass", (), results, (5, 6, 7), tuple(operands.values()), scratch=scratch)
+    few = few_outputs_reason(profile, needs, mode.mode, dtype, (m, n, k), (x, w, dx, dw))
+    if few is None:
+        return few_outputs_plan(spec, dtype, (m, n, k), float(beta))
     left = Matrix(Scratch(0), n) if with_dz else matrix(0, dy)
     products: dict[str, GemmStep] = {}
     if "dx" in needs and w is not None and m * k:
@@ -118,7 +122,7 @@ def plan_fc_backward(
             reasons.append(along_k_reason(profile, products[name], spec.scratch, dy=dy, **right))
             if reasons[-1] is None:
                 spec, products[name] = along_k(spec, products[name])
-    return _with_products(spec, profile, list(products.values()), reasons)
+    return _with_products(spec, profile, list(products.values()), reasons, ("few_outputs", few))
 
 
 def _data_product(dtype: DType, m: int, dz: Matrix, w: Matrix, to: int, out: TensorDescriptor | None) -> GemmStep:
@@ -156,14 +160,18 @@ def _plan_product(
 
 
 def _with_products(
-    spec: PlanSpec, profile: Profile, products: list[GemmStep], reasons_along_k: Iterable[str | None]
+    spec: PlanSpec,
+    profile: Profile,
+    products: list[GemmStep],
+    reasons_along_k: Iterable[str | None],
+    *before: tuple[str, str | None],
 ) -> PlanSpec:
     """The plan with products at its end, which share one workspace behind its scratch."""
     none = None if products else "no product is asked for"
     along = none or min(reasons_along_k, key=bool)
     reason = none or next(filter(None, (lt_reason(profile, p.m, p.n, p.k) for p in products)), None)
     last = "tiled_kernel" if products else "one_pass"
-    variant, refused = choose((("lt_product_along_k", along), ("lt_product", reason), (last, None)))
+    variant, refused = choose((*before, ("lt_product_along_k", along), ("lt_product", reason), (last, None)))
     room = () if reason else (workspace_for(profile, sum(spec.scratch)),)
     steps = spec.steps
     for product in products:

@@ -75,7 +75,8 @@ def plan_fc_forward(
     if variant == "lt_epilogue":
         kept = product.c if aux is not None else None
         product = replace(product, epilogue=name, c=destination(3, n, out), aux=kept)
-    after = () if alone else (activation_step(mode, x.dtype, m * n, z, unaligned(out=out, aux=aux), alpha, beta),)
+    unfit = unaligned(out=out, aux=aux)
+    after = () if alone else (activation_step(profile, mode, x.dtype, m * n, z, unfit, alpha, beta),)
     return replace(spec, variant=str(variant), steps=lower(profile, product, after), scratch=scratch, refused=refused)
 
 

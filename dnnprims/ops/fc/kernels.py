@@ -11,8 +11,6 @@ from ...errors import BadParamError
 from ...reference import fc as reference
 from ...runtime.launch import (
     NULL,
-    SHARE_BLOCK,
-    SHARE_PACKS,
     Family,
     Kernel,
     KernelStep,
@@ -21,6 +19,7 @@ from ...runtime.launch import (
     Scratch,
     Struct,
     blocks_for,
+    share_launch,
     unaligned,
 )
 
@@ -45,7 +44,13 @@ _TRANSPOSE = Kernel(
     Struct("FcTransposeParams", ("y", "x"), (("rows", "i64"), ("columns", "i64"), ("stride", "i64"))),
 )
 _FOLD = Kernel(
-    "fc", "fc_fold", Struct("FcFoldParams", ("db", "partial"), (*_BLEND, ("chunks", "i64"), ("columns", "i64")))
+    "fc",
+    "fc_fold",
+    Struct(
+        "FcFoldParams",
+        ("db", "rest", "partial"),
+        (*_BLEND, ("chunks", "i64"), ("columns", "i64"), ("first_of_rest", "i64")),
+    ),
 )
 
 #: Columns of a strip in packs; rows that one pass of a block takes; up to how many rows one block per strip is faster
@@ -95,7 +100,8 @@ def gradient_steps(
     if whole or not sums:
         return (_gradient(wanted, NULL, chunks, per_chunk),), (), whole
     partial = Scratch(len(taken))
-    return (_gradient(wanted, partial, chunks, per_chunk), _fold(wanted, partial, chunks)), (partial_bytes,), None
+    fold = fold_step(dtype, (wanted.db, NULL), partial, chunks, (columns, 0), wanted.alpha, wanted.beta)
+    return (_gradient(wanted, partial, chunks, per_chunk), fold), (partial_bytes,), None
 
 
 def _gradient(wanted: GradientPass, partial: Pointer, chunks: int, per_chunk: int) -> KernelStep:
@@ -108,11 +114,13 @@ def _gradient(wanted: GradientPass, partial: Pointer, chunks: int, per_chunk: in
     )  # fmt: skip
 
 
-def _fold(wanted: GradientPass, partial: Pointer, chunks: int) -> KernelStep:
-    return KernelStep(
-        _FOLD, wanted.dtype, (wanted.dtype.cuda,), "fold", blocks_for(wanted.columns, _LANES), 256,
-        (wanted.db, partial), (wanted.alpha, wanted.beta, chunks, wanted.columns),
-    )  # fmt: skip
+def fold_step(
+    dtype: DType, to: tuple[Pointer, Pointer], partial: Pointer, chunks: int, columns: tuple[int, int], *blend: float
+) -> KernelStep:
+    """The sums of so many chunks, each of so many columns for one array and for another."""
+    total = sum(columns)
+    scalars = (*blend, chunks, total, columns[0])
+    return KernelStep(_FOLD, dtype, (dtype.cuda,), "fold", blocks_for(total, _LANES), 256, (*to, partial), scalars)
 
 
 def _rows_per_chunk(dtype: DType, rows: int, columns: int, blocks: int) -> int:
@@ -131,12 +139,19 @@ def _whole_reason(profile: Profile, rows: int, nbytes: int) -> str | None:
 
 
 def activation_step(
-    mode: ActivationDescriptor, dtype: DType, count: int, z: Pointer, unfit: str | None, alpha: float, beta: float
+    profile: Profile,
+    mode: ActivationDescriptor,
+    dtype: DType,
+    count: int,
+    z: Pointer,
+    unfit: str | None,
+    alpha: float,
+    beta: float,
 ) -> KernelStep:
     """The pass from z to out; `unfit` is why it takes one element at a time."""
     return KernelStep(
         _FORWARD, dtype, (dtype.cuda, functor(mode, dtype), str(dtype.lanes)), f"forward of {mode.mode}",
-        blocks_for(count, SHARE_BLOCK * SHARE_PACKS * dtype.lanes), SHARE_BLOCK, (3, z),
+        *share_launch(profile, count, dtype.lanes), (3, z),
         (float(alpha), float(beta), *constants(mode), count, int(unfit is None)),
     )  # fmt: skip
 
