@@ -32,9 +32,9 @@ template <class F, int N, class A> DEVICE void apply(const F& f, A (&z)[N]) {
 #pragma unroll
   for (int k = 0; k < N; ++k) z[k] = f.forward(z[k]);
 }
-// Of four numbers at a time, which come to the front and go to the back: the text is long.
+// Of some numbers at a time, as many as leave none over, which come to the front and go to the back: the text is long.
 template <class F, int N, class A> DEVICE void apply_in_turn(const F& f, A (&z)[N]) {
-  constexpr int SOME = N < 4 ? N : 4;
+  constexpr int SOME = N % 4 == 0 ? 4 : N % 2 == 0 ? 2 : 1;
 #pragma unroll 1
   for (int i = 0; i < N / SOME; ++i) {
     A x[SOME], y[SOME];
