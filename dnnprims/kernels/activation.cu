@@ -20,29 +20,32 @@
 // Limits: 8 axes after merging in the strided kernels; 2^31 blocks, which is more than fits any memory.
 // Predicted: an H200 has time for about 60 instructions a float forward and 90 backward, half of that in 16 bits; up to two
 //   thirds of them memory should stay the limit.
-// Measured on an NVIDIA H200, 2026-11-28, in turn with a copy (505 to 511 us) and PyTorch in one process, 1 GiB of input and
-//   output, x of deviation 2; share of the copy, PyTorch's in parentheses:
-//     float32    gelu 1.00 (1.00), gelu_tanh 1.01 (1.01), mish 1.00 (0.97), tanhshrink 1.00, relu 1.00 (1.00);
-//                backward gelu 1.03, gelu_tanh 1.02 to 1.03 (1.02), mish 1.03
-//     16 bits    hard_tanh 0.997 (1.008), exp 0.998 (1.005); backward relu 1.025 (1.027), swish 1.024 (1.025)
-//   Before, gelu had 0.86, gelu_tanh backward 0.92, tanhshrink 0.95. Their causes, by ncu 75 / 56 / 79 % of issue slots, FMA
-//   pipe and memory for gelu: neither full, for a warp has loads under way or arithmetic, never both, so that some 43
-//   instructions an element are what memory hides, and they took 51 and more.
-//     - The short ways of gelu and gelu_tanh ended at |x| = 7, beyond which 6 % of the warps' packs have a number: alone
-//       0.88 to 0.92. They end at 8.6.
-//     - Fewer steps (usual.cuh): gelu 37, mish 28 in place of 42 and 34. With 33 and as much around them gelu had 0.998.
-//     - What is no mathematics took 9 to 10 instructions an element, now 7 where arithmetic holds a kernel up (WholeShare).
-//   Tried at gelu, share of the copy with 33 steps: blocks of 128 with two packs a thread 0.998, of 256 0.966, with one
-//   0.941, of 512 0.919; two packs ahead of four 0.994, of eight 0.978; resident blocks with one, two or four packs ahead
-//   0.90, 0.93, 0.88; a ring of bulk copies for each warp 0.92; hints that nothing is read again 0.91. Coefficients by
-//   table from shared memory, eight copies side by side against conflicts, 14 instructions an element: 0.88.
+// Measured on an NVIDIA H200, 2026-11-28, in turn with a copy (504 to 511 us) and PyTorch in one process, 1 GiB of input and
+//   output, x of deviation 2, medians of 11 rounds; share of the copy, PyTorch's in parentheses. Of three builds before this
+//   one, which was not timed by itself: gelu of 36 steps; of 37, as here, with another way to the last elements; and that of
+//   37 with its blocks in reverse.
+//     float32    gelu 1.008, 0.991, 1.004 (1.003 to 1.012). gelu_tanh 1.008 (1.006), mish 0.999 and 1.003 (0.97), tanhshrink
+//                1.002, relu 0.998 and 1.000 (1.004). Backward gelu 1.03, gelu_tanh 1.028 and 1.016 (1.024), mish 1.03
+//     16 bits    (built as before) hard_tanh 0.997 (1.008), exp 0.998 (1.005); backward relu 1.025 (1.027), swish 1.024 (1.026)
+//   tools/bench.py had 0.86 for gelu before, 0.92 for gelu_tanh backward, 0.95 for tanhshrink. Why, as far as it was seen: ncu
+//   of an older gelu of 46 instructions gave 75 / 56 / 79 % of issue slots, FMA pipe and memory, none of them full; of this one
+//   there is no profile. By changing one thing at a time, in bare kernels with no blending and no last elements:
+//     - Short ways of gelu and gelu_tanh that ended at |x| = 7, beyond which (by the normal distribution) 6 % of the packs
+//       of a warp have a number: 0.882 with that end, 0.924 with one at 13 and the same steps. They end at 8.6 here.
+//     - Steps: 0.998 with 33 in place of 42, of coefficients that were not right. Here gelu has 37, mish 28 for 34 (usual.cuh).
+//     - By its machine code gelu takes 45 instructions an element in all; WholeShare saves 2 to 3 of them.
+//   Tried with those 33 steps, one run: blocks of 128 with two packs a thread 0.998, of 256 0.966, with one 0.941, of 512
+//   0.919; two packs ahead of four 0.994, of eight 0.978; resident blocks with one, two or four packs ahead 0.90, 0.93,
+//   0.88; a ring of bulk copies for each warp 0.92; hints that nothing is read again 0.91. Coefficients from a table in shared
+//   memory, eight copies side by side against conflicts (timed with an empty table): 0.88.
+//   16 bits past the L2, two runs: one pack a thread in blocks of 256 has 1.003 to 1.009 forward where two have 0.996 to 0.999,
+//   in blocks of 512 0.99, of 1024 0.96; loads that pass by the L1 lose 2 to 4 %, streaming ones 0 to 4 %. Not adopted:
+//   not tried within these kernels.
 //   Blocks in reverse, so that the last one, which has no whole packs, begins first: relu backward of 10^7 float16, not in the
-//   L2, 17.3 us (PyTorch 17.5) for 17.9, but gelu of 10^6 float32 2.95 for 2.76; float16 gelu had 0.93 of a copy in such a
-//   build, which also had more registers, and was not looked at alone.
-//   16 bits past the L2: one pack a thread in blocks of 256 has 1.004 to 1.009 forward where this has 0.997, in blocks of
-//   512 0.996, of 1024 0.966; loads that pass by the L1 lose 2 to 4 %, streaming ones 0 to 4 %.
-//   In the L2, microseconds (PyTorch): gelu of 10^5 float32 1.4 (1.8), of 10^6 2.8 (2.7), its derivative of 10^6 2.8 (3.2).
-//   Of 10^6 the arithmetic is 1.3, the rest the start and the end of the launch.
+//   L2, 17.3 us for 17.9 (PyTorch 17.5 and 17.2), in different runs. float16 gelu had 0.93 of a copy then, for 0.99 before,
+//   with 36 registers for 32; which of the two it was is not known. Not adopted.
+//   In the L2, microseconds (PyTorch), first and third build: gelu of 10^5 float32 1.44, 1.48 (1.83); of 10^6 2.76, 2.95
+//   (2.66), slower than PyTorch; its derivative of 10^6 2.76, 2.56 (3.2 to 3.4). gelu of 10^7, not in the L2, 23.3 (22.0).
 #include "activation.cuh"
 #include "share.cuh"
 #include "strided.cuh"
