@@ -76,6 +76,8 @@ LARGE = (
 
 #: Kernels whose blocks take one piece of work after the other: where a block is left out, the others do its work.
 SHARING = {"softmax_backward_long"}
+#: Kernels whose results, where they are missing, are NaN to the next one, which takes sums that are not finite again.
+MENDED = {"joined_taps"}
 
 
 def busy(launches: Launches, problem: Problem) -> Iterator[tuple[str, bool]]:
@@ -97,4 +99,4 @@ def test_every_block_has_work(emulator_handle: Any, monkeypatch: pytest.MonkeyPa
             seen[expression.partition("<")[0]].append(works)
     assert len(seen) >= 1
     idle = {name: works for name, works in seen.items() if works.count(True) * 2 < len(works)}
-    assert {name: works for name, works in idle.items() if name not in SHARING} == {}
+    assert {name: works for name, works in idle.items() if name not in SHARING | MENDED} == {}

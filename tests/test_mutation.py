@@ -142,9 +142,9 @@ def test_places_behind_wide_characters() -> None:
 
 def test_choice_is_spread_and_repeats() -> None:
     """The same seed gives the same mutants, in every family's kernels and front ends, of many kinds, none twice."""
-    chosen = catalogue.choose(ROOT, 250, seed=3)
-    assert chosen == catalogue.choose(ROOT, 250, seed=3) != catalogue.choose(ROOT, 250, seed=4)
-    assert len(set(chosen)) == 250
+    chosen = catalogue.choose(ROOT, 300, seed=3)
+    assert chosen == catalogue.choose(ROOT, 300, seed=3) != catalogue.choose(ROOT, 300, seed=4)
+    assert len(set(chosen)) == 300
     paths, kinds = {mutant.path for mutant in chosen}, {mutant.operator for mutant in chosen}
     # pooling.cu only collects its headers
     assert {f"dnnprims/kernels/{name}.cu" for name in FAMILIES if name != "pooling"} <= paths

@@ -92,15 +92,15 @@ PLANTS = {
         instances="conv_backward_data", words="conv_backward_data",
     ),
     "first_group_for_all": Plant(
-        "convolution", "convolution", "float32", "first = quotient(k, c.out_per_group) * c.in_per_group", "first = 0",
-        instances="conv_forward<float, Identity", words="conv_forward shape=2x4x5x5 k=6",
+        "convolution", "convolution", "float64", "first = quotient(k, c.out_per_group) * c.in_per_group", "first = 0",
+        instances="conv_forward<double, Identity", words="conv_forward shape=2x4x5x5 k=6",
     ),
     "scale_before_the_bias": Plant(
         "convolution", "convolution", "float64", "z *= p.scale[k];", "z = (z - p.b[k]) * p.scale[k] + p.b[k];",
         instances="Relu<double>", words="scaled=1 data=lopsided",
     ),
     "difference_of_mean_squares": Plant(
-        "batchnorm", "batchnorm", "float32", "mean[k] = fma(mean[k], part, middle);", "mean[k] = A(0);",
+        "batchnorm", "batchnorm", "float32", "mean[k] = to_acc(x[0].lane[k]);", "mean[k] = A(0);",
         words="batchnorm_forward_training",
     ),
     "biased_running_variance": Plant(

@@ -356,7 +356,7 @@ def test_plans_of_two_and_three_arrays(handle: dp.Handle) -> None:
 def test_a_call_of_several_steps_hands_back_all_its_results(handle: dp.Handle, executor: DeviceExecutor) -> None:
     rng = np.random.default_rng(0)
     dy, x, w, dx, dw = (
-        handle.asarray(rng.standard_normal(s).astype(np.float32)) for s in ((3, 2), (3, 4), (2, 4), (3, 4), (2, 4))
+        handle.asarray(rng.standard_normal(s).astype(np.float32)) for s in ((3, 12), (3, 4), (12, 4), (3, 4), (12, 4))
     )
     for _ in range(4):
         dx[...] = dw[...] = np.nan

@@ -20,6 +20,8 @@ from dnnprims.conformance.cases import DTYPES, Problem
 
 #: Kernels that no call launches: second opinions, which every shape has another variant before.
 UNREACHED = {("softmax", "softmax_forward_plain"), ("softmax", "softmax_backward_plain")}
+#: Kernels of channels that no block can hold: of 20 million elements and more.
+UNREACHED |= {("batchnorm", "batchnorm_channel_moments"), ("batchnorm", "batchnorm_channel_sums")}
 #: Kernels of float32 alone.
 SINGLE = {("fc", "fc_transpose")}
 

@@ -219,7 +219,8 @@ _OTHERS = {
         for op in ("batchnorm_forward_training", "batchnorm_forward_inference", "batchnorm_backward")
         for shape in ("700x24x3", "3x2x4200", "9x3x70")
         for layout in ("NCHW", "NHWC")
-    ],
+    ]
+    + ["batchnorm_forward_training shape=2x960x5x5 activation=relu"],
     "convolution": [
         f"conv_forward shape=2x3x7x{n} k=5 filter=3x3 padding=1 data=integers activation={mode}"
         for mode in ACTIVATION_MODES

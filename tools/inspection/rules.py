@@ -41,6 +41,8 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("first_forward<bfloat16>", 80): (24, _TWO_BLOCKS),
     ("first_forward<bfloat16>", 90): (24, _TWO_BLOCKS),
     ("conv_hopper_turned<float, 2, 128, 4>", 90): (16, "outside of the loop: sums and factors take 192 registers"),
+    ("implicit_gather<float16, 64, 64>", 120): (12, _TWO_BLOCKS),
+    ("implicit_gather<bfloat16, 64, 64>", 120): (12, _TWO_BLOCKS),
     ("implicit_filter<float, 128, 128>", 100): (48, _TWO_BLOCKS),
     ("implicit_filter<float, 128, 128>", 120): (120, _TWO_BLOCKS),
     ("fc_forward_few_rows<float, 32, 16>", 100): (32, _ONE_BLOCK),
