@@ -28,14 +28,15 @@
 //           issue slots at the rate of a copy, so that bytes on their way decide; 30 of a 5x5, which decide.
 // Measured  NVIDIA H200, 2026-11-28, bfloat16 NHWC, batch 256, us of a call, forward / data / filter, and cuDNN through PyTorch
 //           2.11 (channels_last), whose figures are another run's; in brackets what a copy of as many bytes takes:
-//           3x3  64@112              226 / 226 / 217     323 / 647 / 381     (193)
-//           3x3  128@56              134 / 134 / 125     168 / 326 / 215     (97)
+//           3x3  64@112              226 /     / 217     323 / 647 / 381     (193)
+//           3x3  128@56              134 /     / 125     168 / 326 / 215     (97)
 //           3x3  128@56 stride 2      82 / 88 / 86        84 / 323 / 121     (60)
 //           3x3  512@14               41 / 42 / 54        49 / 86 / 81       (24)
 //           3x3  512@7                22 / 25 / 29
 //           5x5  240@28              117 / 118 / 121     197 / 329 / 183     (45)
 //           5x5  672@14               92 / 90 / 108      141 / 231 / 177     (32)
 //           5x5  240@28 stride 2      73 / 83 / 78
+//           Data at 64@112 and 128@56 are those of the kernel of forward and were not timed.
 //           At stride 2 cuDNN's forward is at 0.71 of a copy: 1.5 times its speed is beyond one.
 //           ncu, strips forward 64@112, with stores of more instructions (237 us): L2 83 %, memory 74 %, issue slots 66 % of 23
 //           instructions an element, 11 warps on a multiprocessor for 150 registers. Tiles there: memory 68 %, L2 79 %, issue
