@@ -68,7 +68,7 @@ SPILLS: dict[tuple[str, int], tuple[int, str]] = {
     ("depthwise_filter_tile<bfloat16, 2, 7, 5, 1>", 86): (112, _THREE_BLOCKS),
     ("depthwise_filter_tile<bfloat16, 2, 7, 5, 1>", 89): (112, _THREE_BLOCKS),
     ("depthwise_filter_tile<float, 2, 4, 5, 2>", 120): (48, _THREE_BLOCKS),
-    ("depthwise_tile<float, 2, 7, 3, 1, false>", 75): (120, _TWO_BLOCKS),
+    ("depthwise_tile<float, 2, 7, 3, 1, false>", 75): (144, _TWO_BLOCKS),
     ("depthwise_tile<float, 2, 7, 3, 1, false>", 80): (80, _TWO_BLOCKS),
     ("depthwise_any<double, true>", 120): (8, "ptxas stops at 48 registers, with which ten blocks of 128 threads fit"),
     ("fc_gradient<float16, Swish<float16>, 8>", 75): (8, _STOPS[64]),
