@@ -83,6 +83,13 @@ class Profile:
         """Shared memory that a block has for data, beside what its reductions take."""
         return self.shared_bytes - REDUCTION_BYTES
 
+    @property
+    def hopper_reason(self) -> str | None:
+        """Why kernels for Hopper alone, which its copy engine feeds, are not for this device, or None."""
+        if self.backend != "cuda" or self.arch != 90:
+            return "needs a GPU of compute capability 9.0"
+        return None if self.tensor_maps else "the driver has no tensor maps"
+
 
 @dataclass(frozen=True)
 class Struct:

@@ -86,11 +86,9 @@ def image_reason(product: Product, beside: tuple[str, ...] = (), *, grouped: boo
 
     With `grouped` the filters are those of `hopper_groups`.
     """
-    profile, g, conv = product.profile, product.g, product.g.conv
-    if profile.backend != "cuda" or profile.arch != 90:
-        return "needs a GPU of compute capability 9.0"
-    if not profile.tensor_maps:
-        return "the driver has no tensor maps"
+    g, conv = product.g, product.g.conv
+    if product.profile.hopper_reason:
+        return product.profile.hopper_reason
     if product.dtype.name not in (*_KINDS, *beside):
         return f"for float16 and bfloat16, and float32 in TF32; not for {product.dtype.name} here"
     if not conv.channels_last or g.axes > 2:

@@ -31,7 +31,7 @@ _POSITIONS, _FILTERS, _THREADS = 232, 64, 384
 #: Bytes of two pixels, of the results of two consumers, of the filters for 16 terms; patches and rows on their way.
 _UNIT, _OUTS, _STEP_BYTES, _PATCHES, _RAWS = 16, 2 * _POSITIONS * 128, 2048, 3, 4
 #: Channels that a pixel is filled up to, pixels of a product, most products of a row of taps.
-_CHANNELS, _PIXELS, _MOST_STEPS = 4, 4, 2
+CHANNELS, _PIXELS, _MOST_STEPS = 4, 4, 2
 _STRIDE, _MOST = 2, 2**29
 
 
@@ -61,7 +61,7 @@ class _Cut(NamedTuple):
         last = max((i % stride * plane_rows + i // stride) * pitch for i in range(r)) + _POSITIONS + beside
         patch = max(stride * plane_rows * pitch, last) * _UNIT
         raw = seen * g.image[1] * g.in_channels * product.dtype.itemsize
-        return cls(steps, lead, pitch, rows, plane_rows, _up(patch), _up(raw + 2 * _UNIT), r * steps * _STEP_BYTES)
+        return cls(steps, lead, pitch, rows, plane_rows, up(patch), up(raw + 2 * _UNIT), r * steps * _STEP_BYTES)
 
     @property
     def shared_bytes(self) -> int:
@@ -71,25 +71,32 @@ class _Cut(NamedTuple):
         return _OUTS + self.filter_bytes + moving + barriers + 1024
 
 
-def _up(size: int) -> int:
+def up(size: int) -> int:
+    """Bytes, up to whole rows of 128."""
     return -(-size // 128) * 128
 
 
-def _cannot(product: Product) -> str | None:
-    profile, g, conv, dtype = product.profile, product.g, product.g.conv, product.dtype
-    if profile.backend != "cuda" or profile.arch != 90:
-        return "needs a GPU of compute capability 9.0"
-    if not profile.tensor_maps:
-        return "the driver has no tensor maps"
+def layer_reason(product: Product) -> str | None:
+    """Why a layer, whatever its rows are, is none of few channels whose windows lie two pixels apart, or None."""
+    g, conv, dtype = product.g, product.g.conv, product.dtype
+    if product.profile.hopper_reason:
+        return product.profile.hopper_reason
     if dtype.name not in ("float16", "bfloat16"):
         return f"for float16 and bfloat16, not for {dtype.name}"
     if not conv.channels_last or g.axes != 2 or conv.groups != 1:
         return "for NHWC images of two axes and one group"
-    if not 0 < g.in_channels <= _CHANNELS or g.out_channels % dtype.lanes:
-        return f"{g.in_channels} channels by {g.out_channels} filters, must be {_CHANNELS} at most by a multiple of 8"
+    if not 0 < g.in_channels <= CHANNELS or g.out_channels % dtype.lanes:
+        return f"{g.in_channels} channels by {g.out_channels} filters, must be {CHANNELS} at most by a multiple of 8"
     if conv.strides(2)[1] != _STRIDE or set(conv.dilations(2)) != {1}:
         return "for windows two pixels apart, and no dilation"
-    if g.image[1] % 2 or prod(g.image) * g.in_channels * dtype.itemsize % WIDEST_ACCESS:
+    return None
+
+
+def _cannot(product: Product) -> str | None:
+    g, reason = product.g, layer_reason(product)
+    if reason:
+        return reason
+    if g.image[1] % 2 or prod(g.image) * g.in_channels * product.dtype.itemsize % WIDEST_ACCESS:
         return f"images of {g.image} pixels, rows must be even and images multiples of {WIDEST_ACCESS} bytes"
     return operands_reason(product) or blend_reason(product) or _no_room(product)
 
@@ -102,7 +109,7 @@ def _no_room(product: Product) -> str | None:
         return f"filters of {g.taps} taps, which are brought where results are put"
     if cut.shared_bytes > product.profile.shared_bytes:
         return f"{cut.shared_bytes} bytes of shared memory, a block has {product.profile.shared_bytes}"
-    if prod(g.image) * _CHANNELS > _MOST:
+    if prod(g.image) * CHANNELS > _MOST:
         return f"images of more than {_MOST} bytes"
     return None
 

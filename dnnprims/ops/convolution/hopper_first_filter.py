@@ -9,6 +9,7 @@ from ...runtime.launch import Family, Kernel, KernelStep, Scratch, Struct
 from ...runtime.tensor_map import BoxMap
 from .first import fold_step
 from .hopper import operands_reason
+from .hopper_first import CHANNELS, layer_reason, up
 from .product import WIDEST_ACCESS, Algorithm, Product, Work, always_pays
 
 _NUMBERS = (
@@ -21,7 +22,7 @@ _FILTER = Kernel(
     Struct("ConvHopperFirstFilterParams", ("x", "dy", "parts"), tuple((name, "i32") for name in _NUMBERS)),
 )
 #: As in the kernel: taps down and across, pixels of a pair with four channels in bytes, filters, stages, threads.
-_TAPS, _UNIT, _CHANNELS, _FILTERS, _STAGES, _THREADS = 8, 16, 4, 64, 2, 512
+_TAPS, _UNIT, _FILTERS, _STAGES, _THREADS = 8, 16, 64, 2, 512
 #: Rows of positions of a tile, the most that fit; positions that are multiplied at once, and at most in a row.
 _ROWS, _POSITIONS, _WIDEST = (8, 6, 4, 2), 16, 256
 
@@ -45,17 +46,13 @@ class _Cut(NamedTuple):
         pitch = columns + _TAPS // 2 - 1
         seen, raw_row = (rows - 1) * stride + g.taps[0], g.image[1] * g.in_channels * product.dtype.itemsize
         patch = ((rows - 1) * stride + _TAPS) * pitch * _UNIT
-        return cls(g.conv.paddings(2)[1][0] % 2, rows, columns, pitch, seen, _up(patch), _up(seen * raw_row))
+        return cls(g.conv.paddings(2)[1][0] % 2, rows, columns, pitch, seen, up(patch), up(seen * raw_row))
 
     @property
     def shared_bytes(self) -> int:
         """Of two stages; sums of one consumer go there in the end. Barriers, and what aligning them may take."""
         stage = self.rows * self.columns * 128 + self.patch_bytes + self.raw_bytes
-        return max(_STAGES * stage, _FILTERS * _TAPS * _TAPS * _CHANNELS * 4) + 3 * _STAGES * 8 + 1024
-
-
-def _up(size: int) -> int:
-    return -(-size // 128) * 128
+        return max(_STAGES * stage, _FILTERS * _TAPS * _TAPS * CHANNELS * 4) + 3 * _STAGES * 8 + 1024
 
 
 def _cut(product: Product) -> _Cut:
@@ -78,20 +75,10 @@ def _blocks(product: Product) -> tuple[int, int]:
 
 
 def _cannot(product: Product) -> str | None:
-    profile, g, conv, dtype = product.profile, product.g, product.g.conv, product.dtype
-    if profile.backend != "cuda" or profile.arch != 90:
-        return "needs a GPU of compute capability 9.0"
-    if not profile.tensor_maps:
-        return "the driver has no tensor maps"
-    if dtype.name not in ("float16", "bfloat16"):
-        return f"for float16 and bfloat16, not for {dtype.name}"
-    if not conv.channels_last or g.axes != 2 or conv.groups != 1:
-        return "for NHWC images of two axes and one group"
-    if not 0 < g.in_channels <= _CHANNELS or g.out_channels % dtype.lanes:
-        return f"{g.in_channels} channels by {g.out_channels} filters, must be {_CHANNELS} at most by a multiple of 8"
-    if conv.strides(2)[1] != 2 or set(conv.dilations(2)) != {1}:
-        return "for windows two pixels apart, and no dilation"
-    if g.image[1] % 2 or g.image[1] * g.in_channels * dtype.itemsize % WIDEST_ACCESS:
+    g, reason = product.g, layer_reason(product)
+    if reason:
+        return reason
+    if g.image[1] % 2 or g.image[1] * g.in_channels * product.dtype.itemsize % WIDEST_ACCESS:
         return f"rows of {g.image[1]} pixels, must be even and multiples of {WIDEST_ACCESS} bytes"
     return operands_reason(product) or _no_room(product)
 

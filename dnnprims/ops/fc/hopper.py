@@ -77,10 +77,8 @@ def ping_pong_reason(
     library at all. What was found faster by timing is not refused for being slower.
     """
     m, n, k = extents
-    if profile.backend != "cuda" or profile.arch != 90:
-        return "needs a GPU of compute capability 9.0"
-    if not profile.tensor_maps:
-        return "the driver has no tensor maps"
+    if profile.hopper_reason:
+        return profile.hopper_reason
     if dtype.name not in _KINDS or (dtype.name == "float32" and profile.math != "tf32"):
         return f"the tensor cores do not multiply {dtype.name} here"
     if k == 0 or k % dtype.lanes:
