@@ -113,6 +113,10 @@ DEVICE void fetch(const Layout<Tile>& at, const Maps& maps, const Params& p) {
         const Pixel pixel(f, place.pixel + i * Tile::LOADED);
         n[i] = pixel.n, top[i] = pixel.top(f), left[i] = pixel.left(f);
       }
+    // Of filters, boxes that nothing is in are not asked for: of the channels out those there are, across by the 64.
+    const int there = p.channels - place.channel, boxes = there < Tile::CHANNELS ? (there + 63) / 64 : Tile::CHANNELS / 64;
+    const int filters = ACROSS ? boxes * 64 : p.channels < Tile::CHANNELS ? p.channels : Tile::CHANNELS;
+    const int bytes = Tile::PIXEL_BYTES + filters * SWIZZLED_ROW;
     int r = 0, s = 0, block = 0, end = f.taps_h * f.taps_w * channel_blocks;
     if constexpr (Params::SPLIT) {
       const int tap = job.first / channel_blocks;
@@ -126,7 +130,7 @@ DEVICE void fetch(const Layout<Tile>& at, const Maps& maps, const Params& p) {
       const u32 full = at.ring.full(cursor.stage);
       const int tap = f.first_tap + r * f.tap_row + s * f.tap_column, c = block * Params::K_BLOCK;
       barrier_wait(at.ring.empty(cursor.stage), cursor.parity ^ 1u);
-      barrier_expect(full, Tile::STAGE_BYTES);
+      barrier_expect(full, bytes);
 #pragma unroll
       for (int i = 0; i < LOADS; ++i) {
         const u32 to = at.pixels(cursor.stage) + i * Tile::LOADED * SWIZZLED_ROW;
@@ -135,13 +139,15 @@ DEVICE void fetch(const Layout<Tile>& at, const Maps& maps, const Params& p) {
         else
           load_window(to, map, base + c, left[i], top[i], n[i], s * f.dilation_w, r * f.dilation_h, full);
       }
-      if constexpr (ACROSS)
+      if constexpr (ACROSS) {
 #pragma unroll
         for (int i = 0; i < Tile::CHANNELS / 64; ++i)
-          load_box(at.filters(cursor.stage) + i * 64 * SWIZZLED_ROW, maps.w, place.channel - base + i * 64, tap, base + c,
-                   full);
-      else
+          if (i < boxes)
+            load_box(at.filters(cursor.stage) + i * 64 * SWIZZLED_ROW, maps.w, place.channel - base + i * 64, tap,
+                     base + c, full);
+      } else {
         load_box(at.filters(cursor.stage), maps.w, c, tap, place.channel, full);
+      }
       if (++block == channel_blocks) {
         block = 0;
         if (++s == f.taps_w) s = 0, ++r;

@@ -109,7 +109,7 @@ def _partial_step(product: Product, partials: Scratch) -> KernelStep:
     each, pixel_tiles = -(-channels // _TILE.channels), -(-phase.pixels // _TILE.pixels)
     splits, taps = _splits(product), prod(g.taps)
     kind, size = dtype.name, dtype.itemsize
-    box = (_K_BLOCK, 1, _TILE.channels if forward else _K_BLOCK)
+    box = (_K_BLOCK, 1, min(_TILE.channels, channels) if forward else _K_BLOCK)
     steps = (g.in_channels, g.in_channels * taps)
     maps = (
         phase.input_map(0, dtype, channels_in, _TILE.pixels),
