@@ -88,6 +88,26 @@ def test_groups_are_done_in_blocks(width: int, stride: int, variant: str, steps:
     assert "of 64 would be multiplied" in dict(few.refused)[variant.replace("patch_", "")]
 
 
+def test_pixels_of_few_channels_are_joined() -> None:
+    """Where windows step over groups of them; their rows may end in others."""
+    conv, x, w = ConvolutionDescriptor(stride=2, **NHWC), described(32, 79, 341, 32), described(32, 5, 10, 32)
+    dy = dp.conv_output_descriptor(conv, x, w)
+    forward, data = planned(conv, x, w), plan_conv_backward_data(H200, conv, x, 1.0, 0.0, dy, w, None)
+    assert [spec.variant for spec in (forward, data)] == ["hopper_joined"] * 2
+    (step,) = forward.steps
+    (window, *_) = step.maps  # type: ignore[union-attr]
+    assert (window.extents, window.steps) == ((64, 170, 79, 32), (64, 341 * 32, 79 * 341 * 32))  # type: ignore[union-attr]
+    assert (window.lower, window.upper, window.strides) == ((0, 0), (-4, -4), (1, 2))  # type: ignore[union-attr]
+    for changes, reason in (
+        ({"padding": (0, (1, 0))}, "a padding of 1"),
+        ({"padding": (0, (0, 2))}, "no whole group"),
+        ({"mode": "convolution"}, "flipped"),
+    ):
+        assert reason in dict(planned(replace(conv, **changes), x, w).refused)["hopper_joined"]  # type: ignore[arg-type]
+    wide = planned(conv, described(32, 79, 341, 64), described(32, 5, 10, 64))
+    assert "fill blocks" in dict(wide.refused)["hopper_joined"]
+
+
 PLAIN = ConvolutionDescriptor(padding=1, **NHWC)
 
 
@@ -258,7 +278,13 @@ SHAPES: list[tuple[Shape, Shape, Shape, Any, Any, Any]] = [
     ((2, 128, 64), (9, 40), (3, 3), 1, 2, 1),
     ((2, 128, 128), (9, 11), (3, 3), 1, 1, 1),
     ((3, 256, 256), (8, 9), (3, 3), 2, 1, 1),
+    ((1, 128, 64), (9, 20), (3, 3), 1, 1, 1),
+    ((2, 64, 64), (7, 9), (1, 1), 1, 0, 1),
+    ((3, 32, 72), (13, 21), (5, 10), 2, 0, 1),
+    ((2, 24, 32), (12, 18), (3, 6), (1, 3), (1, (3, 3)), 1),
 ]
+#: Numbers of those whose neighbouring pixels can be joined.
+JOINED = (24, 25)
 #: Numbers of those, and groups: of 4, 8, 16, 64 and 128 channels.
 GROUPED = ((0, 16), (3, 8), (5, 4), (13, 16), (16, 4), (20, 32), (20, 2), (21, 16), (21, 4), (21, 2))
 
@@ -452,6 +478,21 @@ def test_integers_are_exact_in_patches(cuda: dp.Handle, direction: str, monkeypa
             RUNS[direction](cuda, problem(number), "hopper_patch")
             taken += 1
     assert taken >= 4
+
+
+@pytest.mark.gpu
+@needs_hopper
+@pytest.mark.parametrize("direction", RUNS)
+@pytest.mark.parametrize("name", ["hopper", "hopper_split"])
+def test_integers_are_exact_in_joined_pixels(
+    cuda: dp.Handle, name: str, direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Likewise, where rows have pixels that make up no group, and where they have none."""
+    variant = f"{name}_joined"
+    only(monkeypatch, direction, variant)
+    for number in JOINED:
+        if name == "hopper" or direction == "forward":
+            RUNS[direction](cuda, problem(number), variant)
 
 
 @pytest.mark.gpu

@@ -29,7 +29,7 @@ NEVER_TAKEN = {("softmax_forward", "plain"), ("softmax_backward", "plain")}
 NEED_BLASLT = {"lt_epilogue", "lt_then_pass", "lt_product", "lt_products", "lt_product_after_copies"}
 #: Variants of TF32 products, which no ready call is; `test_fc` has them on small ones, and `test_convolution_hopper`.
 NEED_TF32 = {"lt_product_along_k", "hopper_rows", "hopper_turned"}
-_ON_HOPPER = ("hopper", "hopper_patch", "hopper_split")
+_ON_HOPPER = ("hopper", "hopper_patch", "hopper_split", "hopper_joined", "hopper_split_joined")
 #: Variants of Hopper, and the types that variants are not for with IEEE products.
 ONLY_HOPPER = {"ping_pong", *(f"{name}{way}" for name in _ON_HOPPER for way in ("", "_after_copies", "_in_blocks"))}
 ONLY_HOPPER |= {"hopper_as_one_group", "hopper_first"}

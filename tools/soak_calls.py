@@ -73,7 +73,12 @@ RARE = (
         )
         for shape in ("shape=1x8x5x4 k=16 filter=1x2", f"shape={long} filter=1x3 padding=0x1")
     ),
+    *(
+        f"{op} shape=1x32x1x40 k=8 filter=1x40 stride=1x2 layout=NHWC"
+        for op in ("conv_forward", "conv_transpose_backward needs=dx")
+    ),
     "conv_transpose_backward shape=1x4x6x8 k=8 filter=5x4 stride=2 padding=1 needs=dw layout=NHWC",
+    "conv_transpose_forward shape=2x16x7x9 k=16 filter=3x4 stride=2 bias=0 layout=NHWC",
     *(
         f"{op} shape=1x64x11x12 k=64 filter=3x3 groups=16 padding=1 stride={stride} layout=NHWC"
         for op in ("conv_transpose_backward needs=dx", "conv_transpose_backward needs=dw", "conv_backward_filter")

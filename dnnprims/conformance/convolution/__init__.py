@@ -94,6 +94,7 @@ _IN_EIGHTS = (
     "shape=2x8x7x6 k=24 filter=3x3 stride=2 padding=1 data=integers mode=convolution",
     "shape=1x16x5x6 k=8 filter=3x3 padding=1",
     "shape=1x8x5x6 k=16 filter=3x3 padding=1 data=integers",
+    "shape=2x16x7x9 k=16 filter=3x4 stride=2 data=integers",  # windows that step over groups of pixels
     "shape=1x4x6x8 k=8 filter=5x4 stride=2 padding=1 data=integers",  # few channels two pixels apart
     "shape=1x264x1x3 k=8 filter=1x3 padding=0x1",  # few results of many products
     "shape=1x8x1x3 k=264 filter=1x3 padding=0x1 data=integers",

@@ -15,6 +15,7 @@ from .hopper_filter import HOPPER_FILTER
 from .hopper_first import HOPPER_FIRST
 from .hopper_first_filter import HOPPER_FIRST_FILTER
 from .hopper_groups import HOPPER_FILTER_GROUPS, HOPPER_GROUPS, HOPPER_PATCH_GROUPS
+from .hopper_joined import HOPPER_FILTER_JOINED, HOPPER_JOINED, HOPPER_SPLIT_JOINED
 from .hopper_patch import HOPPER_PATCH, HOPPER_PATCH_FILTER
 from .hopper_rows import HOPPER_ROWS
 from .hopper_split import HOPPER_SPLIT
@@ -50,15 +51,15 @@ def _first(inner: Algorithm) -> tuple[Algorithm, ...]:
 #: In the order in which they are asked, for each direction; the last one takes any problem.
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
     "forward": (
-        *(HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS),
+        *(HOPPER_ROWS, HOPPER_SPLIT_JOINED, HOPPER_JOINED, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS),
         *(HOPPER_FIRST, *_first(FIRST_FORWARD), *_REST, JOINED_TAPS, *_PORTABLE),
     ),
     "data": (
-        *(HOPPER_ROWS, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS),
+        *(HOPPER_ROWS, HOPPER_JOINED, *_ON_HOPPER, DEPTHWISE, *_IN_GROUPS),
         *(*_first(FIRST_DATA), *_REST, JOINED_TAPS_DATA, *_PORTABLE),
     ),
     "filter": (
-        *(HOPPER_ROWS, *_FILTERS_ON_HOPPER, DEPTHWISE, HOPPER_FILTER_GROUPS),
+        *(HOPPER_ROWS, HOPPER_FILTER_JOINED, *_FILTERS_ON_HOPPER, DEPTHWISE, HOPPER_FILTER_GROUPS),
         *(HOPPER_TURNED, HOPPER_FIRST_FILTER, *_first(FIRST_FILTER)),
         *(*_FILTERS_REST, JOINED_TAPS_FILTER, *_PORTABLE),
     ),

@@ -13,7 +13,10 @@ Numbers = tuple[int, ...]
 
 
 class Geometry(NamedTuple):
-    """A convolution of images of `image` by filters of `taps`, `axes` spatial axes each."""
+    """A convolution of images of `image` by filters of `taps`, `axes` spatial axes each.
+
+    With a `gap` that many elements, which are no pixels, follow each row of the input (`hopper_joined`).
+    """
 
     conv: ConvolutionDescriptor
     batch: int
@@ -22,6 +25,7 @@ class Geometry(NamedTuple):
     image: Numbers
     taps: Numbers
     output: Numbers
+    gap: int = 0
 
     @property
     def axes(self) -> int:

@@ -6,6 +6,7 @@ every stride-th tap, backwards: a phase. A convolution is one phase.
 
 from __future__ import annotations
 
+from itertools import product
 from math import gcd
 from typing import NamedTuple
 
@@ -64,12 +65,23 @@ class Along(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """One convolution of a batch of images by taps of filters that are `width` taps wide."""
+    """One convolution of a batch of images by taps of filters that are `width` taps wide.
+
+    Attributes
+    ----------
+    source_gap, result_gap : int
+        Elements between rows of the input, and of the result, that are no pixels.
+    in_gap : bool
+        Whether the result is what lies there.
+    """
 
     batch: int
     width: int
     rows: Along
     columns: Along
+    source_gap: int = 0
+    result_gap: int = 0
+    in_gap: bool = False
 
     @property
     def pixels(self) -> int:
@@ -84,12 +96,12 @@ class Phase(NamedTuple):
     @property
     def is_matrix(self) -> bool:
         """Whether the input is taken as it is."""
-        return self.rows.is_copy and self.columns.is_copy
+        return self.rows.is_copy and self.columns.is_copy and not self.source_gap
 
     @property
     def is_dense(self) -> bool:
         """Whether the result has no other pixels."""
-        return self.rows.spread == self.columns.spread == 1
+        return self.rows.spread == self.columns.spread == 1 and not self.result_gap
 
     @property
     def numbers(self) -> Numbers:
@@ -107,7 +119,7 @@ class Phase(NamedTuple):
         kind, size, (rows, columns) = factor_kind(dtype), dtype.itemsize, (self.rows, self.columns)
         if self.is_matrix:
             return TensorMap(pointer, kind, size, self.pixels, channels, pixels, SWIZZLED_ROW // size)
-        row = channels * columns.extent
+        row = channels * columns.extent + self.source_gap
         return WindowMap(
             pointer, kind, size, (channels, columns.extent, rows.extent, self.batch),
             (channels, row, row * rows.extent), (columns.lower, rows.lower), (columns.upper, rows.upper),
@@ -117,12 +129,13 @@ class Phase(NamedTuple):
     def output_map(self, pointer: int, dtype: DType, channels: int, image: Numbers, pixels: int) -> WindowMap:
         """So many positions in an image of the result."""
         rows, columns = self.rows, self.columns
-        width = image[-1]
-        whole = width * (image[0] if len(image) > 1 else 1)
+        row = channels * image[-1] + self.result_gap
+        whole = row * (image[0] if len(image) > 1 else 1)
+        there = self.result_gap if self.in_gap else channels
         return WindowMap(
-            pointer, dtype.name, dtype.itemsize, (channels, columns.positions, rows.positions, self.batch),
-            (channels * columns.spread, channels * width * rows.spread, channels * whole), (0, 0), (0, 0), (1, 1),
-            pixels, channels * (rows.start * width + columns.start),
+            pointer, dtype.name, dtype.itemsize, (there, columns.positions, rows.positions, self.batch),
+            (channels * columns.spread, row * rows.spread, whole), (0, 0), (0, 0), (1, 1),
+            pixels, row * rows.start + channels * columns.start,
         )  # fmt: skip
 
 
@@ -137,16 +150,22 @@ def forward_phase(g: Geometry) -> Phase:
         Along(i, o, -pads[0], pads[1] - (count - 1) * dilation, stride, dilation, _numbered(g, range(count), count))
         for i, o, count, pads, stride, dilation in _axes(g)
     ]
-    return Phase(g.batch, g.taps[-1], *axes)
+    rows, columns = axes
+    return Phase(g.batch, g.taps[-1], rows, columns, source_gap=g.gap)
 
 
 def data_phases(g: Geometry) -> tuple[Phase, ...]:
-    """Those of the data gradient, of most taps first."""
+    """Those of the data gradient, of most taps first; what lies between rows no tap sees."""
     axes = [
         [_residue(g, a, *axis) for a in range(min(axis[4], axis[0]))]  # axis: see `_axes`
         for axis in _axes(g)
     ]
-    phases = [Phase(g.batch, g.taps[-1], rows, columns) for rows in axes[0] for columns in axes[1]]
+    phases = [
+        Phase(g.batch, g.taps[-1], rows, columns, result_gap=g.gap) for rows, columns in product(axes[0], axes[1])
+    ]
+    if g.gap:
+        unseen = Along(g.output[-1], 1, 0, 0, 1, 1, (), g.image[-1])
+        phases += [Phase(g.batch, g.taps[-1], rows, unseen, result_gap=g.gap, in_gap=True) for rows in axes[0]]
     return tuple(sorted(phases, key=lambda phase: -phase.taps))
 
 
