@@ -35,6 +35,7 @@ class Arrays:
         self.handle, self.most_bytes = handle, most_bytes
         self.on_gpu = handle.backend == "cuda"
         self._kept: dict[Any, Any] = {}
+        self._blocks: dict[Any, Any] = {}
 
     # -- making --------------------------------------------------------------------------------------------------
 
@@ -79,16 +80,21 @@ class Arrays:
 
         def make() -> Any:
             count = int(np.prod(extents))
-            seed = zlib.crc32(repr((tag, law)).encode())
-            block = draw(np.random.default_rng(seed), min(count, BLOCK))
-            host = block.astype(INTEGERS[dtype]) if dtype in INTEGERS else as_dtype(block, dtype)
-            return self._tile(self.handle.asarray(host), count).reshape(extents)
+            block = self._block(dtype, tag, law, draw)
+            return self._tile(block[:count], count).reshape(extents)
 
         return self._keep((extents, dtype, tag, law), make)
 
+    def _block(self, dtype: str, tag: str, law: Any, draw: Callable[[Any, int], Any]) -> Any:
+        """The numbers of a law, drawn once for all shapes: each shape takes as many of the first as it has places."""
+        key = (dtype, tag, law)
+        if key not in self._blocks:
+            drawn = draw(np.random.default_rng(zlib.crc32(repr((tag, law)).encode())), BLOCK)
+            host = drawn.astype(INTEGERS[dtype]) if dtype in INTEGERS else as_dtype(drawn, dtype)
+            self._blocks[key] = self.handle.asarray(host)
+        return self._blocks[key]
+
     def _tile(self, block: Any, count: int) -> Any:
-        if block.size == count:
-            return block
         whole = self._empty((count,), str(block.dtype))
         filled = 0
         while filled < count:
@@ -108,6 +114,7 @@ class Arrays:
     def clear(self) -> None:
         """Give back what is kept."""
         self._kept.clear()
+        self._blocks.clear()
         if self.on_gpu:
             import cupy
 
