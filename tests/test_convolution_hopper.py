@@ -282,6 +282,8 @@ SHAPES: list[tuple[Shape, Shape, Shape, Any, Any, Any]] = [
     ((2, 64, 64), (7, 9), (1, 1), 1, 0, 1),
     ((3, 32, 72), (13, 21), (5, 10), 2, 0, 1),
     ((2, 24, 32), (12, 18), (3, 6), (1, 3), (1, (3, 3)), 1),
+    ((2, 96, 48), (10, 9), (2, 3), 1, 1, 1),
+    ((3, 80, 320), (9, 8), (3, 3), 1, 1, 1),
 ]
 #: Numbers of those whose neighbouring pixels can be joined.
 JOINED = (24, 25)
@@ -508,10 +510,10 @@ def test_integers_are_exact_in_the_filters_of_first_layers(cuda: dp.Handle, monk
 @needs_hopper
 @pytest.mark.parametrize("direction", RUNS)
 def test_integers_are_exact_in_groups(cuda: dp.Handle, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Likewise, in blocks of 64 channels, by tiles and by patches; in the filters as one group."""
+    """Likewise, in blocks of 64 channels, by tiles and by patches; in the filters those of a tile together."""
     if direction == "filter":
         only(monkeypatch, direction, "hopper_as_one_group")
-        for number, groups in (*GROUPED, (9, 2)):
+        for number, groups in (*GROUPED, (9, 2), (27, 10), (27, 20)):
             if number % 3 == 0:  # those without an old gradient
                 run_filter(cuda, problem(number, "", groups), "hopper_as_one_group")
         return

@@ -3,7 +3,7 @@
 // dw[k, r, s, c] = alpha sum_{n, p, q} dy[n, p, q, k] x[n, h(p, r), w(q, s), c] + beta dw[k, r, s, c]
 //
 // Shapes    x (n, h, w, c), dy (n, p, q, k), dw (k, r, s, c) of T, float16 or bfloat16, dense, channels multiples of 8;
-//           x and dy described by tensor maps.
+//           x and dy described by tensor maps. Of groups dw is (k, r, s, channels of the groups of a tile of rows).
 // Plan      conv_hopper_filter persistent blocks of two consumer warpgroups and one thread of a third that asks the
 //                                copy engine for stages: 64 pixels of dy and of x, both multiplied across. Columns are
 //                                pieces of 64 channels of a tap, each gathered by itself. As many tiles as fill all
@@ -39,7 +39,8 @@ template <class T> struct ConvHopperFilterParams {
   int positions, width, stride_h, stride_w, top, left, dilation_h, dilation_w, taps_h, taps_w;
   int flipped, matrix;         // flags: taps lie backwards in memory; x is a matrix of pixels and channels
   int channel_blocks, pieces;  // of 64 channels in; with every tap
-  int channels, filters;       // in and out
+  int channels, filters;       // in, that a tile of rows sees, and out
+  int row_channels;            // channels in from a tile of rows to the next; 0 where all rows see all of them
   int row_tiles, tiles, whole, splits, clustered, pixel_blocks;
 };
 
@@ -81,10 +82,10 @@ template <class T> DEVICE bool share_of(const ConvHopperFilterParams<T>& p, int 
 // Which channels of which tap a piece of 64 columns is.
 struct ColumnPiece {
   int channel, w_offset, h_offset;
-  template <class T> DEVICE void set(const ConvHopperFilterParams<T>& p, int number) {
+  template <class T> DEVICE void set(const ConvHopperFilterParams<T>& p, int row, int number) {
     const int piece = number < p.pieces ? number : p.pieces - 1, tap = piece / p.channel_blocks;
     const int r = tap / p.taps_w, s = tap % p.taps_w;
-    channel = (piece - tap * p.channel_blocks) * CHUNK<T>;
+    channel = row * p.row_channels + (piece - tap * p.channel_blocks) * CHUNK<T>;
     h_offset = (p.flipped ? p.taps_h - 1 - r : r) * p.dilation_h;
     w_offset = (p.flipped ? p.taps_w - 1 - s : s) * p.dilation_w;
   }
@@ -101,7 +102,7 @@ DEVICE void fetch(u32 stages, const Ring<Tile::STAGES>& ring, const FilterMaps& 
     const int bytes = Tile::STAGE_BYTES - Tile::ROW_BYTES + boxes * 64 * SWIZZLED_ROW;
     ColumnPiece pieces[Tile::COLUMNS / 64];
 #pragma unroll
-    for (int j = 0; j < Tile::COLUMNS / 64; ++j) pieces[j].set(p, share.column * (Tile::COLUMNS / 64) + j);
+    for (int j = 0; j < Tile::COLUMNS / 64; ++j) pieces[j].set(p, share.row, share.column * (Tile::COLUMNS / 64) + j);
     for (int block = share.first; block < share.end; ++block, cursor.next()) {
       const int pixel = block * 64, n = (u32)pixel / (u32)p.positions, rest = pixel - n * p.positions;
       const int h = (u32)rest / (u32)p.width, w = rest - h * p.width;

@@ -12,8 +12,8 @@
 //           conv_group_filters  a thread an element: of filters (k, taps, group) those of blocks of 64 channels that hold
 //           whole groups, y[k, tap, j] = w[k, tap, j mod group] where channel j is of the group of filter k, both mod 64,
 //           else zero.
-//           conv_own_filters    a thread an element: of filters (k, taps, channels) that see all channels the part that
-//           their group does, y (k, taps, group), channels from k / filters_of_group * group on.
+//           conv_own_filters    a thread an element: of filters (k, taps, channels) that see the channels of several
+//           groups the part that their own is, y (k, taps, group), from k / filters_of_group * group mod channels on.
 // Numerics  bits are copied.
 // Cost      reads and writes every element once: predicted at the rate of a copy where both sides are packs. Measured on an
 //           NVIDIA H200, 2026-11-28: planes of 56 x 56 bfloat16, images of 64 and 256 channels, 256 each, there and back in
@@ -148,6 +148,6 @@ template <class T> struct ConvOwnFiltersParams {
 template <class T> __global__ void __launch_bounds__(THREADS) conv_own_filters(const ConvOwnFiltersParams<T> p) {
   const i64 i = (i64)blockIdx.x * THREADS + threadIdx.x, row = quotient(i, p.group);
   if (i >= p.size) return;
-  const i64 first = quotient(quotient(row, p.taps), p.filters_of_group) * p.group;
+  const i64 first = quotient(quotient(row, p.taps), p.filters_of_group) * p.group % p.channels;
   p.y[i] = p.w[row * p.channels + first + (i - row * p.group)];
 }

@@ -8,14 +8,14 @@ from typing import NamedTuple
 from ...dtypes import DType
 from ...runtime.launch import NULL, Family, Kernel, KernelStep, Pointer, Scratch, Struct
 from ...runtime.tensor_map import TensorMap
-from .geometry import Numbers
+from .geometry import Geometry, Numbers
 from .hopper import image_reason, library_reason
 from .hopper_phases import forward_phase
 from .product import Algorithm, Product, Work
 
 _NUMBERS = (
     *("positions", "width", "stride_h", "stride_w", "top", "left", "dilation_h", "dilation_w", "taps_h", "taps_w"),
-    *("flipped", "matrix", "channel_blocks", "pieces", "channels", "filters"),
+    *("flipped", "matrix", "channel_blocks", "pieces", "channels", "filters", "row_channels"),
     *("row_tiles", "tiles", "whole", "splits", "clustered", "pixel_blocks"),
 )
 _FAMILY = "convolution_hopper_filter"
@@ -48,6 +48,8 @@ _FOLD = Kernel(
 )
 
 _THREADS, _BLOCK, _FOLD_THREADS, _FOLD_VEC = 384, 64, 256, 4
+#: Channels of a 16-byte access.
+_LANES = 8
 
 
 class FilterTile(NamedTuple):
@@ -205,9 +207,23 @@ def _halves(most: int) -> list[int]:
     return [most >> i for i in range(most.bit_length())]
 
 
+def row_channels(g: Geometry) -> int:
+    """Channels in that a tile of rows sees: all, or those of its groups where no tile holds a part of one."""
+    groups, k = g.conv.groups, g.out_channels
+    if groups == 1 or k <= _ROWS or _ROWS % (k // groups):
+        return g.in_channels
+    channels = g.in_channels // groups * (_ROWS // (k // groups))
+    return g.in_channels if channels % _LANES else channels
+
+
+def _blocks(product: Product) -> int:
+    """Blocks of channels in of a tap."""
+    return -(-row_channels(product.g) // _BLOCK)
+
+
 def _pieces(product: Product) -> int:
     """Of 64 columns."""
-    return prod(product.g.taps) * -(-product.g.in_channels // _BLOCK)
+    return prod(product.g.taps) * _blocks(product)
 
 
 def layout_for(product: Product) -> Layout:
@@ -227,11 +243,11 @@ def work(product: Product) -> Work:
 
 def _sum_step(product: Product, at: Layout, partials: Pointer) -> KernelStep:
     g, dtype, phase = product.g, product.dtype, forward_phase(product.g)
-    kind, size = dtype.name, dtype.itemsize
+    kind, size, channels = dtype.name, dtype.itemsize, row_channels(g)
     numbers = (
-        *(float(product.alpha), float(product.beta), *at.slots[1:], prod(g.taps) * g.in_channels, *phase.numbers[:10]),
+        *(float(product.alpha), float(product.beta), *at.slots[1:], prod(g.taps) * channels, *phase.numbers[:10]),
         *(int(g.conv.mode != "cross_correlation"), int(phase.is_matrix)),
-        *(-(-g.in_channels // _BLOCK), _pieces(product), g.in_channels, g.out_channels),
+        *(_blocks(product), _pieces(product), channels, g.out_channels, channels if channels < g.in_channels else 0),
         *(at.row_tiles, at.tiles, at.whole, at.splits, int(at.clustered), at.pixel_blocks),
     )
     maps = (
@@ -250,7 +266,8 @@ def fold_step(product: Product, slots: Slots, partials: Scratch, whole: Numbers 
     """The sum of the slots, whose columns are blocks of 64 channels of each tap; `whole` tells of tiles done before."""
     g, dtype = product.g, product.dtype
     sharing = next((count for count in _SHARING if slots.number <= _SLOTS_EACH * count), _SHARING[-1])
-    sizes = prod(g.taps) * g.in_channels, g.in_channels, g.out_channels, -(-g.in_channels // _BLOCK), _pieces(product)
+    channels = row_channels(g)
+    sizes = prod(g.taps) * channels, channels, g.out_channels, _blocks(product), _pieces(product)
     numbers = (*slots, *sizes, *whole)
     blocks = -(-g.out_channels * slots.padded_columns // (_FOLD_THREADS // sharing * _FOLD_VEC))
     return KernelStep(

@@ -1,6 +1,6 @@
 """Groups of channels on Hopper: 64 channels at a time, with zeros in the filters between smaller groups.
 
-Their gradients in the filters are those of one group, of which a part is kept.
+Their gradients in the filters are those of as many groups together as a tile has rows for, of which a part is kept.
 
 The tensor cores multiply the zeros: of groups of 4 channels 15 products of 16 are for nothing, at a rate of which one
 in 16 is still several times what copies of single groups reach.
@@ -20,7 +20,9 @@ from .product import WIDEST_ACCESS, Algorithm, Operand, Product, Work
 from .relaid import FILTERS, OWN_FILTERS
 
 _THREADS = 256
-#: Channels of a group below which other kernels are left the work; groups above which gradients in filters are, too.
+#: Channels of a group below which other kernels are left the work; times as many products as are wanted above which
+#: gradients in filters are, too. NVIDIA H200, 2026-11-28, bfloat16, batch 256, 3x3, 32 groups, microseconds of those:
+#: 128@56 309, 256@28 170, 512@14 95, 1024@7 61 (300 where a tile multiplied the channels of all groups).
 _FEWEST, _MOST_TIMES = 4, 64
 #: Pixels of a patch below which tiles of any pixels take less time. NVIDIA H200, 2026-11-28, bfloat16, batch
 #: 256, 32 groups, patches and tiles: 1024@7 94 and 48 us, 512@14 53 and 74.
@@ -112,28 +114,34 @@ def _filter_cannot(product: Product) -> str | None:
         return "one group"
     if product.beta != 0.0:
         return "beta would be applied after a rounding"
-    reason = _gaps(product) or hopper_filter.cannot(_of_one_group(product))
+    reason = _gaps(product) or hopper_filter.cannot(_as_one(product))
     return reason or product.workspace_reason(sum(_filter_work(product).scratch))
 
 
 def _filter_slower(product: Product) -> str | None:
-    groups = product.g.conv.groups
-    return f"{groups} times as many products, {_MOST_TIMES} at most" if groups > _MOST_TIMES else None
+    times = hopper_filter.row_channels(product.g) // max(1, _width(product))
+    return f"{times} times as many products, {_MOST_TIMES} at most" if times > _MOST_TIMES else None
 
 
-def _of_one_group(product: Product) -> Product:
-    """All channels with all filters, among the scratch."""
+def _as_one(product: Product) -> Product:
+    """All channels with all filters."""
+    g = product.g
+    w = Operand(product.w.at, dense_strides((g.out_channels, *g.taps, g.in_channels)), WIDEST_ACCESS)
+    return product._replace(g=g._replace(conv=replace(g.conv, groups=1)), w=w)
+
+
+def _together(product: Product) -> Product:
+    """Filters that see all channels of their tile's groups, among the scratch."""
     g, at = product.g, Scratch(len(product.taken))
-    shape = (g.out_channels, *g.taps, g.in_channels)
+    shape = (g.out_channels, *g.taps, hopper_filter.row_channels(g))
     w = Operand(at, dense_strides(shape), WIDEST_ACCESS)
-    whole = g._replace(conv=replace(g.conv, groups=1))
-    return product._replace(g=whole, w=w, taken=(*product.taken, prod(shape) * product.dtype.itemsize))
+    return product._replace(w=w, taken=(*product.taken, prod(shape) * product.dtype.itemsize))
 
 
 def _filter_work(product: Product) -> Work:
-    g, dtype, whole = product.g, product.dtype, _of_one_group(product)
+    g, dtype, whole = product.g, product.dtype, _together(product)
     done, size, taps = hopper_filter.work(whole), g.filter_size, prod(g.taps)
-    numbers = (size, taps, g.in_channels, _width(product), g.out_channels // g.conv.groups)
+    numbers = (size, taps, hopper_filter.row_channels(g), _width(product), g.out_channels // g.conv.groups)
     step = KernelStep(
         OWN_FILTERS, dtype, (dtype.cuda,), "groups", blocks_for(size, _THREADS), _THREADS,
         (product.w.at, whole.w.at), numbers,
