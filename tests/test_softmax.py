@@ -15,7 +15,7 @@ from dnnprims.conformance import FAMILIES
 from dnnprims.conformance.cases import Problem
 from dnnprims.conformance.runner import run_case
 from dnnprims.ops import softmax as front
-from dnnprims.ops.softmax import ALGORITHMS, softmax_backward, softmax_forward
+from dnnprims.ops.softmax import ALGORITHMS, kernels, softmax_backward, softmax_forward
 from dnnprims.reference import softmax as reference
 from dnnprims.runtime.launch import Profile
 
@@ -124,7 +124,7 @@ def test_slower_ways_agree(
         profile = replace(emulator_handle.profile, shared_bytes=3072, sm_count=1)
         monkeypatch.setattr(emulator_handle, "profile", profile)
     monkeypatch.setattr(dnnprims, op, getattr(front, op), raising=False)
-    monkeypatch.setattr(front, "choose", lambda variants: (variant, ()))
+    monkeypatch.setattr(kernels, "choose", lambda variants: (variant, ()))
     placings = ("into=out alpha=0.5 beta=2.0", "into=in_place", "place=offset")
     for shape, placing in zip(("3x1", "5x37", "7x1032"), placings, strict=True):
         for algorithm in ALGORITHMS:
@@ -144,7 +144,7 @@ def test_slower_ways_agree(
 )
 def test_each_way_has_a_kernel_of_its_own(monkeypatch: pytest.MonkeyPatch, variant: str, word: str) -> None:
     """What a plan calls itself is what it launches."""
-    monkeypatch.setattr(front, "choose", lambda variants: (variant, ()))
+    monkeypatch.setattr(kernels, "choose", lambda variants: (variant, ()))
     profile, x = Profile("emulator"), TensorDescriptor((3, 50, 4), "float32")
     for plan, operands in ((front.plan_softmax_forward, (x, None)), (front.plan_softmax_backward, (x, x, None))):
         (step,) = plan(profile, 1, "accurate", 1.0, 0.0, *operands).steps

@@ -1,34 +1,9 @@
-"""Softmax and log-softmax along any axis, forward and backward."""
+"""Kernels of the softmax: which one takes which rows, and its launch."""
 
 from __future__ import annotations
 
-from math import prod
-from typing import TYPE_CHECKING, Any
-
-from .. import checks
-from ..descriptors import TensorDescriptor
-from ..dtypes import DType
-from ..reference import softmax as reference
-from ..runtime.launch import (
-    Family,
-    Kernel,
-    KernelStep,
-    PlanSpec,
-    Pointer,
-    Profile,
-    Result,
-    Struct,
-    blocks_for,
-    choose,
-    even_blocks,
-    unaligned,
-)
-
-if TYPE_CHECKING:
-    from ..handle import Handle
-
-#: An axis, neighbouring axes taken as one, or cuDNN's names for two such choices.
-Axis = int | tuple[int, ...] | str
+from ...dtypes import DType
+from ...runtime.launch import Family, Kernel, KernelStep, Pointer, Profile, Struct, blocks_for, choose, even_blocks
 
 #: In the order of the constants in the CUDA text.
 ALGORITHMS = ("accurate", "fast", "log")
@@ -87,202 +62,7 @@ _STRIDED_LEAST = 8
 _STRIDED_LANES = 32
 
 
-def softmax_forward(
-    handle: Handle,
-    x: Any,
-    *,
-    axis: Axis = -1,
-    algorithm: str = "accurate",
-    out: Any = None,
-    alpha: float = 1.0,
-    beta: float = 0.0,
-) -> Any:
-    """Softmax: ``y = exp(x) / sum(exp(x))`` along `axis`; ``out = alpha * y + beta * out``.
-
-    Parameters
-    ----------
-    handle : Handle
-        Where to run.
-    x : array
-        Contiguous, at least one axis, any shape; float32, float64, float16 or bfloat16.
-    axis : int, tuple of int, "instance" or "channel"
-        The axis, or neighbouring axes taken as one. ``"instance"`` is all but axis 0, ``"channel"`` is axis 1.
-    algorithm : {"accurate", "fast", "log"}
-        ``accurate`` subtracts the row's maximum first; ``fast`` need not, and wants the sum of exponentials to stay
-        within the accumulator's range (x within about -87 and 88, float64: 708); ``log`` gives log(y).
-    out : array, optional
-        Destination, of x's shape and dtype, contiguous. May be x itself.
-    alpha, beta : float
-        With beta 0 the old `out` is never read.
-
-    Returns
-    -------
-    array
-        `out`, or a new array of x's shape and dtype.
-
-    Raises
-    ------
-    BadParamError
-        A dtype, layout, axis or option is not one of those above, or `out` overlaps x in part.
-
-    Notes
-    -----
-    For the backward pass keep y. A row with a NaN or +inf, and a row of -inf alone (masked throughout), is NaN; other
-    rows are not touched by it. -inf elsewhere gives exactly 0 (-inf for log). With `fast`, a sum out of range makes
-    its row NaN; the NumPy backend computes in float64 and subtracts the maximum, so that it stays in range. Sums are
-    kept in float32 (float64 for float64), in an order that depends on the row's length, step and alignment alone: the
-    same bits each time and for each batch size.
-
-    References
-    ----------
-    Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
-    """
-    axis = checks.plain_axis("softmax_forward", axis)
-    options, operands = (axis, algorithm, alpha, beta), (x, out)
-    if checks.on_numpy(handle, "softmax_forward"):
-        with handle.checked(plan_softmax_forward, options, operands) as (x, out):
-            return reference.softmax_forward(x, axis=axis, algorithm=algorithm, out=out, alpha=alpha, beta=beta)
-    return handle.run(plan_softmax_forward, options, operands)
-
-
-def softmax_backward(
-    handle: Handle,
-    dy: Any,
-    y: Any,
-    *,
-    axis: Axis = -1,
-    algorithm: str = "accurate",
-    out: Any = None,
-    alpha: float = 1.0,
-    beta: float = 0.0,
-) -> Any:
-    """Gradient of `softmax_forward`: ``dx = y * (dy - sum(dy * y))``, for log ``dx = dy - exp(y) * sum(dy)``.
-
-    Parameters
-    ----------
-    handle : Handle
-        Where to run.
-    dy, y : array
-        Upstream gradient and the result of the forward pass (for ``log``, the logarithms): contiguous, of one shape and
-        dtype.
-    axis, algorithm
-        As in the forward pass; ``accurate`` and ``fast`` are the same here.
-    out : array, optional
-        Destination, of y's shape and dtype, contiguous. May be dy or y itself.
-    alpha, beta : float
-        ``out = alpha * dx + beta * out``; with beta 0 the old `out` is never read.
-
-    Returns
-    -------
-    array
-        `out`, or a new array of y's shape and dtype.
-
-    Raises
-    ------
-    BadParamError
-        A shape, dtype, layout, axis or option is not one of those above, or `out` overlaps an input in part.
-
-    Notes
-    -----
-    A NaN or infinity in dy or y makes what the formula says of its row, and of no other. Determinism as in the
-    forward pass.
-    """
-    axis = checks.plain_axis("softmax_backward", axis)
-    options, operands = (axis, algorithm, alpha, beta), (dy, y, out)
-    if checks.on_numpy(handle, "softmax_backward"):
-        with handle.checked(plan_softmax_backward, options, operands) as (dy, y, out):
-            return reference.softmax_backward(dy, y, axis=axis, algorithm=algorithm, out=out, alpha=alpha, beta=beta)
-    return handle.run(plan_softmax_backward, options, operands)
-
-
-def plan_softmax_forward(
-    profile: Profile,
-    axis: Axis,
-    algorithm: str,
-    alpha: float,
-    beta: float,
-    x: TensorDescriptor,
-    out: TensorDescriptor | None,
-) -> PlanSpec:
-    """Plan of `softmax_forward`."""
-    op = "softmax_forward"
-    checks.require_float(op, "x", x)
-    checks.require_contiguous(op, x=x)
-    view = _require_options(op, axis, algorithm, alpha, beta, x, out)
-    variant, step, refused = _choose(
-        profile, "forward", view, x.dtype, unaligned(x=x, out=out), (1, 0), alpha, beta, algorithm
-    )
-    return PlanSpec(
-        op,
-        variant,
-        (step,) if x.size else (),
-        results=(Result(1, x.shape, x.dtype),),
-        returns=(1,),
-        writes=(1,),
-        in_place=((1, 0),),
-        refused=refused,
-    )
-
-
-def plan_softmax_backward(
-    profile: Profile,
-    axis: Axis,
-    algorithm: str,
-    alpha: float,
-    beta: float,
-    dy: TensorDescriptor,
-    y: TensorDescriptor,
-    out: TensorDescriptor | None,
-) -> PlanSpec:
-    """Plan of `softmax_backward`."""
-    op = "softmax_backward"
-    checks.require_float(op, "y", y)
-    checks.require_shape(op, "dy", dy, y.shape, "y.shape")
-    checks.require_same_dtype(op, y=y, dy=dy)
-    checks.require_contiguous(op, dy=dy, y=y)
-    view = _require_options(op, axis, algorithm, alpha, beta, y, out, "y.shape")
-    alignment = unaligned(dy=dy, y=y, out=out)
-    variant, step, refused = _choose(profile, "backward", view, y.dtype, alignment, (2, 0, 1), alpha, beta, algorithm)
-    return PlanSpec(
-        op,
-        variant,
-        (step,) if y.size else (),
-        results=(Result(2, y.shape, y.dtype),),
-        returns=(2,),
-        writes=(2,),
-        in_place=((2, 0), (2, 1)),
-        refused=refused,
-    )
-
-
-def _require_options(
-    op: str,
-    axis: Axis,
-    algorithm: str,
-    alpha: float,
-    beta: float,
-    x: TensorDescriptor,
-    out: TensorDescriptor | None,
-    rule: str = "x.shape",
-) -> tuple[int, int, int]:
-    """Check what both directions share; return the extents as (outer, cols, inner)."""
-    first, last = _require_axes(op, axis, x.ndim)
-    checks.require_choice(op, "algorithm", algorithm, ALGORITHMS)
-    checks.require_out(op, out, x.shape, x.dtype, rule=rule)
-    checks.require_blend(op, alpha, beta, out)
-    return prod(x.shape[:first]), prod(x.shape[first : last + 1]), prod(x.shape[last + 1 :])
-
-
-def _require_axes(op: str, axis: Axis, ndim: int) -> tuple[int, int]:
-    """First and last of the axes meant."""
-    if isinstance(axis, str):
-        checks.require_choice(op, "axis", axis, ("instance", "channel"))
-        first = checks.require_axis(op, 1, ndim)
-        return (first, ndim - 1) if axis == "instance" else (first, first)
-    return checks.require_neighbours(op, axis, ndim)
-
-
-def _choose(
+def launch_of(
     profile: Profile,
     way: str,
     view: tuple[int, int, int],
@@ -317,18 +97,16 @@ def _choose(
     )
     lanes, shared = _strided_lanes(cols, inner), 0
     rows, kept = outer * inner, 0
-    kind, template, grid, block = "plain", (), blocks_for(rows, 256), 256  # type: str, tuple[int, ...], Any, int
+    kind, grid, block = "plain", blocks_for(rows, 256), 256
+    template: tuple[int, ...] = ()
     if variant == "row_in_registers":
         width, packs = shape or (0, 0)
         kind, block = "row", max(width, _SHARED_BLOCK)
         template, grid = (vec, packs, width), blocks_for(rows, block // width)
     elif variant in ("row_in_shared", "row_partly_in_shared"):
-        block, held = _long_shape(way, vec, dtype, needed, room)
-        unit = _KEPT_ROWS[way] * vec * dtype.itemsize
-        kept = min(needed - held * block * unit, room) // unit
-        shared = kept * unit
+        block, held, kept, shared = _long_shape(way, vec, dtype, needed, room)
         # Rows that are partly read again are taken in turn by resident blocks: softmax.cu tells what that is for.
-        again = way == "backward" and needed - held * block * unit > room
+        again = way == "backward" and needed - held * block * _unit(way, vec, dtype) > room
         blocks = even_blocks(rows, profile.sm_count) if again else rows
         kind, template, grid = "long", (vec, block, held), (blocks, 1, 1)
     elif variant == "tile_in_shared":
@@ -343,14 +121,21 @@ def _choose(
     return str(variant), step, refused
 
 
-def _long_shape(way: str, vec: int, dtype: DType, needed: int, room: int) -> tuple[int, int]:
-    """Threads of a long row, and packs of each array that each of them holds in registers."""
+def _long_shape(way: str, vec: int, dtype: DType, needed: int, room: int) -> tuple[int, int, int, int]:
+    """Threads of a long row and packs of each array in their registers; packs and bytes in shared memory."""
     block, held = _LONG_HELD[way]
     left = needed - 16 * held * block * _KEPT_ROWS[way]
     pays = room // 2 < needed and left <= room // 2 if way == "forward" else needed > room
-    if pays and _holds(vec, dtype):
-        return block, held
-    return _LONG_BLOCKS[needed > room // 2], 0
+    if not (pays and _holds(vec, dtype)):
+        block, held = _LONG_BLOCKS[needed > room // 2], 0
+    unit = _unit(way, vec, dtype)
+    kept = min(needed - held * block * unit, room) // unit
+    return block, held, kept, kept * unit
+
+
+def _unit(way: str, vec: int, dtype: DType) -> int:
+    """Bytes of a pack of each row that is kept."""
+    return _KEPT_ROWS[way] * vec * dtype.itemsize
 
 
 def _holds(vec: int, dtype: DType) -> bool:
