@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import dnnprims
+from dnnprims.__main__ import main
 from dnnprims.runtime.cuda import gpu_works
 
 HAS_GPU = gpu_works()
@@ -62,3 +63,22 @@ def emulator_handle() -> Iterator[dnnprims.Handle]:
         pytest.skip("the emulator needs g++")
     with dnnprims.create_handle("emulator") as made:
         yield made
+
+
+@pytest.fixture
+def replay(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Run the command; its exit code and what it printed."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main(["replay", *arguments])
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture
+def own_kernel_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are kept among the temporary files of this run."""
+    monkeypatch.setenv("DNNPRIMS_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "kernels"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import subprocess
@@ -13,39 +12,21 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-import hypothesis
-import ml_dtypes
 import numpy as np
 import pytest
 from conftest import backend_parameters
-from hostile import like_array, spoilt
-from hypothesis import strategies as st
 from test_refusals import GOOD, broken_arguments, refusal
 
 import dnnprims as dp
 from dnnprims.__main__ import main
 from dnnprims.conformance import FAMILIES
-from dnnprims.conformance.replay import checking, drawing, loading, timing
-from dnnprims.conformance.replay.memory import fetch, fill, place
+from dnnprims.conformance.replay import drawing, loading, timing
 from dnnprims.conformance.runner import execute
-from dnnprims.problem import CallLine, Operand
+from dnnprims.problem import CallLine
 
 OPS = {op.__name__: op for op in dp.PRIMITIVES}
 RIGHT, WRONG, USAGE, REFUSED = 0, 1, 2, 3
 RELU = "activation_forward activation=relu x=float32:3x5"
-
-
-@pytest.fixture
-def replay(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Run the command; its exit code and what it printed."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        capsys.readouterr()
-        code = main(["replay", *arguments])
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return run
 
 
 # -- lines of right calls ----------------------------------------------------------------------------------------------
@@ -103,120 +84,6 @@ def test_options_of_the_handle(replay: Callable[..., tuple[int, str]]) -> None:
     assert code == RIGHT or "workspace" in printed
     assert replay(f"{RELU} math=tf32 deterministic=False", "--backend", "numpy")[0] == RIGHT
     assert replay(f"{RELU} math=fp8", "--backend", "numpy")[0] == USAGE
-
-
-# -- drawn data --------------------------------------------------------------------------------------------------------
-
-
-def drawn(line: str) -> dict[str, np.ndarray]:
-    """Data for a line."""
-    return drawing.draw(CallLine.parse(line), np.random.default_rng(0))
-
-
-def test_labels_are_in_range() -> None:
-    values = drawn("loss_forward loss=cross_entropy(ignore_index=-5) prediction=float32:500x7 target=int64:500")
-    assert set(np.unique(values["target"])) == {-5, *range(7)}
-
-
-def test_indices_are_in_range() -> None:
-    values = drawn("maxout_backward dy=float32:40x3 which=uint8:40x3 pool_size=4")
-    assert set(np.unique(values["which"])) == set(range(4))
-    words = "dy=float32:9x3x8x8 x_descriptor=float32:9x3x16x16/described indices=uint8:9x3x8x8"
-    values = drawn(f"pooling_backward pooling=pooling(mode=max;window=2) {words}")
-    assert set(np.unique(values["indices"])) == set(range(4))
-
-
-def test_outputs_are_those_of_inputs() -> None:
-    values = drawn("activation_backward activation=sigmoid dy=float64:100 x=float64:100 y=float64:100")
-    np.testing.assert_array_equal(
-        values["y"], dp.reference.activation.activation_forward(dp.ActivationDescriptor("sigmoid"), values["x"])
-    )
-    values = drawn("softmax_backward dy=float64:5x6 y=float64:5x6 axis=0")
-    assert np.abs(values["y"].sum(axis=0) - 1.0).max() < np.finfo(np.float64).eps * 8
-
-
-def test_destinations_that_must_not_be_read_are_poisoned() -> None:
-    line = CallLine.parse(f"{RELU} out=float32:3x5")
-    assert checking.unread(line, drawing.draw(line, np.random.default_rng(0))) == {"out"}
-    for word in ("out=float32:3x5 beta=1.0", "out=float32:3x5@x"):
-        line = CallLine.parse(f"{RELU} {word}")
-        assert checking.unread(line, drawing.draw(line, np.random.default_rng(0))) == set()
-
-
-# -- memory ------------------------------------------------------------------------------------------------------------
-
-
-def replaced(line: CallLine, handle: dp.Handle) -> CallLine:
-    """The line of the call that the line was made into."""
-    memory = place(handle, line, drawing.draw(line, np.random.default_rng(0)))
-    return CallLine.of(OPS[line.op], fill(line, memory.arrays), handle)
-
-
-@pytest.mark.parametrize(
-    "word",
-    [
-        *(
-            "float32:4x6",
-            "bfloat16:7@2",
-            "float32:4x3:6x2",
-            "float32:6x4:1x6@8",
-            "float32:4x6:-6x1@12",
-            "float64:scalar@8",
-        ),
-        *("float32:4x6:0x1/readonly", "float32:0x6", "float32:3:9b@3", ">f4:4x6", "int16:5@1", "complex64:2"),
-        *("float16:5/described", "float16:5@4/described", "float16:5x2:1x5/described"),
-    ],
-)
-def test_memory_is_as_the_line_says(word: str, handle: dp.Handle) -> None:
-    """Steps, alignment, tags: the call that is made has the line that it was made from."""
-    if handle.backend == "cuda" and re.match(r">f4|.*readonly", word):
-        pytest.skip("CuPy has no such arrays")
-    line = CallLine.parse(f"set_tensor y={word} value=1.0")
-    assert replaced(line, handle) == line
-
-
-def test_shared_memory_is_shared(handle: dp.Handle) -> None:
-    weights = "weights=[float32:6@4;float32:2x3@weights[0]-12]"
-    line = CallLine.parse(f"sgd_update {weights} gradients=[3*float32:5@12] lr=float32:scalar@weights[0]+8")
-    assert replaced(line, handle) == line
-
-
-@hypothesis.settings(
-    max_examples=200,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
-@hypothesis.given(
-    st.sampled_from(list(OPS)).flatmap(lambda name: spoilt(GOOD[name](), like_array).map(lambda a: (name, a)))
-)
-def test_any_call_is_made_again_as_it_was(call: tuple[str, dict[str, Any]]) -> None:
-    """Call, line, memory, line: the same line, but for what a line cannot give back."""
-    name, arguments = call
-    line = CallLine.of(OPS[name], {key: value for key, value in arguments.items() if key in GOOD[name]()})
-    line = CallLine.parse(str(line))
-    hypothesis.assume(not line.lost and not any(operand.numpy.hasobject for operand in line.operands.values()))
-    with dp.create_handle("numpy") as handle:
-        assert replaced(line, handle) == line
-
-
-def test_damage_is_seen(numpy_handle: dp.Handle) -> None:
-    """Writing before, behind, into the gaps of an operand, or to one that is only read."""
-    line = CallLine.parse("activation_forward activation=relu x=float32:3 out=float32:3:2")
-    values = drawing.draw(line, np.random.default_rng(0))
-    memory = place(numpy_handle, line, values)
-    assert memory.damage(numpy_handle, ("out",)) == []
-    memory.arrays["out"][...] = 5
-    assert memory.damage(numpy_handle, ("out",)) == []
-    memory.arrays["x"][1] += 1
-    (words,) = memory.damage(numpy_handle, ("out",))
-    assert words.startswith("x: changed ")
-    for at in (-1, 1, 5):
-        memory = place(numpy_handle, line, values)
-        block = memory.blocks[1]
-        block.base[block.starts["out"] + 4 * at : block.starts["out"] + 4 * at + 4] = 0
-        assert [words.split(":")[0] for words in memory.damage(numpy_handle, ("out",))] == ["out"]
 
 
 # -- wrong and refused calls -------------------------------------------------------------------------------------------
@@ -369,131 +236,6 @@ def test_a_refused_call_is_not_timed(replay: Callable[..., tuple[int, str]]) -> 
         code, printed = replay("softmax_forward x=float32:3 axis=4", "--backend", "numpy", *options)
         assert code == REFUSED
         assert "us median" not in printed
-
-
-# -- records -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every call is recorded there."""
-    monkeypatch.setenv("DNNPRIMS_RECORD", str(tmp_path / "records"))
-    monkeypatch.setenv("DNNPRIMS_RECORD_WHAT", "all")
-    return tmp_path / "records"
-
-
-def only_record(folder: Path) -> Path:
-    """The one record that there is."""
-    (path,) = folder.glob("*.json")
-    return path
-
-
-@pytest.mark.parametrize("backend", backend_parameters())
-def test_recorded_data_and_layouts_come_back(
-    backend: str, folder: Path, monkeypatch: pytest.MonkeyPatch, replay: Callable[..., tuple[int, str]]
-) -> None:
-    """Strided, misaligned, repeated, in place, bfloat16: bit for bit what the call was made on."""
-    rng = np.random.default_rng(3)
-    with dp.create_handle(backend) as handle:
-        room = handle.asarray(rng.standard_normal(200).astype(ml_dtypes.bfloat16))
-        dy, x = room[1:85].reshape(7, 12)[:, ::2], room[90:132].reshape(7, 6)
-        before = fetch(handle, dy), fetch(handle, x)
-        dp.activation_backward(handle, "gelu", dy, x=x, out=x, alpha=0.5, beta=1.0)
-    monkeypatch.delenv("DNNPRIMS_RECORD")
-    recorded = loading.load(str(only_record(folder)))
-    assert isinstance(recorded, loading.Recorded)
-    assert recorded.values is not None
-    for label, expected in zip(("dy", "x"), before, strict=True):
-        assert np.array(recorded.values[label]).tobytes() == np.array(expected).tobytes()
-    assert recorded.line.operands["dy"] == Operand("bfloat16", (7, 6), (24, 4), "", 2)
-    assert recorded.line.operands["out"] == Operand("bfloat16", (7, 6), None, "x", 0)
-    for form in (only_record(folder), only_record(folder).with_suffix(".npz")):
-        code, printed = replay(str(form), "--backend", backend, "--check", "--time", "--repeat", "3")
-        assert code == RIGHT, printed
-        assert "recorded data" in printed
-
-
-def test_repeated_and_negative_steps_come_back(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, replay: Callable[..., tuple[int, str]]
-) -> None:
-    x = np.broadcast_to(np.arange(5.0), (3, 5))[:, ::-1]
-    with dp.create_handle("numpy") as handle:
-        dp.activation_forward(handle, "tanh", x)
-    monkeypatch.delenv("DNNPRIMS_RECORD")
-    recorded = loading.load(str(only_record(folder)))
-    assert isinstance(recorded, loading.Recorded)
-    assert recorded.values is not None
-    np.testing.assert_array_equal(recorded.values["x"], x)
-    assert replay(str(only_record(folder)), "--backend", "numpy")[0] == RIGHT
-
-
-@pytest.mark.parametrize("op", dp.PRIMITIVES, ids=lambda op: op.__name__)
-def test_every_primitive_replays_from_a_record(
-    op: FunctionType, folder: Path, monkeypatch: pytest.MonkeyPatch, replay: Callable[..., tuple[int, str]]
-) -> None:
-    with dp.create_handle("numpy") as handle:
-        op(handle, **GOOD[op.__name__]())
-    monkeypatch.delenv("DNNPRIMS_RECORD")
-    code, printed = replay(str(only_record(folder)), "--backend", "numpy")
-    assert code == RIGHT, printed
-
-
-def test_a_refusal_that_depends_on_data_replays_from_its_record(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, replay: Callable[..., tuple[int, str]]
-) -> None:
-    """A label out of range is in the record, not in the line."""
-    with dp.create_handle("numpy") as handle, pytest.raises(dp.BadParamError) as caught:
-        dp.loss_forward(handle, "cross_entropy", np.zeros((2, 3), np.float32), np.array([0, 7]))
-    monkeypatch.delenv("DNNPRIMS_RECORD")
-    assert replay(caught.value.call, "--backend", "numpy")[0] == RIGHT
-    for backend in ("numpy", "emulator"):
-        code, printed = replay(str(only_record(folder)), "--backend", backend)
-        assert code == REFUSED
-        assert printed.count("label out of range") == 2  # there and here
-
-
-def test_a_record_without_data_is_its_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, replay: Callable[..., tuple[int, str]]
-) -> None:
-    with dp.create_handle("numpy") as handle, pytest.raises(dp.BadParamError):
-        dp.softmax_forward(handle, np.zeros(3, np.float32), axis=4)
-    monkeypatch.delenv("DNNPRIMS_RECORD")
-    code, printed = replay(str(only_record(folder)), "--backend", "numpy")
-    assert code == REFUSED
-    assert "data drawn from seed 0" in printed
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda facts: "",
-        lambda facts: "[]",
-        lambda facts: json.dumps({**facts, "format": 2}),
-        lambda facts: json.dumps({**facts, "call": 3}),
-        lambda facts: json.dumps({**facts, "call": "activation_forward x"}),
-        lambda facts: json.dumps({**facts, "arrays": "no such.npz"}),
-        lambda facts: json.dumps({**facts, "arrays": "objects.npz"}),
-        lambda facts: json.dumps({**facts, "arrays": "/etc/passwd"}),
-        lambda facts: json.dumps({**facts, "call": facts["call"].replace("float32:4", "float32:5")}),
-        lambda facts: json.dumps({key: value for key, value in facts.items() if key != "call"}),
-    ],
-)
-def test_what_is_no_record_is_refused(
-    change: Callable[[dict[str, Any]], str],
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    replay: Callable[..., tuple[int, str]],
-) -> None:
-    """Nothing is unpickled, and nothing is read from elsewhere."""
-    with dp.create_handle("numpy") as handle:
-        dp.activation_forward(handle, "relu", np.zeros(4, np.float32))
-    monkeypatch.delenv("DNNPRIMS_RECORD")
-    path = only_record(folder)
-    np.savez(folder / "objects.npz", x=np.array([object()] * 4))
-    path.write_text(change(json.loads(path.read_text())))
-    code, printed = replay(str(path), "--backend", "numpy")
-    assert code == USAGE, printed
-    assert "Traceback" not in printed
 
 
 # -- the user ----------------------------------------------------------------------------------------------------------
