@@ -66,6 +66,15 @@ def emulator_handle() -> Iterator[dnnprims.Handle]:
 
 
 @pytest.fixture
+def cuda_handle() -> Iterator[dnnprims.Handle]:
+    """A handle on the GPU."""
+    if not HAS_GPU:
+        pytest.skip("no NVIDIA GPU here")
+    with dnnprims.create_handle("cuda") as made:
+        yield made
+
+
+@pytest.fixture
 def replay(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Run the command; its exit code and what it printed."""
 

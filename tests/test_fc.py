@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import backend_parameters
 
 import dnnprims
 from dnnprims.conformance import bounds
-from dnnprims.descriptors import ACTIVATION_MODES, ActivationDescriptor, TensorDescriptor
-from dnnprims.errors import BadParamError, NotSupportedError
+from dnnprims.descriptors import ACTIVATION_MODES, ActivationDescriptor
+from dnnprims.errors import BadParamError
 from dnnprims.ops.fc import (
     fc_backward,
     fc_backward_bias,
@@ -22,12 +20,8 @@ from dnnprims.ops.fc import (
     fc_backward_needs,
     fc_backward_weights,
     fc_forward,
-    plan_fc_backward,
-    plan_fc_backward_bias,
-    plan_fc_forward,
 )
 from dnnprims.reference import fc as reference
-from dnnprims.runtime.gemm import WORKSPACE_BYTES, GemmStep
 from dnnprims.runtime.launch import Profile
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -107,7 +101,7 @@ def _check(got: Any, expected: Any, bound: Any, what: str) -> None:
     assert excess <= 1.0, f"{what}: error is {excess} of its bound"
 
 
-def _check_layer(handle: Any, mode: str, dtype: str, m: int, k: int, n: int, shift: int = 0) -> None:
+def check_layer(handle: Any, mode: str, dtype: str, m: int, k: int, n: int, shift: int = 0) -> None:
     """Compare forward and backward with float64 under the derived bounds."""
     rng = np.random.default_rng([m, k, n])
     x, w, b, dy = (draw(rng, s, dtype) for s in ((m, k), (n, k), (n,), (m, n)))
@@ -154,7 +148,7 @@ def _check_layer(handle: Any, mode: str, dtype: str, m: int, k: int, n: int, shi
 @pytest.mark.parametrize("mode", ["identity", "relu", "tanh", "gelu_tanh", "swish"])
 @pytest.mark.parametrize(("m", "k", "n", "shift"), [(5, 3, 7, 0), (33, 20, 64, 0), (17, 9, 40, 1)])
 def test_layer_is_within_its_bounds(handle: Any, mode: str, dtype: str, m: int, k: int, n: int, shift: int) -> None:
-    _check_layer(handle, mode, dtype, m, k, n, shift)
+    check_layer(handle, mode, dtype, m, k, n, shift)
 
 
 #: Parameters that turn the derivative from a function of y into one of the pre-activation.
@@ -219,87 +213,6 @@ def test_gradients_are_the_slopes_of_the_reference(mode: str) -> None:
         h = bounds.unit_roundoff("float64") ** (1 / 3)
         slope = (loss(i, h * direction) - loss(i, -h * direction)) / (2 * h)
         assert slope == pytest.approx(float((gradient * direction).sum()), rel=np.sqrt(bounds.unit_roundoff("float64")))
-
-
-# -- products of transposed copies -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=backend_parameters()[1:])
-def along_k(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A handle that transposes all that lies across k, as else only TF32 on Hopper does, and for large products."""
-    monkeypatch.setattr("dnnprims.ops.fc.backward.along_k_reason", lambda *_, **__: None)
-    with dnnprims.create_handle(request.param, math="tf32") as made:
-        yield made
-
-
-@pytest.mark.parametrize(("m", "k", "n"), [(5, 4, 8), (64, 64, 64), (130, 68, 36), (257, 8, 132), (64, 128, 4)])
-@pytest.mark.parametrize("mode", ["identity", "relu", "gelu_tanh"])
-def test_products_of_transposed_copies(along_k: Any, mode: str, m: int, k: int, n: int) -> None:
-    """On both sides of a tile's edges in each extent."""
-    _check_layer(along_k, mode, "float32", m, k, n)
-
-
-@pytest.mark.parametrize("needs", [("dx",), ("dw",), ("db",), ("dx", "db"), ("db", "dw")])
-@pytest.mark.parametrize("mode", ["identity", "relu"])
-def test_of_copies_only_what_is_needed_is_made(along_k: Any, needs: tuple[str, ...], mode: str) -> None:
-    """Integers, so that every way gives the same; parameters accumulate."""
-    rng = np.random.default_rng(8)
-    dy, x, w, y = (rng.integers(-3, 4, s).astype(np.float32) for s in ((70, 12), (70, 8), (12, 8), (70, 12)))
-    beta = 0.0 if needs == ("dx",) else 2.0
-    old = {"dx": np.full_like(x, np.nan), "dw": np.ones_like(w), "db": np.ones(12, np.float32)}
-    given = {name: old[name].copy() for name in needs}
-    there = {name: along_k.asarray(a) for name, a in given.items()}
-    arguments = (dy, x if "dw" in needs else None, w if "dx" in needs else None)
-    options = {"activation": mode, "needs": needs, "beta": beta}
-    reference.fc_backward(*arguments, **{**options, "activation": of(mode)}, y=y if mode == "relu" else None, **given)
-    placed = [None if a is None else along_k.asarray(a) for a in arguments]
-    fc_backward(along_k, *placed, **options, y=along_k.asarray(y) if mode == "relu" else None, **there)
-    for name in needs:
-        np.testing.assert_array_equal(along_k.to_numpy(there[name]), given[name])
-
-
-def test_single_products_of_transposed_copies(along_k: Any) -> None:
-    rng = np.random.default_rng(9)
-    dy, x, w = (rng.integers(-3, 4, s).astype(np.float32) for s in ((70, 12), (70, 8), (12, 8)))
-    dw = along_k.asarray(np.ones_like(w))
-    fc_backward_weights(along_k, along_k.asarray(dy), along_k.asarray(x), out=dw, alpha=2.0, beta=-1.0)
-    np.testing.assert_array_equal(along_k.to_numpy(dw), 2 * dy.T @ x - 1)
-    np.testing.assert_array_equal(along_k.to_numpy(fc_backward_data(along_k, *map(along_k.asarray, (dy, w)))), dy @ w)
-
-
-def _backward_plan(
-    profile: Profile,
-    m: int = 8192,
-    k: int = 784,
-    n: int = 2048,
-    dtype: str = "float32",
-    needs: tuple[str, ...] = ("dx", "dw", "db"),
-) -> Any:
-    dy, x, w = (TensorDescriptor(s, dtype) for s in ((m, n), (m, k), (n, k)))
-    return plan_fc_backward(profile, "relu", needs, 0.0, dy, x, w, dy, None, None, None, None)
-
-
-def test_when_products_are_made_of_transposed_copies() -> None:
-    hopper = replace(GPU, math="tf32")
-    spec = _backward_plan(hopper)
-    assert spec.variant == "lt_product_along_k"
-    dx, dw = (step for step in spec.steps if isinstance(step, GemmStep))
-    assert (dx.b.transposed, dw.b.transposed) == (False, True)
-    dx, dw = (s for s in _backward_plan(hopper, m=24000, k=1536, n=512).steps if isinstance(s, GemmStep))
-    assert (dx.b.transposed, dw.a.transposed, dw.b.transposed) == (True, False, False)  # the smaller operand, dz
-    for profile, given, why in (
-        (GPU, {}, "operands may lie either way"),
-        (hopper, {"dtype": "bfloat16"}, "operands may lie either way"),
-        (replace(hopper, arch=80), {}, "only Hopper"),
-        (hopper, {"m": 64, "n": 64}, "longer than it saves"),
-        (hopper, {"n": 2050}, "multiple of 16 bytes"),
-        (hopper, {"k": 786}, "multiple of 16 bytes"),
-        (replace(hopper, workspace_limit=1 << 26), {}, "the limit is"),
-        (replace(hopper, blaslt=False), {}, "no cuBLASLt"),
-    ):
-        found = _backward_plan(profile, needs=("dw", "db"), **given)
-        assert found.variant in ("lt_product", "tiled_kernel")
-        assert why in dict(found.refused)["lt_product_along_k"]
 
 
 # -- shapes and what is saved ----------------------------------------------------------------------------------------
@@ -393,127 +306,6 @@ def test_backward_needs_names_what_suffices() -> None:
         fc_backward_needs("rely")
 
 
-# -- refusals --------------------------------------------------------------------------------------------------------
-
-
-def _arrays(handle: Any, *shapes: tuple[int, ...], dtype: str = "float32") -> list[Any]:
-    return [handle.asarray(np.zeros(shape, dtype)) for shape in shapes]
-
-
-def test_wrong_shapes_and_dtypes_are_named(handle: Any) -> None:
-    x, w, b, bad = _arrays(handle, (4, 3), (5, 3), (5,), (6,))
-    with pytest.raises(BadParamError, match=r"fc_forward: w has the wrong shape: got \(5, 3\), expected \(5, 2\)"):
-        fc_forward(handle, _arrays(handle, (4, 2))[0], w)
-    with pytest.raises(BadParamError, match=r"fc_forward: b has the wrong shape"):
-        fc_forward(handle, x, w, bad)
-    with pytest.raises(BadParamError, match=r"fc_forward: w has the wrong rank"):
-        fc_forward(handle, x, b)
-    with pytest.raises(BadParamError, match=r"fc_forward: w has another dtype than x"):
-        fc_forward(handle, x, _arrays(handle, (5, 3), dtype="float64")[0])
-    with pytest.raises(BadParamError, match=r"fc_forward: x has a dtype"):
-        fc_forward(handle, *_arrays(handle, (4, 3), (5, 3), dtype="int32"))
-    with pytest.raises(BadParamError, match=r"fc_forward: w is not contiguous"):
-        fc_forward(handle, x, _arrays(handle, (3, 5))[0].T)
-    with pytest.raises(BadParamError, match=r"fc_forward: activation is no activation"):
-        fc_forward(handle, x, w, activation="rely")
-    with pytest.raises(BadParamError, match=r"fc_forward: out is missing"):
-        fc_forward(handle, x, w, beta=1.0)
-    with pytest.raises(BadParamError, match=r"fc_backward_weights: x has the wrong shape"):
-        fc_backward_weights(handle, *_arrays(handle, (4, 5), (3, 3)))
-
-
-def test_what_backward_lacks_is_named(handle: Any) -> None:
-    dy, x, w = _arrays(handle, (4, 5), (4, 3), (5, 3))
-    with pytest.raises(BadParamError, match=r"fc_backward: y is missing"):
-        fc_backward(handle, dy, x, w, activation="relu")
-    with pytest.raises(BadParamError, match=r"fc_backward: aux is missing"):
-        fc_backward(handle, dy, x, w, activation="gelu")
-    with pytest.raises(BadParamError, match=r"fc_backward: x is missing"):
-        fc_backward(handle, dy, None, w)
-    with pytest.raises(BadParamError, match=r"fc_backward: needs"):
-        fc_backward(handle, dy, x, w, needs=("dz",))
-    with pytest.raises(BadParamError, match=r"fc_backward: dw is missing"):
-        fc_backward(handle, dy, x, w, beta=1.0)
-    with pytest.raises(BadParamError, match=r"fc_backward: db is not in needs"):
-        fc_backward(handle, dy, x, w, needs=("dx",), db=_arrays(handle, (5,))[0])
-
-
-def test_a_refused_call_changes_nothing(handle: Any) -> None:
-    x, w = _arrays(handle, (4, 4), (4, 4))
-    with pytest.raises(BadParamError, match="overlaps"):
-        fc_forward(handle, x, w, out=x)
-    assert not handle.to_numpy(x).any()
-
-
-# -- plans -----------------------------------------------------------------------------------------------------------
-
-
-def _forward_plan(mode: str | None, *, profile: Profile = GPU, dtype: str = "bfloat16", **given: Any) -> Any:
-    n = given.pop("n", 64)
-    m = given.pop("m", 64)
-    shapes = {"b": (n,), "out": (m, n), "aux": (m, n)}
-    described = [TensorDescriptor(shapes[name], dtype) if given.get(name) else None for name in ("b", "out", "aux")]
-    x, w = TensorDescriptor((m, 16), dtype), TensorDescriptor((n, 16), dtype)
-    return plan_fc_forward(profile, mode, given.get("alpha", 1.0), given.get("beta", 0.0), x, w, *described)
-
-
-@pytest.mark.parametrize(
-    ("mode", "given", "variant"),
-    [
-        ("relu", {"b": 1}, "lt_epilogue"),
-        ("relu", {"b": 1, "aux": 1}, "lt_then_pass"),
-        ("relu", {"b": 1, "alpha": 2.0}, "lt_then_pass"),
-        ("gelu_tanh", {"b": 1}, "lt_epilogue"),
-        ("gelu_tanh", {"b": 1, "aux": 1}, "lt_epilogue"),
-        ("gelu_tanh", {"b": 1, "aux": 1, "n": 60}, "lt_then_pass"),
-        ("gelu_tanh", {"b": 1, "n": 60}, "lt_then_pass"),
-        ("gelu_tanh", {"b": 1, "dtype": "float32"}, "lt_then_pass"),
-        ("tanh", {"b": 1}, "lt_then_pass"),
-        ("tanh", {"b": 1, "m": 9}, "few_rows"),
-        ("tanh", {"b": 1, "m": 9, "aux": 1, "n": 61}, "few_rows"),
-        ("tanh", {"b": 1, "m": 9, "dtype": "float32"}, "lt_then_pass"),
-        ("tanh", {"b": 1, "n": 35}, "few_rows"),
-        ("mish", {"b": 1, "m": 9}, "lt_then_pass"),
-        (None, {"b": 1}, "lt_epilogue"),
-        (None, {"out": 1, "alpha": 2.0, "beta": 1.0}, "lt_epilogue"),
-        (None, {"b": 1, "out": 1, "alpha": 2.0, "beta": 1.0}, "lt_then_pass"),
-        (None, {"b": 1, "profile": Profile("emulator")}, "tiled_kernel"),
-    ],
-)
-def test_what_is_fused(mode: str | None, given: dict[str, Any], variant: str) -> None:
-    spec = _forward_plan(mode, **given)
-    assert spec.variant == variant
-    assert len(spec.steps) == (
-        1 if variant in ("few_rows", "lt_epilogue") or (mode is None and "alpha" not in given) else 2
-    )
-    assert all(reason for _, reason in spec.refused)
-
-
-def test_a_limit_on_the_workspace_is_kept() -> None:
-    tight = Profile("cuda", blaslt=True, workspace_limit=0)
-    assert _forward_plan("relu", b=1).workspace_bytes == WORKSPACE_BYTES
-    spec = _forward_plan("relu", profile=tight, b=1)
-    assert spec.workspace_bytes == 0
-    assert isinstance(spec.steps[0], GemmStep)
-    with pytest.raises(NotSupportedError, match="fc_forward: workspace_limit needs workspace"):
-        _forward_plan("tanh", profile=tight, out=1, beta=1.0)
-    dy, x, w = (TensorDescriptor(s, "float32") for s in ((500, 8), (500, 4), (8, 4)))
-    with pytest.raises(NotSupportedError, match="fc_backward"):
-        plan_fc_backward(tight, "relu", ("dx",), 0.0, dy, x, w, dy, None, None, None, None)
-    whole = plan_fc_backward_bias(tight, 1.0, 0.0, dy, None)
-    assert (whole.variant, whole.workspace_bytes) == ("whole_columns", 0)
-    assert plan_fc_backward_bias(GPU, 1.0, 0.0, dy, None).variant == "split_rows"
-
-
-def test_forward_without_workspace_is_right(handle: Any) -> None:
-    with dnnprims.create_handle(handle.backend, workspace_limit=0) as tight:
-        for mode in ("identity", "relu", "tanh"):
-            y = fc_forward(tight, *map(tight.asarray, (X, W, B)), activation=mode)
-            bound = 4 * bounds.ulp(Z, "float32")
-            expected = reference.fc_forward(wide(X), wide(W), wide(B), activation=of(mode))
-            assert (np.abs(tight.to_numpy(y) - expected) <= bound).all()
-
-
 # -- on a GPU --------------------------------------------------------------------------------------------------------
 
 
@@ -535,7 +327,7 @@ def cuda(request: pytest.FixtureRequest) -> Iterator[Any]:
     ("m", "k", "n", "shift"), [(1, 1, 1, 0), (128, 784, 512, 0), (513, 127, 260, 0), (77, 51, 93, 1)]
 )
 def test_layer_on_the_gpu(cuda: Any, mode: str, dtype: str, m: int, k: int, n: int, shift: int) -> None:
-    _check_layer(cuda, mode, dtype, m, k, n, shift)
+    check_layer(cuda, mode, dtype, m, k, n, shift)
 
 
 @pytest.mark.gpu
