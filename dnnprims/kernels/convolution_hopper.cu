@@ -53,11 +53,7 @@ template <class T, int PHASES_> struct ConvHopper {
   const T* x[PHASES];
   T* y[PHASES];
   const T* w;
-  const T* residual;
-  const T* b;
-  const float* scale;
-  const float* shift;
-  acc_t<T> alpha1, alpha2, c0, c1;  // c0, c1: of the activation
+  Following<T> following;
   int channels;        // out
   int channel_tiles;   // out
   int channel_blocks;  // in, of 64
@@ -91,8 +87,7 @@ template <class T, class Tile, class Act, int PHASES> struct Outlet {
   Pixel pixels[DOWN];  // of the tile at hand, where they are wanted
 
   DEVICE Outlet(const Layout<Tile>& at, const ConvMaps<PHASES>& maps, const ConvHopper<T, PHASES>& p, int consumer)
-      : at(at), maps(maps), p(p), consumer(consumer),
-        then{p.b, p.scale, p.shift, p.alpha1, p.alpha2, p.residual != nullptr, p.relu != 0, Act{p.c0, p.c1}} {}
+      : at(at), maps(maps), p(p), consumer(consumer), then(p.following, p.relu != 0) {}
   DEVICE bool speaker() const { return threadIdx.x % WARPGROUP == 0; }
   static DEVICE int down(int k) { return Tile::SWAPPED ? k % ACROSS : k / ACROSS; }
   DEVICE int channel(const Place<Tile>& place, int k) const {

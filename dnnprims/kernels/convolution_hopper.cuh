@@ -36,8 +36,17 @@ template <int STAGES> struct Ring {
   }
 };
 
+// What follows sums, as the host gives it: arrays over the channels out, and the residual, any of them null.
+template <class T> struct Following {
+  const T* residual;
+  const T* b;
+  const float* scale;
+  const float* shift;
+  acc_t<T> alpha1, alpha2, c0, c1;  // c0, c1: of the activation
+};
+
 // What follows a sum s: act(scale (alpha1 s + b) + shift + alpha2 residual), act relu where the flag says so, then Act, the
-// identity for either; arrays over the channels out, or null.
+// identity for either.
 template <class T, class Act = Identity<T>> struct Then {
   const T* b;
   const float* scale;
@@ -45,6 +54,9 @@ template <class T, class Act = Identity<T>> struct Then {
   float alpha1, alpha2;
   bool residual, relu;
   Act act;
+  DEVICE Then(const Following<T>& by, bool relu)
+      : b(by.b), scale(by.scale), shift(by.shift), alpha1(by.alpha1), alpha2(by.alpha2), residual(by.residual != nullptr),
+        relu(relu), act{by.c0, by.c1} {}
 };
 
 // Of a piece, a thread has sums 4 j .. 4 j + 3: columns 8 j + 2 (lane % 4) and the next, of rows 16 warp + lane / 4 and 8

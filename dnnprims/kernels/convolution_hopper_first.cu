@@ -32,11 +32,7 @@ template <class T> struct ConvHopperFirstParams {
   const T* x;
   const T* w;
   T* y;
-  const T* residual;
-  const T* b;
-  const float* scale;
-  const float* shift;
-  acc_t<T> alpha1, alpha2, c0, c1;  // c0, c1: of the activation
+  Following<T> following;
   int tiles, tiles_down;            // tiles_down: in an image
   int height, width, channels;      // of an image
   int taps_h, taps_w, stride_h, top, left;
@@ -132,7 +128,7 @@ DEVICE void fetch_rows(const FirstLayout<T>& at, const FirstMaps& maps, const Co
     load_bytes(at.raw(stage) + beside(p, seen) + (begin - seen.first * row_bytes),
                reinterpret_cast<const unsigned char*>(p.x) + (i64)place.n * p.height * row_bytes + begin, bytes,
                at.brought(stage));
-  if (p.residual)
+  if (p.following.residual)
     for (int row = 0; row < p.rows; ++row) prefetch_patch(maps.residual, filter, 0, place.h + row, place.n);
 }
 
@@ -253,7 +249,7 @@ DEVICE T result_within(const ConvHopperFirstParams<T>& p, const Then<T, Act>& th
   if (then.scale) v *= then.scale[filter];
   if (then.shift) v += then.shift[filter];
   if (then.residual)
-    v += then.alpha2 * to_acc(p.residual[(((i64)n * p.out_height + h) * p.out_width + w) * p.filters + filter]);
+    v += then.alpha2 * to_acc(p.following.residual[(((i64)n * p.out_height + h) * p.out_width + w) * p.filters + filter]);
   return from_acc<T>(then.act.forward(then.relu ? positive_part(v) : v));
 }
 
@@ -277,7 +273,7 @@ template <class T, int STEPS, class Act>
 DEVICE void consume(const FirstLayout<T>& at, const FirstMaps& maps, unsigned char* shared,
                     const ConvHopperFirstParams<T>& p, int filter, int group, int first, int step) {
   constexpr int BOTH = CONSUMERS * WARPGROUP;
-  const Then<T, Act> then{p.b, p.scale, p.shift, p.alpha1, p.alpha2, p.residual != nullptr, p.relu != 0, Act{p.c0, p.c1}};
+  const Then<T, Act> then{p.following, p.relu != 0};
   const u32 out = at.out(group);
   const bool speaker = threadIdx.x % WARPGROUP == 0;
   // Barrier 4 + g lets consumer g multiply; the other one opens it. The first tile is consumer 0's.

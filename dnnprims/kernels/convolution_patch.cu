@@ -43,11 +43,7 @@ template <class T> struct ConvPatchParams {
   const T* x;
   const T* w;
   T* y;
-  const T* residual;
-  const T* b;
-  const float* scale;
-  const float* shift;
-  acc_t<T> alpha1, alpha2, c0, c1;   // c0, c1: of the activation
+  Following<T> following;
   int rows, columns;                 // of a tile
   int tiles, tiles_down, tiles_across;  // tiles_down, tiles_across: in an image
   int top, left;                     // padding
@@ -86,7 +82,7 @@ struct PatchLayout {
     filters = (shared_address(raw) + 1023u) & ~1023u;
     patches = filters + TAPS * TAP_BYTES;
     outs = patches + stages * patch_bytes;
-    barriers = outs + (p.residual ? CONSUMERS * OUT_BYTES : 0);
+    barriers = outs + (p.following.residual ? CONSUMERS * OUT_BYTES : 0);
   }
   DEVICE u32 patch(int stage) const { return patches + stage * patch_bytes; }
   DEVICE u32 out(int consumer) const { return outs + consumer * OUT_BYTES; }
@@ -170,7 +166,7 @@ DEVICE void convolve(const PatchMaps& maps, const ConvPatchParams<T>& p) {
     return;
   }
   more_registers<232>();
-  const Then<T, Act> then{p.b, p.scale, p.shift, p.alpha1, p.alpha2, p.residual != nullptr, p.relu != 0, Act{p.c0, p.c1}};
+  const Then<T, Act> then{p.following, p.relu != 0};
   barrier_wait(at.filters_there(), 0);
   // Barrier 4 + g lets consumer g multiply; the other one opens it. The first tile is consumer 0's.
   if (group == 1) named_arrive(4, BOTH);

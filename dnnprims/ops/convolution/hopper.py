@@ -24,17 +24,22 @@ GROUP_BLOCK = 64
 DATA_PHASES = 4
 
 
+#: ``Following`` of the kernels.
+FOLLOWING = ("residual", "b", "scale", "shift")
+FACTORS = tuple((name, "A") for name in ("alpha1", "alpha2", "c0", "c1"))
+
+
 def _struct(name: str, phases: int) -> Struct:
     places = tuple(f"{letter}{k}" for letter in "xy" for k in range(phases))
     scalars = (
-        *((name, "A") for name in ("alpha1", "alpha2", "c0", "c1")),
+        *FACTORS,
         *(
             (name, "i32")
             for name in ("channels", "channel_tiles", "channel_blocks", "group", "relu", "mixed", "matrix", "dense")
         ),
         *((f"{field}{k}", "i32") for k in range(phases) for field in PHASE_FIELDS),
     )
-    return Struct(name, (*places, "w", "residual", "b", "scale", "shift"), scalars)
+    return Struct(name, (*places, "w", *FOLLOWING), scalars)
 
 
 _FORWARD = Kernel("convolution_hopper", "conv_hopper_forward", _struct("ConvHopperParams", 1))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ...dtypes import DType
 from ...runtime.launch import Family, Kernel, KernelStep, Struct
 from ...runtime.tensor_map import BoxMap
-from .hopper import Ending, blend_reason, operands_reason
+from .hopper import FACTORS, FOLLOWING, Ending, blend_reason, operands_reason
 from .product import WIDEST_ACCESS, Algorithm, Product, Work, always_pays
 
 _NUMBERS = (
@@ -22,8 +22,8 @@ _FIRST = Kernel(
     "conv_hopper_first",
     Struct(
         "ConvHopperFirstParams",
-        ("x", "w", "y", "residual", "b", "scale", "shift"),
-        (*((name, "A") for name in ("alpha1", "alpha2", "c0", "c1")), *((name, "i32") for name in _NUMBERS)),
+        ("x", "w", "y", *FOLLOWING),
+        (*FACTORS, *((name, "i32") for name in _NUMBERS)),
     ),
 )
 #: As in the kernel: positions of a tile with what lies between its rows, filters of a block, threads.

@@ -10,7 +10,7 @@ from ...dtypes import DType
 from ...runtime.launch import NULL, Family, Kernel, KernelStep, Scratch, Struct
 from ...runtime.tensor_map import BoxMap
 from .geometry import Numbers
-from .hopper import Ending, blend_reason, filter_depth, image_reason
+from .hopper import FACTORS, FOLLOWING, Ending, blend_reason, filter_depth, image_reason
 from .hopper_filter import Slots, fold_step
 from .product import Algorithm, Product, Work, always_pays
 
@@ -20,8 +20,8 @@ _NUMBERS = (
 )
 _STRUCT = Struct(
     "ConvPatchParams",
-    ("x", "w", "y", "residual", "b", "scale", "shift"),
-    (*((name, "A") for name in ("alpha1", "alpha2", "c0", "c1")), *((name, "i32") for name in _NUMBERS)),
+    ("x", "w", "y", *FOLLOWING),
+    (*FACTORS, *((name, "i32") for name in _NUMBERS)),
 )
 _FORWARD = Kernel("convolution_patch", "conv_patch_forward", _STRUCT)
 _DATA = Kernel("convolution_patch", "conv_patch_data", _STRUCT)
