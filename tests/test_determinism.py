@@ -27,7 +27,7 @@ needs_emulator = backend_parameters()[1].marks[0]  # type: ignore[attr-defined]
 NEVER_TAKEN = {("softmax_forward", "plain"), ("softmax_backward", "plain")}
 #: Variants of the profile without cuBLASLt that need it.
 NEED_BLASLT = {"lt_epilogue", "lt_then_pass", "lt_product", "lt_products", "lt_product_after_copies"}
-#: Variants of TF32 products, which no ready call is; `test_fc` has them on small ones, and `test_convolution_hopper`.
+#: Variants of TF32 products, which no ready call is; `test_fc` and `test_convolution_hopper_exact` have small ones.
 NEED_TF32 = {"lt_product_along_k", "hopper_rows", "hopper_turned"}
 _ON_HOPPER = ("hopper", "hopper_patch", "hopper_split", "hopper_joined", "hopper_split_joined")
 #: Variants of Hopper, and the types that variants are not for with IEEE products.
