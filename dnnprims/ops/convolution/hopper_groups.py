@@ -21,8 +21,9 @@ from .relaid import FILTERS, OWN_FILTERS
 
 _THREADS = 256
 #: Channels of a group below which other kernels are left the work; times as many products as are wanted above which
-#: gradients in filters are, too. NVIDIA H200, 2026-11-28, bfloat16, batch 256, 3x3, 32 groups, microseconds of those:
-#: 128@56 309, 256@28 170, 512@14 95, 1024@7 61 (300 where a tile multiplied the channels of all groups).
+#: gradients in filters are, too. NVIDIA H200, 2026-11-28, bfloat16, batch 256, 3x3, 32 groups, microseconds of those
+#: (cuDNN 9): 128@56 309 to 464 (497), 256@28 163 (146), 512@14 95 (101), 1024@7 61 to 76 (50); 300 in the last where a
+#: tile multiplied the channels of all groups. Batch 32 512@14 27 (20).
 _FEWEST, _MOST_TIMES = 4, 64
 #: Pixels of a patch below which tiles of any pixels take less time. NVIDIA H200, 2026-11-28, bfloat16, batch
 #: 256, 32 groups, patches and tiles: 1024@7 94 and 48 us, 512@14 53 and 74.
