@@ -1,7 +1,9 @@
 """A whole training step of a classifier: three layers, cross-entropy, SGD with momentum; captured, and call by call.
 
-Captured, the weights of a layer are updated on a second stream beside the gradients of the layers below it, which costs
-a graph no launch; call by call all of them are updated in one call, which costs the host least.
+Captured, the weights of a layer are updated on a second stream beside the gradients of the layers below it; call by call
+all of them are updated in one call, which costs the host least. NVIDIA H200, 2026-11-28, bfloat16, widths
+784-2048-2048-10, microseconds of a graph with one update / with updates beside / with the gradients of the second
+layer's weights beside, too: batch 128 74 / 69.4 / 71.1, 1024 114 / 110.9 / 109.7, 8192 482 to 490 / 480 / 487.
 """
 
 from __future__ import annotations
@@ -59,7 +61,6 @@ class Network:
         self.dy = [arrays.zeros((batch, n), dtype) for n in sizes[1:]]
         self.value = arrays.zeros((), state)
         self.loss = dp.LossDescriptor("cross_entropy", reduction="mean_elements")
-
         beside = arrays.on_gpu and problem.word("captured") == "graph"
         self.updates = Beside(self._update) if beside else None
 
