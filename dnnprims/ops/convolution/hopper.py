@@ -316,7 +316,8 @@ def _filter_map(product: Product, pointer: int, tile: Tile) -> BoxMap:
     They hold no more filters than there are, as the kernel expects: rows of zeros take the copy engine longer than
     others. NVIDIA H200, 2026-11-28, bfloat16, batch 16, 5x5 taps, microseconds with such boxes / with boxes of 128, and
     cuDNN's: 192-32@28 33 / 58, 28; 512-48@14 in splits 23 / 34, 29. The data gradient of 192-32 takes 34 (20): half of
-    what its stages have of dy are such zeros.
+    what its stages have of dy are such zeros. By ncu its 31 us have the tensor cores 33 % busy, sectors of the L2 20 %,
+    issue slots 11 %: no unit is full.
     """
     g, dtype = product.g, product.dtype
     c, k, taps, chunk = filter_depth(product), g.out_channels, prod(g.taps), _chunk(dtype)
