@@ -36,7 +36,7 @@ _THREADS, _K_BLOCK, _FINISH_THREADS, _FINISH_VEC = 384, 64, 256, 4
 #: Threads that share the slots of an element, and slots that one of them takes before another is called.
 _SHARING, _SLOTS_EACH = (1, 4, 16), 6
 #: Cycles of a block of 64 channels of a tile, of the second launch, and bytes of slots that go by in a cycle.
-_BLOCK_CYCLES, _SECOND, _SLOT_BYTES = 560.0, 4050.0, 3000.0
+_BLOCK_CYCLES, _SECOND, _SLOT_BYTES = 560.0, 4500.0, 3000.0
 #: Blocks of channels that a split has at least.
 _FEWEST = 2
 
@@ -61,9 +61,9 @@ def slower(product: Product) -> str | None:
 
     NVIDIA H200, 2026-11-28, bfloat16 forward, batch 8, split / whole, microseconds: 512@7 15.5 / 29.5, 256@14
     15.7 / 19.7, 256@28 of stride 2 15.9 / 19.6, 128@28 15.7 / 15.0.
-    Again and again in a graph, near where the estimates cross: 512-256@28 of 1x1 and stride 2 5.5 / 6.4 for one image
-    and 5.7 / 6.5 for two, 64-128@6x60 in the data of 16 8.9 / 9.8 (cuDNN 7.4); 128@27 of 8 10.6 / 9.8, 128-256@56 of
-    stride 1 for one 10.2 / 9.8.
+    Again and again in a graph, near where the estimates cross: 512-256@28 of 1x1 and stride 2 5.5 / 6.4 for one image,
+    64-128@6x60 in the data of 16 8.9 / 9.8 (cuDNN 7.4); 128@27 of 8 10.6 / 9.8, 128-256@56 of stride 1 for one
+    10.2 / 9.8. Still done whole: 512-256@28 for two, 5.7 / 6.5.
     """
     if library_reason(product):
         return library_reason(product)
