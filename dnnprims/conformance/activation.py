@@ -193,13 +193,13 @@ def _corners() -> tuple[str, ...]:
         "activation_forward mode=gelu shape=scalar into=out",
         "activation_forward mode=swish shape=1 into=out",
         "activation_forward mode=sigmoid shape=1001 into=in_place",  # packs and a tail
-        "activation_forward mode=relu shape=70001 into=out",  # two packs a thread, where 1001 have one
+        "activation_forward mode=gelu shape=70001 into=out",  # two packs a thread, where 1001 have one
         "activation_forward mode=tanh shape=1001 place=offset into=out",
         "activation_forward mode=mish shape=64x32 alpha=0.5 beta=-1.25 into=out",
         "activation_backward mode=gelu shape=0x5",
         "activation_backward mode=gelu shape=scalar into=out",
         "activation_backward mode=relu shape=1001 given=y into=in_place",
-        "activation_backward mode=relu shape=70001 given=x into=out",
+        "activation_backward mode=relu shape=70000 given=x into=out",  # a last block of packs
         "activation_backward mode=swish shape=1001 place=offset into=out",
         "activation_backward mode=sigmoid shape=64x32 given=y alpha=2.0 beta=0.75 into=out",
     ]

@@ -6,9 +6,10 @@
 // f and f' are functors of activation.cuh (F; FromOutput<F> reads y), which hold the maths and its sources.
 // Pointers: y, x, dx, dy, saved of T. In activation_*_strided each has its own steps over the common extents.
 // Maths: f and f' of each mode are listed with activation_forward of the Python interface.
-// Plan: one pass. A thread takes two 16-byte vectors (VEC elements each), both loaded before either is worked on. The
-//   last block, and every block where a pointer is unaligned, takes single elements instead (share.cuh), so that each
-//   functor is compiled once for any size and alignment. The strided kernels take an element a thread, in the order of
+// Plan: one pass. A thread takes PACKS 16-byte vectors (VEC elements each), all loaded before any is worked on: two where
+//   there is much to compute, else one (TWO_PACKS of ops/activation/kernels.py, with what it was chosen by). A last block
+//   that has no whole ones, and every block where a pointer is unaligned, takes single elements instead (share.cuh), so that
+//   each functor is compiled once for any size and alignment. The strided kernels take an element a thread, in the order of
 //   the destination's memory.
 // Numerics: in acc_t<T>, rounded once. No thread sees another's element: the same bits each time. With beta 0 the old
 //   destination is never read.
@@ -38,12 +39,22 @@
 //   0.919; two packs ahead of four 0.994, of eight 0.978; resident blocks with one, two or four packs ahead 0.90, 0.93,
 //   0.88; a ring of bulk copies for each warp 0.92; hints that nothing is read again 0.91. Coefficients from a table in shared
 //   memory, eight copies side by side against conflicts (timed with an empty table): 0.88.
-//   16 bits past the L2, two runs: one pack a thread in blocks of 256 has 1.003 to 1.009 forward where two have 0.996 to 0.999,
-//   in blocks of 512 0.99, of 1024 0.96; loads that pass by the L1 lose 2 to 4 %, streaming ones 0 to 4 %. Not adopted:
-//   not tried within these kernels.
-//   Blocks in reverse, so that the last one, which has no whole packs, begins first: relu backward of 10^7 float16, not in the
-//   L2, 17.3 us for 17.9 (PyTorch 17.5 and 17.2), in different runs. float16 gelu had 0.93 of a copy then, for 0.99 before,
-//   with 36 registers for 32; which of the two it was is not known. Not adopted.
+//   Launch shapes of these kernels, NVIDIA H200, 2026-11-28, 31 rounds in turn with PyTorch, of its rate, threads x packs:
+//                                     128 x 2  256 x 1  512 x 1  256 x 2  128 x 4  128 x 1
+//     forward   float16 exp, 2^29       0.991    1.001    0.979    0.965    0.967    0.788
+//               float32 exp, 2^28       1.003    1.012    0.984    0.979    0.974    0.795
+//               float32 gelu, 2^28      0.977    0.857    0.839    0.978    0.975    0.790
+//               float32 gelu, 10^7      0.934    0.838    0.828    0.929    0.943    0.777
+//     backward  float16 relu, 2^29      0.997    1.000    0.997    0.994    0.993    1.000
+//               float32 relu, 2^28      1.000    1.004    1.001    0.996    0.995    1.003
+//               float16 relu, 10^7      0.973    1.000    1.000    0.993    0.985    0.996
+//   128 x 2 at 10^7 is without the last block in packs (share.cuh): with it 0.987 and 0.995. Stores that leave the L2 first
+//   lose up to 1 % forward with one pack, loads 2 to 5 %; a launch that waits for the one in front is the same within 0.1 %.
+//   What stays short: float32 gelu of 10^7 0.94 and of 10^6 0.90, in no shape above 0.943 and 0.91; float32 relu of 10^7 0.990
+//   to 0.999 with one pack for 1.001 with two; swish backward 0.991 in float16 (bfloat16 1.023); 16-bit log backward
+//   0.994, at 733 us as relu's, where PyTorch takes 729 for it and 734 for relu's.
+//   Blocks in reverse: relu backward of 10^7 float16 17.3 us for 17.9 before the last block took packs; float16 gelu had
+//   0.93 of a copy then, for 0.99 before, with 36 registers for 32; which of the two it was is not known. Not adopted.
 //   In the L2, microseconds (PyTorch), first and third build: gelu of 10^5 float32 1.44, 1.48 (1.83); of 10^6 2.76, 2.95
 //   (2.66), slower than PyTorch; its derivative of 10^6 2.76, 2.56 (3.2 to 3.4). gelu of 10^7, not in the L2, 23.3 (22.0).
 #include "activation.cuh"
@@ -86,39 +97,41 @@ template <class F> constexpr bool laden_forward = F::SHORT_FORWARD && sizeof(typ
 template <> constexpr bool laden_forward<Tanhshrink<float>> = true;
 template <class F> constexpr bool laden_backward = F::SHORT_BACKWARD && sizeof(typename F::storage) == sizeof(float);
 
-template <int VEC, class F, class T> DEVICE void forward_laden(const F& f, const ActivationForwardParams<T>& p) {
+template <int VEC, int PACKS, class F, class T> DEVICE void forward_laden(const F& f, const ActivationForwardParams<T>& p) {
   acc_t<T> x[VEC], y[VEC];
-  const WholeShare<VEC> whole;
-  if (whole.applies(p.size, p.packs != 0)) {
-    const pack<T, VEC> packs[SHARE_PACKS] = {whole.load(p.x, 0), whole.load(p.x, 1)};
+  const WholeShare<VEC, PACKS> whole(p.size);
+  if (whole.applies(p.packs != 0)) {
+    pack<T, VEC> packs[PACKS];
 #pragma unroll
-    for (int j = 0; j < SHARE_PACKS; ++j) {
+    for (int j = 0; j < PACKS; ++j) packs[j] = whole.load(p.x, j);
+#pragma unroll
+    for (int j = 0; j < PACKS; ++j) {
       if (!whole.holds(j)) break;
       unpack(x, packs[j]);
       forward_all(f, x, y);
       whole.store_blended(p.y, j, y, p.alpha, p.beta);
     }
   } else {
-    const Share<VEC> share(p.size, false);
+    const Share<VEC, PACKS> share(p.size, false);
 #pragma unroll 1
-    for (int j = 0; j < SHARE_PACKS && share.holds(j); ++j) {
+    for (int j = 0; j < PACKS && share.holds(j); ++j) {
       unpack(x, share.single(p.x, j));
       forward_each(f, x, y);
       share.store_blended(p.y, j, y, p.alpha, p.beta);
     }
   }
 }
-template <class T, class F, int VEC>
+template <class T, class F, int VEC, int PACKS>
 __global__ void __launch_bounds__(SHARE_WIDE) activation_forward(const ActivationForwardParams<T> p) {
   const F f{p.c0, p.c1};
   if constexpr (laden_forward<F>) {
-    forward_laden<VEC>(f, p);
+    forward_laden<VEC, PACKS>(f, p);
   } else {
-    const Share<VEC> share(p.size, p.packs != 0);
-    pack<T, VEC> packs[SHARE_PACKS];
+    const Share<VEC, PACKS> share(p.size, p.packs != 0);
+    pack<T, VEC> packs[PACKS];
     share.load(p.x, packs);
 #pragma unroll
-    for (int j = 0; j < SHARE_PACKS; ++j) {
+    for (int j = 0; j < PACKS; ++j) {
       if (!share.holds(j)) break;
       acc_t<T> x[VEC], y[VEC];
       unpack(x, packs[j]);
@@ -128,15 +141,15 @@ __global__ void __launch_bounds__(SHARE_WIDE) activation_forward(const Activatio
   }
 }
 
-template <int VEC, class F, class T> DEVICE void backward_laden(const F& f, const ActivationBackwardParams<T>& p) {
+template <int VEC, int PACKS, class F, class T> DEVICE void backward_laden(const F& f, const ActivationBackwardParams<T>& p) {
   acc_t<T> dy[VEC], saved[VEC], dx[VEC];
-  const WholeShare<VEC> whole;
-  if (whole.applies(p.size, p.packs != 0)) {
-    pack<T, VEC> gradients[SHARE_PACKS], packs[SHARE_PACKS];
+  const WholeShare<VEC, PACKS> whole(p.size);
+  if (whole.applies(p.packs != 0)) {
+    pack<T, VEC> gradients[PACKS], packs[PACKS];
 #pragma unroll
-    for (int j = 0; j < SHARE_PACKS; ++j) gradients[j] = whole.load(p.dy, j), packs[j] = whole.load(p.saved, j);
+    for (int j = 0; j < PACKS; ++j) gradients[j] = whole.load(p.dy, j), packs[j] = whole.load(p.saved, j);
 #pragma unroll
-    for (int j = 0; j < SHARE_PACKS; ++j) {
+    for (int j = 0; j < PACKS; ++j) {
       if (!whole.holds(j)) break;
       unpack(dy, gradients[j]);
       unpack(saved, packs[j]);
@@ -144,9 +157,9 @@ template <int VEC, class F, class T> DEVICE void backward_laden(const F& f, cons
       whole.store_blended(p.dx, j, dx, p.alpha, p.beta);
     }
   } else {
-    const Share<VEC> share(p.size, false);
+    const Share<VEC, PACKS> share(p.size, false);
 #pragma unroll 1
-    for (int j = 0; j < SHARE_PACKS && share.holds(j); ++j) {
+    for (int j = 0; j < PACKS && share.holds(j); ++j) {
       unpack(dy, share.single(p.dy, j));
       unpack(saved, share.single(p.saved, j));
       backward_each(f, dy, saved, dx);
@@ -154,17 +167,17 @@ template <int VEC, class F, class T> DEVICE void backward_laden(const F& f, cons
     }
   }
 }
-template <class T, class F, int VEC>
+template <class T, class F, int VEC, int PACKS>
 __global__ void __launch_bounds__(SHARE_WIDE) activation_backward(const ActivationBackwardParams<T> p) {
   const F f{p.c0, p.c1};
   if constexpr (laden_backward<F>) {
-    backward_laden<VEC>(f, p);
+    backward_laden<VEC, PACKS>(f, p);
   } else {
-    const Share<VEC> share(p.size, p.packs != 0);
-    pack<T, VEC> gradients[SHARE_PACKS], packs[SHARE_PACKS];
+    const Share<VEC, PACKS> share(p.size, p.packs != 0);
+    pack<T, VEC> gradients[PACKS], packs[PACKS];
     share.load(p.dy, p.saved, gradients, packs);
 #pragma unroll
-    for (int j = 0; j < SHARE_PACKS; ++j) {
+    for (int j = 0; j < PACKS; ++j) {
       if (!share.holds(j)) break;
       acc_t<T> dy[VEC], saved[VEC], dx[VEC];
       unpack(dy, gradients[j]);

@@ -3,16 +3,21 @@
 #pragma once
 #include "vec.cuh"
 
-// A block has SHARE_BLOCK threads of SHARE_PACKS packs of VEC elements each. Two packs are loaded before either is worked
-// on. On an NVIDIA H200 that left mish in float at 0.98 of relu's rate where one pack, in blocks of 256, reached 0.86, and
-// took 1 % from relu itself; four packs took 4 % from it (2026-11-28, 134,217,728 elements).
-constexpr int SHARE_BLOCK = 128, SHARE_PACKS = 2, SHARE_WIDE = SHARE_BLOCK * SHARE_PACKS;
+// A block has SHARE_WIDE packs of VEC elements: PACKS of each thread, all loaded before any is worked on. The front end has
+// chosen PACKS. Two leave arithmetic in the shadow of memory: on an NVIDIA H200 mish in float had 0.98 of relu's rate with two and
+// 0.86 with one. Where there is little to compute one is up to 1 % faster. Four took 4 % from relu and nothing was faster by
+// them (2026-11-28, 2^27 to 2^29 elements).
+constexpr int SHARE_WIDE = 256, SHARE_PACKS = 2;
 
-// Where all elements of the block are there and the arrays are aligned (`packs`, the same for the whole block), a pack
-// holds VEC neighbours. Else its elements lie SHARE_BLOCK apart, so that neighbouring threads still take neighbouring ones.
-// A block of SHARE_WIDE threads has the same elements, one pack a thread: `holds` says no to the second.
-template <int VEC> struct Share {
-  static constexpr int MOST = SHARE_BLOCK * SHARE_PACKS * VEC;
+// Where the arrays are aligned and the block's elements are whole packs (`packs`, the same for the whole block), a pack has
+// VEC neighbours. Else its elements lie BLOCK apart, so that neighbouring threads still take neighbouring ones.
+// With two packs the block must also have all its elements: to ask for each pack took up to 2 % from 16-bit gelu. With one
+// that is free, and the last block, which all wait for, takes packs too: relu backward of 10^7 16-bit numbers, not in the L2,
+// has 0.993 to 1.002 of PyTorch's rate so, and 0.984 in wide blocks of which the last takes single elements.
+// A block of SHARE_WIDE threads that was meant for two packs takes one: `holds` says no to the second.
+template <int VEC, int PACKS = SHARE_PACKS> struct Share {
+  static_assert(PACKS == 1 || PACKS == 2);
+  static constexpr int MOST = SHARE_WIDE * VEC, BLOCK = SHARE_WIDE / PACKS;
   i64 begin;  // first element of the block
   int count;  // elements of the block
   int first;  // first element of the thread where the elements come one by one
@@ -20,21 +25,31 @@ template <int VEC> struct Share {
 
   DEVICE Share(i64 size, bool aligned) {
     begin = (i64)blockIdx.x * MOST;
-    count = size - begin < MOST ? (int)(size - begin) : MOST;
-    packs = aligned && count == MOST;
+    count = count_from(begin, size);
+    packs = aligned && fills_packs(count);
     // The second half of a wide block has what is the second pack of a thread in others.
-    first = (int)threadIdx.x + (threadIdx.x < SHARE_BLOCK ? 0 : SHARE_BLOCK * (VEC - 1));
+    first = (int)threadIdx.x + (PACKS == 1 || threadIdx.x < BLOCK ? 0 : BLOCK * (VEC - 1));
   }
+  static DEVICE int count_from(i64 begin, i64 size) { return size - begin < MOST ? (int)(size - begin) : MOST; }
+  static DEVICE bool fills_packs(int count) { return PACKS == 1 ? count % VEC == 0 : count == MOST; }
   // Element k of pack j where the elements come one by one.
-  DEVICE int at(int j, int k) const { return first + (j * VEC + k) * SHARE_BLOCK; }
-  static DEVICE int at(int j) { return j * SHARE_BLOCK + (int)threadIdx.x; }
-  // Where pack j is loaded from. One that is not there is the first: to load that again takes less than to ask.
-  static DEVICE int source(int j) {
-    static_assert(SHARE_PACKS == 2);
-    return j * (SHARE_WIDE - (int)blockDim.x) + (int)threadIdx.x;
+  DEVICE int at(int j, int k) const { return first + (j * VEC + k) * BLOCK; }
+  static DEVICE int at(int j) { return j * BLOCK + (int)threadIdx.x; }
+  // Where pack j is loaded from. One that is not there is another: to load that again takes less than to ask.
+  static DEVICE int source(int j, int count) {
+    if constexpr (PACKS == 1) return at(0) * VEC < count ? at(0) : 0;
+    else return j * (SHARE_WIDE - (int)blockDim.x) + (int)threadIdx.x;
+  }
+  // Whether the thread has pack j of a block that has nothing but packs.
+  static DEVICE bool takes(int j, int count) {
+    if constexpr (PACKS == 1) return at(0) * VEC < count;
+    else return j * (int)blockDim.x < SHARE_WIDE;
   }
   // Whether the thread has any element in pack j.
-  DEVICE bool holds(int j) const { return j * (int)blockDim.x < SHARE_WIDE && at(j, 0) < count; }
+  DEVICE bool holds(int j) const {
+    if constexpr (PACKS == 1) return (packs ? at(0) * VEC : first) < count;
+    else return takes(j, count) && at(j, 0) < count;
+  }
 
   // Elements that are not there read as zeros.
   template <class T> DEVICE pack<T, VEC> single(const T* array, int j) const {
@@ -44,27 +59,27 @@ template <int VEC> struct Share {
       if (at(j, k) < count) v.lane[k] = array[begin + at(j, k)];
     return v;
   }
-  template <class T> DEVICE void load(const T* array, pack<T, VEC> (&v)[SHARE_PACKS]) const {
+  template <class T> DEVICE void load(const T* array, pack<T, VEC> (&v)[PACKS]) const {
     if (packs) {
 #pragma unroll
-      for (int j = 0; j < SHARE_PACKS; ++j) v[j] = ::load<VEC>(array + begin, source(j));
+      for (int j = 0; j < PACKS; ++j) v[j] = ::load<VEC>(array + begin, source(j, count));
     } else {
 #pragma unroll
-      for (int j = 0; j < SHARE_PACKS; ++j) v[j] = single(array, j);
+      for (int j = 0; j < PACKS; ++j) v[j] = single(array, j);
     }
   }
   // Of two arrays behind one branch, so that the second load does not wait for the first.
   template <class T>
-  DEVICE void load(const T* first, const T* second, pack<T, VEC> (&v)[SHARE_PACKS], pack<T, VEC> (&w)[SHARE_PACKS]) const {
+  DEVICE void load(const T* first, const T* second, pack<T, VEC> (&v)[PACKS], pack<T, VEC> (&w)[PACKS]) const {
     if (packs) {
 #pragma unroll
-      for (int j = 0; j < SHARE_PACKS; ++j) {
-        v[j] = ::load<VEC>(first + begin, source(j));
-        w[j] = ::load<VEC>(second + begin, source(j));
+      for (int j = 0; j < PACKS; ++j) {
+        v[j] = ::load<VEC>(first + begin, source(j, count));
+        w[j] = ::load<VEC>(second + begin, source(j, count));
       }
     } else {
 #pragma unroll
-      for (int j = 0; j < SHARE_PACKS; ++j) v[j] = single(first, j), w[j] = single(second, j);
+      for (int j = 0; j < PACKS; ++j) v[j] = single(first, j), w[j] = single(second, j);
     }
   }
   template <class T> DEVICE void store(T* array, int j, pack<T, VEC> v) const {
@@ -90,15 +105,16 @@ template <int VEC> struct Share {
 // The same of a block that has nothing but packs, which spends 2 to 3 instructions an element less on knowing so. For those
 // kernels alone that arithmetic holds up: 16-bit gelu takes 36 registers with it, where 32 let all warps stay, and had 0.93
 // of a copy's rate for 0.99 in a build that also had its blocks in reverse.
-template <int VEC> struct WholeShare {
-  typedef Share<VEC> S;
+template <int VEC, int PACKS> struct WholeShare {
+  typedef Share<VEC, PACKS> S;
   i64 begin;
+  int count;
 
-  DEVICE WholeShare() : begin((i64)blockIdx.x * S::MOST) {}
-  DEVICE bool applies(i64 size, bool aligned) const { return aligned && size - begin >= S::MOST; }
-  static DEVICE bool holds(int j) { return j == 0 || blockDim.x == SHARE_BLOCK; }
+  DEVICE explicit WholeShare(i64 size) : begin((i64)blockIdx.x * S::MOST), count(S::count_from(begin, size)) {}
+  DEVICE bool applies(bool aligned) const { return aligned && S::fills_packs(count); }
+  DEVICE bool holds(int j) const { return S::takes(j, count); }
   template <class T> DEVICE pack<T, VEC> load(const T* array, int j) const {
-    return ::load<VEC>(array + begin, S::source(j));
+    return ::load<VEC>(array + begin, S::source(j, count));
   }
   template <class T, class A> DEVICE void store_blended(T* array, int j, const A (&result)[VEC], A alpha, A beta) const {
     pack<T, VEC> v = {};

@@ -28,12 +28,12 @@ REDUCTION_BYTES = 1024
 
 #: Bytes between scratch regions: one line of the L2.
 SCRATCH_ALIGNMENT = 256
-#: Threads of a block of the kernels that work through ``share.cuh``, and packs of each thread; up to so many blocks
-#: of a multiprocessor twice the threads take one pack each. A GPU begins some 800 blocks in a microsecond, so that a
-#: small call wants few, of many threads. NVIDIA H200, 2026-11-28, microseconds of 10^6 in the L2, 128 threads of two
-#: packs / 256 of one: float32 relu 1.95 / 1.86, gelu 3.04 / 2.69, backward 3.23 / 2.70, float16 relu backward 2.12 /
-#: 1.72.
-SHARE_BLOCK, SHARE_PACKS, WIDE_SHARES = 128, 2, 8
+#: Packs of a block of the kernels that work through ``share.cuh``, and of a thread where there is much to compute; up
+#: to so many blocks of a multiprocessor such a thread takes one, too, and a block twice the threads. A GPU begins some
+#: 800 blocks in a microsecond, so that a small call wants few, of many threads. NVIDIA H200, 2026-11-28, microseconds
+#: of 10^6 in the L2, 128 threads of two packs / 256 of one: float32 relu 1.95 / 1.86, gelu 3.04 / 2.69, backward 3.23
+#: / 2.70, float16 relu backward 2.12 / 1.72.
+SHARE_WIDE, SHARE_PACKS, WIDE_SHARES = 256, 2, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,10 +322,12 @@ def blocks_for(items: int, per_block: int) -> tuple[int, int, int]:
     return (-(-items // per_block), 1, 1)
 
 
-def share_launch(profile: Profile, count: int, lanes: int) -> tuple[tuple[int, int, int], int]:
-    """Grid and threads of a kernel that works through ``share.cuh``, for `count` elements."""
-    grid = blocks_for(count, SHARE_BLOCK * SHARE_PACKS * lanes)
-    return grid, SHARE_BLOCK if grid[0] > WIDE_SHARES * profile.sm_count else SHARE_BLOCK * SHARE_PACKS
+def share_launch(
+    profile: Profile, count: int, lanes: int, packs: int = SHARE_PACKS
+) -> tuple[tuple[int, int, int], int]:
+    """Grid and threads of a kernel that works through ``share.cuh``, for `count` elements, `packs` of a thread."""
+    grid = blocks_for(count, SHARE_WIDE * lanes)
+    return grid, SHARE_WIDE // packs if grid[0] > WIDE_SHARES * profile.sm_count else SHARE_WIDE
 
 
 def unaligned(**tensors: TensorDescriptor | None) -> str | None:

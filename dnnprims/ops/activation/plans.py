@@ -20,7 +20,7 @@ from ...runtime.launch import (
     unaligned,
 )
 from ...runtime.layout import MAX_AXES, merge_axes, pad_axes, sort_axes
-from .kernels import BACKWARD, BACKWARD_STRIDED, FORWARD, FORWARD_STRIDED, functor_name, group_name
+from .kernels import BACKWARD, BACKWARD_STRIDED, FORWARD, FORWARD_STRIDED, functor_name, group_name, packs_of
 
 Activation = str | ActivationDescriptor | None
 
@@ -158,8 +158,9 @@ def _elementwise(
         kernel, grid, threads = kernels[1], blocks_for(out.size, STRIDED_BLOCK), STRIDED_BLOCK
         scalars += (*pad_axes(extents, 1), *(value for step in steps for value in pad_axes(step, 0)))
     else:
-        template += (str(dtype.lanes),)
+        packs = packs_of(op, mode.mode, dtype)
+        template += (str(dtype.lanes), str(packs))
         scalars += (int(variant == "packed"),)
-        grid, threads = share_launch(profile, out.size, dtype.lanes)
+        grid, threads = share_launch(profile, out.size, dtype.lanes, packs)
     step = KernelStep(kernel, dtype, template, group_name(op, mode.mode), grid, threads, pointers, scalars)
     return variant, refused, (step,) if out.size else ()
