@@ -2,18 +2,16 @@
 #pragma once
 #include "batchnorm.cuh"
 
-template <class T> struct NormSumsParams {
-  Sums<acc_t<T>>* parts;  // (channels, slots)
-  T* dz;                  // or null
+// What gradients are made from.
+template <class T> struct NormGiven {
   const T* dy;
   const T* x;
-  const T* y;                 // or null
+  const T* y;  // or null
   const acc_t<T>* gamma;
-  const acc_t<T>* beta;       // or null
+  const acc_t<T>* beta;  // or null
   const acc_t<T>* mean;
   const acc_t<T>* rstd;
   acc_t<T> low, high;
-  NormTiling tiling;
 };
 
 // dz of a row: f' is taken at y, or else at z, computed again. Limits that are NaN let all of dy through.
@@ -34,21 +32,21 @@ template <class T, int VEC> struct NormSlope {
   }
 };
 
-// What a thread has of its columns.
-template <class T, int VEC, class Params>
-DEVICE void columns_sums(Sums<acc_t<T>> (&sums)[VEC], const Params& p, const NormPlace<VEC>& at) {
+// What a thread has of its columns; writes dz where it is wanted.
+template <class T, int VEC>
+DEVICE void columns_sums(Sums<acc_t<T>> (&sums)[VEC], T* to_dz, const NormGiven<T>& given, i64 inner, const NormPlace<VEC>& at) {
   typedef acc_t<T> A;
-  const NormSlope<T, VEC> slope(p.low, p.high, p.y);
+  const NormSlope<T, VEC> slope(given.low, given.high, given.y);
   if (at.count > 0) {
     i64 channel[VEC];
     A mean[VEC], scale[VEC] = {}, beta[VEC] = {};
-    channels_of<VEC>(at.column, p.tiling.inner, channel);
-    gather<VEC>(p.mean, channel, mean);
-    if (p.beta) {
+    channels_of<VEC>(at.column, inner, channel);
+    gather<VEC>(given.mean, channel, mean);
+    if (given.beta) {
       A gamma[VEC];
-      gather<VEC>(p.gamma, channel, gamma);
-      gather<VEC>(p.rstd, channel, scale);
-      gather<VEC>(p.beta, channel, beta);
+      gather<VEC>(given.gamma, channel, gamma);
+      gather<VEC>(given.rstd, channel, scale);
+      gather<VEC>(given.beta, channel, beta);
 #pragma unroll
       for (int k = 0; k < VEC; ++k) scale[k] *= gamma[k];
     }
@@ -59,12 +57,12 @@ DEVICE void columns_sums(Sums<acc_t<T>> (&sums)[VEC], const Params& p, const Nor
       packs_of_rows(at, k, 1, rows, from);
 #pragma unroll
       for (int u = 0; u < AHEAD_OF_TWO; ++u) {
-        x[u] = load<VEC>(p.x, from[u]);
-        dy[u] = load<VEC>(p.dy, from[u]);
+        x[u] = load<VEC>(given.x, from[u]);
+        dy[u] = load<VEC>(given.dy, from[u]);
       }
       if (slope.from_y) {
 #pragma unroll
-        for (int u = 0; u < AHEAD_OF_TWO; ++u) y[u] = load<VEC>(p.y, from[u]);
+        for (int u = 0; u < AHEAD_OF_TWO; ++u) y[u] = load<VEC>(given.y, from[u]);
       }
 #pragma unroll
       for (int u = 0; u < AHEAD_OF_TWO; ++u) {
@@ -79,7 +77,7 @@ DEVICE void columns_sums(Sums<acc_t<T>> (&sums)[VEC], const Params& p, const Nor
             sums[j].dz += dz[j];
             sums[j].product = fma(dz[j], apart[j], sums[j].product);
           }
-        if (p.dz) store(p.dz, from[u], rounded<T>(dz));
+        if (to_dz) store(to_dz, from[u], rounded<T>(dz));
       }
     }
   }
@@ -91,11 +89,18 @@ template <int VEC, class A> DEVICE Sums<A> merge_columns(const Sums<A> (&own)[VE
   return all;
 }
 
+template <class T> struct NormSumsParams {
+  Sums<acc_t<T>>* parts;  // (channels, slots)
+  T* dz;                  // or null
+  NormGiven<T> given;
+  NormTiling tiling;
+};
+
 template <class T, int VEC>
 __global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_sums(const NormSumsParams<T> p) {
   const NormPlace<VEC> at(p.tiling, blockIdx.y);
   Sums<acc_t<T>> sums[VEC] = {};
-  columns_sums<T>(sums, p, at);
+  columns_sums(sums, p.dz, p.given, p.tiling.inner, at);
   const bool alike = p.tiling.inner % VEC == 0;
   if (alike) sums[0] = merge_columns(sums);
   store_slots<VEC>(p.parts, p.tiling, at, sums, alike);
@@ -110,8 +115,8 @@ template <class T> struct NormGradientsParams {
   i64 channels, slots, shift, count;
 };
 
-template <class Params, class A> DEVICE void keep_gradients(const Params& p, i64 channel, const Sums<A>& all) {
-  const A rstd = p.rstd[channel], dgamma = rstd * all.product;
+template <class Params, class A> DEVICE void keep_gradients(const Params& p, i64 channel, A rstd, const Sums<A>& all) {
+  const A dgamma = rstd * all.product;
   if (p.dgamma) p.dgamma[channel] = dgamma;
   if (p.dbeta) p.dbeta[channel] = all.dz;
   if (p.count == 0) return;
@@ -125,7 +130,7 @@ template <class T> __global__ void __launch_bounds__(NORM_BLOCK) batchnorm_gradi
   const i64 channel = global_thread() >> (int)p.shift, slots = channel < p.channels ? p.slots : 0;
   const Sums<A> all = Sums<A>::all_of(SlotWalk<Sums<A>>{p.parts + channel * p.slots, member, slots, team}, team);
   if (member != 0 || channel >= p.channels) return;
-  keep_gradients(p, channel, all);
+  keep_gradients(p, channel, p.rstd[channel], all);
 }
 
 // Both in one launch, where a block has all of a channel.
@@ -134,14 +139,7 @@ template <class T> struct NormChannelSumsParams {
   acc_t<T>* dgamma;  // or null
   acc_t<T>* dbeta;   // or null
   T* dz;             // or null
-  const T* dy;
-  const T* x;
-  const T* y;  // or null
-  const acc_t<T>* gamma;
-  const acc_t<T>* beta;  // or null
-  const acc_t<T>* mean;
-  const acc_t<T>* rstd;
-  acc_t<T> low, high;
+  NormGiven<T> given;
   i64 channels, count;
   NormTiling tiling;
 };
@@ -150,22 +148,15 @@ template <class T, int VEC>
 __global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_channel_sums(const NormChannelSumsParams<T> p) {
   const NormPlace<VEC> at(p.tiling, 0);
   Sums<acc_t<T>> sums[VEC] = {};
-  columns_sums<T>(sums, p, at);
+  columns_sums(sums, p.dz, p.given, p.tiling.inner, at);
   const Sums<acc_t<T>> all = merge_block(p.tiling, at, merge_columns(sums));
-  if (threadIdx.x == 0) keep_gradients(p, blockIdx.x, all);
+  if (threadIdx.x == 0) keep_gradients(p, blockIdx.x, p.given.rstd[blockIdx.x], all);
 }
 
 template <class T> struct NormDataParams {
   T* dx;
-  const T* dy;
-  const T* x;
-  const T* y;  // or null
-  const acc_t<T>* gamma;
-  const acc_t<T>* beta;  // or null
-  const acc_t<T>* mean;
-  const acc_t<T>* rstd;
   const acc_t<T>* factors;
-  acc_t<T> low, high;
+  NormGiven<T> given;
   i64 channels;
   NormTiling tiling;
 };
@@ -175,16 +166,17 @@ __global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_data(co
   typedef acc_t<T> A;
   const NormPlace<VEC> at(p.tiling, gridDim.y - 1 - blockIdx.y);
   if (at.count == 0) return;
-  const NormSlope<T, VEC> slope(p.low, p.high, p.y);
+  const NormGiven<T>& given = p.given;
+  const NormSlope<T, VEC> slope(given.low, given.high, given.y);
   i64 channel[VEC];
   A mean[VEC], scale[VEC], gamma[VEC], beta[VEC] = {}, constant[VEC], linear[VEC];
   channels_of<VEC>(at.column, p.tiling.inner, channel);
-  gather<VEC>(p.mean, channel, mean);
-  gather<VEC>(p.rstd, channel, scale);
-  gather<VEC>(p.gamma, channel, gamma);
+  gather<VEC>(given.mean, channel, mean);
+  gather<VEC>(given.rstd, channel, scale);
+  gather<VEC>(given.gamma, channel, gamma);
   gather<VEC>(p.factors, channel, constant);
   gather<VEC>(p.factors + p.channels, channel, linear);
-  if (p.beta) gather<VEC>(p.beta, channel, beta);
+  if (given.beta) gather<VEC>(given.beta, channel, beta);
 #pragma unroll
   for (int k = 0; k < VEC; ++k) scale[k] *= gamma[k];
   for (int k = at.count; k > 0; k -= AHEAD_OF_TWO) {
@@ -193,12 +185,12 @@ __global__ void __launch_bounds__(NORM_BLOCK, BACKWARD_BLOCKS) batchnorm_data(co
     packs_of_rows(at, k - 1, -1, k, from);
 #pragma unroll
     for (int u = 0; u < AHEAD_OF_TWO; ++u) {
-      x[u] = load<VEC>(p.x, from[u]);
-      dy[u] = load<VEC>(p.dy, from[u]);
+      x[u] = load<VEC>(given.x, from[u]);
+      dy[u] = load<VEC>(given.dy, from[u]);
     }
     if (slope.from_y) {
 #pragma unroll
-      for (int u = 0; u < AHEAD_OF_TWO; ++u) y[u] = load<VEC>(p.y, from[u]);
+      for (int u = 0; u < AHEAD_OF_TWO; ++u) y[u] = load<VEC>(given.y, from[u]);
     }
 #pragma unroll
     for (int u = 0; u < AHEAD_OF_TWO; ++u) {

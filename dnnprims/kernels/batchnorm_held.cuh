@@ -10,13 +10,16 @@
 // Threads of a block at most; packs that a thread has in flight of what is not held.
 constexpr int HELD_BLOCK = 1024, HELD_AHEAD = 2;
 
-// What a block and its threads have: `count` packs of each thread, pack k at first + k * step of memory.
+// The packs of a thread: number k at first + k * step of memory and at slot + k * stride of what is held.
+struct HeldPacks {
+  i64 first, step;
+  int slot, stride, count;
+};
+
 struct HeldTiling {
   i64 rows, channels, inner, packs;
 };
-template <int VEC> struct HeldPlace {
-  i64 first, step;
-  int slot, stride, count;  // of the packs in shared memory
+template <int VEC> struct HeldPlace : HeldPacks {
   int begin, end;
 
   DEVICE explicit HeldPlace(const HeldTiling& t) {
@@ -45,7 +48,7 @@ template <int VEC, class T> DEVICE void fetch_held(T* tile, const T* x, const He
     else store<VEC>(tile, to, load<VEC>(x, from));
   }
 }
-template <int VEC, class T> DEVICE pack<T, VEC> held(const T* tile, const HeldPlace<VEC>& at, int k) {
+template <int VEC, class T> DEVICE pack<T, VEC> held(const T* tile, const HeldPacks& at, int k) {
   return load<VEC>(tile, at.slot + k * at.stride);
 }
 // A pack of y, but for what is another channel's.
@@ -61,7 +64,7 @@ template <int VEC, class T> DEVICE void put_held(T* y, const HeldPlace<VEC>& at,
 template <int VEC, class T> DEVICE void clear_others(T* tile, const HeldPlace<VEC>& at) {
   if (at.begin == 0 && at.end == VEC) return;
   for (int k = 0; k < at.count; ++k) {
-    pack<T, VEC> v = held(tile, at, k);
+    pack<T, VEC> v = held<VEC>(tile, at, k);
 #pragma unroll
     for (int j = 0; j < VEC; ++j)
       if (!at.holds(j)) v.lane[j] = T{};
@@ -89,7 +92,7 @@ template <int VEC, class A> DEVICE A held_sum(const A (&own)[VEC], const HeldPla
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
-template <class T> struct NormHeldForwardParams {
+template <class T, class Tiling> struct NormInOneParams {
   T* y;
   const T* x;
   const T* residual;  // or null
@@ -102,8 +105,9 @@ template <class T> struct NormHeldForwardParams {
   acc_t<T> epsilon, low, high;
   double factor;
   i64 unbiased;
-  HeldTiling tiling;
+  Tiling tiling;
 };
+template <class T> using NormHeldForwardParams = NormInOneParams<T, HeldTiling>;
 
 // About the first element, so that equal ones give that itself, and then about that mean, with what is left beside it.
 template <class T, int VEC> DEVICE Moments<acc_t<T>> held_moments(const T* tile, const HeldPlace<VEC>& at, T first, i64 count) {
@@ -111,13 +115,13 @@ template <class T, int VEC> DEVICE Moments<acc_t<T>> held_moments(const T* tile,
   const A part = A(1) / A(count), middle = to_acc(first);
   A sum[VEC] = {}, left[VEC] = {}, squares[VEC] = {};
   for (int k = 0; k < at.count; ++k) {
-    const pack<T, VEC> x = held(tile, at, k);
+    const pack<T, VEC> x = held<VEC>(tile, at, k);
 #pragma unroll
     for (int j = 0; j < VEC; ++j) sum[j] = fma(to_acc(x.lane[j]) - middle, part, sum[j]);
   }
   const A mean = middle + held_sum(sum, at);
   for (int k = 0; k < at.count; ++k) {
-    const pack<T, VEC> x = held(tile, at, k);
+    const pack<T, VEC> x = held<VEC>(tile, at, k);
 #pragma unroll
     for (int j = 0; j < VEC; ++j) {
       const A apart = to_acc(x.lane[j]) - mean;
@@ -159,7 +163,7 @@ __global__ void __launch_bounds__(HELD_BLOCK) batchnorm_held_forward(const NormH
 #pragma unroll
     for (int u = 0; u < HELD_AHEAD; ++u) {
       if (k + u >= at.count) break;
-      const pack<T, VEC> x = held(tile, at, k + u);
+      const pack<T, VEC> x = held<VEC>(tile, at, k + u);
       A y[VEC];
 #pragma unroll
       for (int j = 0; j < VEC; ++j) y[j] = fma(to_acc(x.lane[j]) - all.mean, scale, beta);
@@ -183,14 +187,7 @@ template <class T> struct NormHeldBackwardParams {
   T* dz;                // or null
   acc_t<T>* dgamma;     // or null
   acc_t<T>* dbeta;      // or null
-  const T* dy;
-  const T* x;
-  const T* y;           // or null
-  const acc_t<T>* gamma;
-  const acc_t<T>* beta;  // or null
-  const acc_t<T>* mean;
-  const acc_t<T>* rstd;
-  acc_t<T> low, high;
+  NormGiven<T> given;
   i64 bent;  // whether there is an f
   HeldTiling tiling;
 };
@@ -200,19 +197,20 @@ template <class T, int VEC>
 __global__ void __launch_bounds__(HELD_BLOCK) batchnorm_held_backward(const NormHeldBackwardParams<T> p) {
   DYNAMIC_SHARED(T, tile);
   typedef acc_t<T> A;
+  const NormGiven<T>& given = p.given;
   const HeldPlace<VEC> at(p.tiling);
   const i64 channel = blockIdx.x;
   T* gradients = tile + p.tiling.rows * p.tiling.packs * VEC;
-  fetch_held(tile, p.x, at);
-  fetch_held(gradients, p.dy, at);
+  fetch_held(tile, given.x, at);
+  fetch_held(gradients, given.dy, at);
   commit_copies();
-  const NormSlope<T, VEC> slope(p.low, p.high, p.y);
-  const A mean = p.mean[channel], rstd = p.rstd[channel], scale = rstd * p.gamma[channel];
+  const NormSlope<T, VEC> slope(given.low, given.high, given.y);
+  const A mean = given.mean[channel], rstd = given.rstd[channel], scale = rstd * given.gamma[channel];
   A scales[VEC], betas[VEC];
 #pragma unroll
   for (int j = 0; j < VEC; ++j) {
     scales[j] = scale;
-    betas[j] = p.beta ? p.beta[channel] : A(0);
+    betas[j] = given.beta ? given.beta[channel] : A(0);
   }
   A sum = A(0), product = A(0);
   await_copies<0>();
@@ -223,17 +221,17 @@ __global__ void __launch_bounds__(HELD_BLOCK) batchnorm_held_backward(const Norm
     if (slope.from_y) {
 #pragma unroll
       for (int u = 0; u < HELD_AHEAD; ++u)
-        if (k + u < at.count) y[u] = load<VEC>(p.y, at.first + (k + u) * at.step);
+        if (k + u < at.count) y[u] = load<VEC>(given.y, at.first + (k + u) * at.step);
     }
 #pragma unroll
     for (int u = 0; u < HELD_AHEAD; ++u) {
       if (k + u >= at.count) break;
       A apart[VEC], dz[VEC];
-      unpack(apart, held(tile, at, k + u));
+      unpack(apart, held<VEC>(tile, at, k + u));
 #pragma unroll
       for (int j = 0; j < VEC; ++j) apart[j] -= mean;
-      if (p.bent) slope(dz, held(gradients, at, k + u), y[u], apart, scales, betas);
-      else unpack(dz, held(gradients, at, k + u));
+      if (p.bent) slope(dz, held<VEC>(gradients, at, k + u), y[u], apart, scales, betas);
+      else unpack(dz, held<VEC>(gradients, at, k + u));
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
         sum += dz[j];
@@ -255,8 +253,8 @@ __global__ void __launch_bounds__(HELD_BLOCK) batchnorm_held_backward(const Norm
 #pragma unroll 2
   for (int k = 0; k < at.count; ++k) {
     A apart[VEC], dx[VEC];
-    unpack(apart, held(tile, at, k));
-    unpack(dx, held(gradients, at, k));
+    unpack(apart, held<VEC>(tile, at, k));
+    unpack(dx, held<VEC>(gradients, at, k));
 #pragma unroll
     for (int j = 0; j < VEC; ++j) dx[j] = scale * fma(-linear, apart[j] - mean, dx[j] - constant);
     put_held(p.dx, at, k, rounded<T>(dx));

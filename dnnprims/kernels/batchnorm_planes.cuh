@@ -18,6 +18,21 @@ struct NormDivisor {
   DEVICE u32 operator()(u32 n) const { return (u32)((u64)n * multiplier >> shift); }
 };
 
+// What is gone through from its end to its begin: `packs`, of planes that belong to a channel each.
+struct NormPlanes {
+  i64 packs;
+  u32 channels;
+  NormDivisor by_run, by_channels;
+
+  DEVICE i64 begin() const { return (i64)(gridDim.x - 1 - blockIdx.x) * (NORM_BLOCK * AHEAD_OF_TWO) + threadIdx.x; }
+  // Pack `ahead` of a thread that begins there; the last of all in place of those past it.
+  DEVICE i64 place(i64 begin, int ahead) const { return min(begin + ahead * NORM_BLOCK, packs - 1); }
+  DEVICE u32 channel(i64 at) const {
+    const u32 plane = by_run((u32)at);
+    return plane - by_channels(plane) * channels;
+  }
+};
+
 template <class T> struct NormPlanesParams {
   T* y;
   const T* x;
@@ -27,27 +42,25 @@ template <class T> struct NormPlanesParams {
   const acc_t<T>* mean;
   const acc_t<T>* rstd;
   acc_t<T> low, high;
-  i64 packs;
-  u32 channels;
-  NormDivisor by_run, by_channels;
+  NormPlanes planes;
 };
 
 template <class T, int VEC>
 __global__ void __launch_bounds__(NORM_BLOCK, APPLY_PLANES_BLOCKS<T>) batchnorm_apply_planes(const NormPlanesParams<T> p) {
   typedef acc_t<T> A;
-  const i64 begin = (i64)(gridDim.x - 1 - blockIdx.x) * (NORM_BLOCK * AHEAD_OF_TWO) + threadIdx.x;
+  const i64 begin = p.planes.begin();
   pack<T, VEC> x[AHEAD_OF_TWO], r[AHEAD_OF_TWO];
 #pragma unroll
   for (int u = 0; u < AHEAD_OF_TWO; ++u) {
-    const i64 at = min(begin + u * NORM_BLOCK, p.packs - 1);
+    const i64 at = p.planes.place(begin, u);
     x[u] = load<VEC>(p.x, at);
     if (p.residual) r[u] = load<VEC>(p.residual, at);
   }
 #pragma unroll
   for (int u = 0; u < AHEAD_OF_TWO; ++u) {
     const i64 at = begin + u * NORM_BLOCK;
-    if (at >= p.packs) return;
-    const u32 plane = p.by_run((u32)at), channel = plane - p.by_channels(plane) * p.channels;
+    if (at >= p.planes.packs) return;
+    const u32 channel = p.planes.channel(at);
     const A mean = p.mean[channel], scale = p.rstd[channel] * p.gamma[channel], beta = p.beta[channel];
     A y[VEC];
 #pragma unroll
@@ -64,41 +77,33 @@ __global__ void __launch_bounds__(NORM_BLOCK, APPLY_PLANES_BLOCKS<T>) batchnorm_
 
 template <class T> struct NormPlanesDataParams {
   T* dx;
-  const T* dy;
-  const T* x;
-  const T* y;  // or null
-  const acc_t<T>* gamma;
-  const acc_t<T>* beta;  // or null
-  const acc_t<T>* mean;
-  const acc_t<T>* rstd;
   const acc_t<T>* factors;
-  acc_t<T> low, high;
-  i64 packs;
-  u32 channels;
-  NormDivisor by_run, by_channels;
+  NormGiven<T> given;
+  NormPlanes planes;
 };
 
 // The same of planes, through memory from its end to its begin.
 template <class T, int VEC>
 __global__ void __launch_bounds__(NORM_BLOCK, DATA_PLANES_BLOCKS<T>) batchnorm_data_planes(const NormPlanesDataParams<T> p) {
   typedef acc_t<T> A;
-  const i64 begin = (i64)(gridDim.x - 1 - blockIdx.x) * (NORM_BLOCK * AHEAD_OF_TWO) + threadIdx.x;
-  const NormSlope<T, VEC> slope(p.low, p.high, p.y);
+  const NormGiven<T>& given = p.given;
+  const i64 begin = p.planes.begin();
+  const NormSlope<T, VEC> slope(given.low, given.high, given.y);
   pack<T, VEC> x[AHEAD_OF_TWO], dy[AHEAD_OF_TWO], y[AHEAD_OF_TWO];
 #pragma unroll
   for (int u = 0; u < AHEAD_OF_TWO; ++u) {
-    const i64 at = min(begin + u * NORM_BLOCK, p.packs - 1);
-    x[u] = load<VEC>(p.x, at);
-    dy[u] = load<VEC>(p.dy, at);
-    if (slope.from_y) y[u] = load<VEC>(p.y, at);
+    const i64 at = p.planes.place(begin, u);
+    x[u] = load<VEC>(given.x, at);
+    dy[u] = load<VEC>(given.dy, at);
+    if (slope.from_y) y[u] = load<VEC>(given.y, at);
   }
 #pragma unroll
   for (int u = 0; u < AHEAD_OF_TWO; ++u) {
     const i64 at = begin + u * NORM_BLOCK;
-    if (at >= p.packs) return;
-    const u32 plane = p.by_run((u32)at), channel = plane - p.by_channels(plane) * p.channels;
-    const A mean = p.mean[channel], scale = p.rstd[channel] * p.gamma[channel], beta = p.beta ? p.beta[channel] : A(0);
-    const A constant = p.factors[channel], linear = p.factors[p.channels + channel];
+    if (at >= p.planes.packs) return;
+    const u32 channel = p.planes.channel(at);
+    const A mean = given.mean[channel], scale = given.rstd[channel] * given.gamma[channel], beta = given.beta ? given.beta[channel] : A(0);
+    const A constant = p.factors[channel], linear = p.factors[p.planes.channels + channel];
     A apart[VEC], dx[VEC], scales[VEC], betas[VEC];
     unpack(apart, x[u]);
 #pragma unroll

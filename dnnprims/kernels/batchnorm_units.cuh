@@ -5,7 +5,7 @@
 // A thread has one of the `packs` of a unit, in some of the rows: a pack ends with the channel that it begins with, or with
 // the next.
 #pragma once
-#include "batchnorm_backward.cuh"
+#include "batchnorm_held.cuh"
 
 // Threads of a block and channels of a unit at most; packs that a thread has in flight of what is not held. Loops are kept
 // short: each block runs the code once, and fetching it takes longer than running it.
@@ -20,10 +20,7 @@ struct UnitTiling {
   DEVICE int early() const { return ((int)rows / depth() + 3) / 4 + 1; }
   DEVICE i64 early_elements() const { return min(rows, (i64)early() * depth()) * inner; }
 };
-// What a thread has: `count` packs, number k at first + k * step of memory and slot + k * stride of what is held.
-template <int VEC> struct UnitPlace {
-  i64 first, step;
-  int slot, stride, count;
+template <int VEC> struct UnitPlace : HeldPacks {
   int here, next, cut;  // channels of the unit in which a pack begins and ends, and lanes of the first
 
   DEVICE explicit UnitPlace(const UnitTiling& t) {
@@ -58,9 +55,6 @@ template <int VEC, class T> DEVICE void fetch_unit(T* tile, const T* x, const Un
     else store<VEC>(tile, to, load<VEC>(x, at.first + k * at.step));
   }
   commit_copies();
-}
-template <int VEC, class T> DEVICE pack<T, VEC> of_unit(const T* tile, const UnitPlace<VEC>& at, int k) {
-  return load<VEC>(tile, at.slot + k * at.stride);
 }
 
 // Sums of N numbers of each channel of a unit, over all threads of the block, which have them by lanes. `parts` is shared
@@ -111,22 +105,6 @@ DEVICE void unit_sums(A (&totals)[N][UNIT_CHANNELS], A* parts, const A (&own)[N]
   __syncthreads();
 }
 
-template <class T> struct NormUnitsForwardParams {
-  T* y;
-  const T* x;
-  const T* residual;  // or null
-  const acc_t<T>* gamma;
-  const acc_t<T>* beta;
-  acc_t<T>* mean;
-  acc_t<T>* rstd;
-  acc_t<T>* running_mean;      // or null
-  acc_t<T>* running_variance;  // or null
-  acc_t<T> epsilon, low, high;
-  double factor;
-  i64 unbiased;
-  UnitTiling tiling;
-};
-
 // The mean of the first quarter of a channel, about its first element, so that equal ones give that itself; then sums of
 // deviations from that and of their squares, by which mean and squares are put right. The quarter being part of the channel,
 // its mean is no further from that of all than sqrt(3) standard deviations, so that a fourth of the squares or more is left.
@@ -146,7 +124,7 @@ DEVICE Moments<acc_t<T>> unit_moments(const T* tile, acc_t<T>* parts, const T* x
     await_copies<1>();
 #pragma unroll 2
     for (int k = 0; k < early; ++k) {
-      const pack<T, VEC> v = of_unit(tile, at, k);
+      const pack<T, VEC> v = held<VEC>(tile, at, k);
 #pragma unroll
       for (int j = 0; j < VEC; ++j) sum[0][j] = fma(to_acc(v.lane[j]) - mean[j], part, sum[0][j]);
     }
@@ -159,7 +137,7 @@ DEVICE Moments<acc_t<T>> unit_moments(const T* tile, acc_t<T>* parts, const T* x
   const A part = A(1) / A(t.elements());
 #pragma unroll 2
   for (int k = 0; k < at.count; ++k) {
-    const pack<T, VEC> v = of_unit(tile, at, k);
+    const pack<T, VEC> v = held<VEC>(tile, at, k);
 #pragma unroll
     for (int j = 0; j < VEC; ++j) {
       const A apart = to_acc(v.lane[j]) - mean[j];
@@ -174,6 +152,8 @@ DEVICE Moments<acc_t<T>> unit_moments(const T* tile, acc_t<T>* parts, const T* x
   const A merged = to_acc(firsts[c * t.inner]) + guesses[0][c] + move;
   return {count, squares != squares ? squares : merged, squares};
 }
+
+template <class T> using NormUnitsForwardParams = NormInOneParams<T, UnitTiling>;
 
 template <class T, int VEC>
 __global__ void __launch_bounds__(UNIT_BLOCK) batchnorm_units_forward(const NormUnitsForwardParams<T> p) {
@@ -214,7 +194,7 @@ __global__ void __launch_bounds__(UNIT_BLOCK) batchnorm_units_forward(const Norm
 #pragma unroll
     for (int u = 0; u < UNIT_AHEAD; ++u) {
       if (k + u >= at.count) break;
-      const pack<T, VEC> x = of_unit(tile, at, k + u);
+      const pack<T, VEC> x = held<VEC>(tile, at, k + u);
       A y[VEC];
 #pragma unroll
       for (int j = 0; j < VEC; ++j) y[j] = fma(to_acc(x.lane[j]) - mean[j], scale[j], beta[j]);

@@ -15,6 +15,8 @@ _TILING = tuple(
 )
 _LIMITS = (("low", "A"), ("high", "A"))
 _PARAMETERS = ("gamma", "beta", "mean", "rstd")
+#: ``NormGiven``, what gradients are made from.
+_GIVEN = ("dy", "x", "y", *_PARAMETERS)
 
 MOMENTS = Kernel("batchnorm", "batchnorm_moments", Struct("NormMomentsParams", ("parts", "x"), _TILING))
 FINISH = Kernel(
@@ -41,7 +43,7 @@ APPLY = Kernel(
 SUMS = Kernel(
     "batchnorm",
     "batchnorm_sums",
-    Struct("NormSumsParams", ("parts", "dz", "dy", "x", "y", *_PARAMETERS), (*_LIMITS, *_TILING)),
+    Struct("NormSumsParams", ("parts", "dz", *_GIVEN), (*_LIMITS, *_TILING)),
 )
 GRADIENTS = Kernel(
     "batchnorm",
@@ -55,9 +57,7 @@ GRADIENTS = Kernel(
 DATA = Kernel(
     "batchnorm",
     "batchnorm_data",
-    Struct(
-        "NormDataParams", ("dx", "dy", "x", "y", *_PARAMETERS, "factors"), (*_LIMITS, ("channels", "i64"), *_TILING)
-    ),
+    Struct("NormDataParams", ("dx", "factors", *_GIVEN), (*_LIMITS, ("channels", "i64"), *_TILING)),
 )
 
 CHANNEL_MOMENTS = Kernel(
@@ -74,7 +74,7 @@ CHANNEL_SUMS = Kernel(
     "batchnorm_channel_sums",
     Struct(
         "NormChannelSumsParams",
-        ("factors", "dgamma", "dbeta", "dz", "dy", "x", "y", *_PARAMETERS),
+        ("factors", "dgamma", "dbeta", "dz", *_GIVEN),
         (*_LIMITS, ("channels", "i64"), ("count", "i64"), *_TILING),
     ),
 )
@@ -90,36 +90,30 @@ APPLY_PLANES = Kernel(
 DATA_PLANES = Kernel(
     "batchnorm",
     "batchnorm_data_planes",
-    Struct("NormPlanesDataParams", ("dx", "dy", "x", "y", *_PARAMETERS, "factors"), _PLANES),
+    Struct("NormPlanesDataParams", ("dx", "factors", *_GIVEN), _PLANES),
 )
 
-_UNIT = tuple((name, "i64") for name in ("rows", "channels", "inner", "unit_channels", "packs"))
-_ALL_FORWARD = ("y", "x", "residual", "gamma", "beta", "mean", "rstd", "running_mean", "running_variance")
+_HELD, _UNIT = (
+    tuple((name, "i64") for name in ("rows", "channels", "inner", *more))
+    for more in (("packs",), ("unit_channels", "packs"))
+)
+#: ``NormInOneParams``, but for its tiling.
+_IN_ONE = ("y", "x", "residual", "gamma", "beta", "mean", "rstd", "running_mean", "running_variance")
+_IN_ONE_NUMBERS = (("epsilon", "A"), *_LIMITS, ("factor", "f64"), ("unbiased", "i64"))
 UNITS_FORWARD = Kernel(
     "batchnorm",
     "batchnorm_units_forward",
-    Struct(
-        "NormUnitsForwardParams",
-        _ALL_FORWARD,
-        (("epsilon", "A"), *_LIMITS, ("factor", "f64"), ("unbiased", "i64"), *_UNIT),
-    ),
+    Struct("NormUnitsForwardParams", _IN_ONE, (*_IN_ONE_NUMBERS, *_UNIT)),
 )
-_HELD = tuple((name, "i64") for name in ("rows", "channels", "inner", "packs"))
 HELD_FORWARD = Kernel(
-    "batchnorm",
-    "batchnorm_held_forward",
-    Struct(
-        "NormHeldForwardParams",
-        _ALL_FORWARD,
-        (("epsilon", "A"), *_LIMITS, ("factor", "f64"), ("unbiased", "i64"), *_HELD),
-    ),
+    "batchnorm", "batchnorm_held_forward", Struct("NormHeldForwardParams", _IN_ONE, (*_IN_ONE_NUMBERS, *_HELD))
 )
 HELD_BACKWARD = Kernel(
     "batchnorm",
     "batchnorm_held_backward",
     Struct(
         "NormHeldBackwardParams",
-        ("dx", "dz", "dgamma", "dbeta", "dy", "x", "y", *_PARAMETERS),
+        ("dx", "dz", "dgamma", "dbeta", *_GIVEN),
         (*_LIMITS, ("bent", "i64"), *_HELD),
     ),
 )

@@ -241,7 +241,7 @@ def _with_gradients(
     )  # fmt: skip
     known = places["dresidual"] is not NULL
     source: tuple[Pointer, ...] = (places["dresidual"], 1, NULL, 2, NULL, 3, 4) if known else (0, 1, y, 2, beta, 3, 4)
-    pointers, bounds = (7, *source, Scratch(1)), (nan, nan) if known else limits(mode, nan)
+    pointers, bounds = (7, Scratch(1), *source), (nan, nan) if known else limits(mode, nan)
     data = walk_step(DATA, x.dtype, t, pointers, (*bounds, t.channels))
     if spec.variant == "planes":
         data = planes_step(DATA_PLANES, x.dtype, t, pointers, bounds)
