@@ -122,7 +122,9 @@ def test_what_is_fused(mode: str | None, given: dict[str, Any], variant: str) ->
 
 def test_a_limit_on_the_workspace_is_kept() -> None:
     tight = Profile("cuda", blaslt=True, workspace_limit=0)
-    assert _forward_plan("relu", b=1).workspace_bytes == WORKSPACE_BYTES
+    assert _forward_plan("relu", b=1, m=129).workspace_bytes == WORKSPACE_BYTES
+    assert _forward_plan("relu", b=1).workspace_bytes == 1 << 20  # so that few rows are done in one launch
+    assert _forward_plan("relu", b=1, dtype="float32").workspace_bytes == WORKSPACE_BYTES
     spec = _forward_plan("relu", profile=tight, b=1)
     assert spec.workspace_bytes == 0
     assert isinstance(spec.steps[0], GemmStep)

@@ -16,11 +16,12 @@ microseconds in bfloat16 and in float16: 128x2048x2048 6.7 and 5.7, 6.2 and 5.3;
 and 245; 1500x1408x176 5.2 either way. The best of the first four over 88 of DeepBench's products would be 1.8 % faster
 than the first, of which these are the part that repeats.
 
-Known to be slower and left: of 16-bit types 32x4096x4096 is shared out twice, in two kernels, and takes 17.2 with
-relu, where PyTorch, by CUPTI, is given one kernel of tiles of 64x16 and takes 15.1; it is not among the eight that
-are offered, whatever reductions are allowed. So it may be in TF32: 64x2560x2560 18.5 and 16.1, 32x2048x6144 22.9 and
-21.1. Relu in TF32 of 6000x2048x6144 412 and 389, 9124x1760x5124 461 and 439, 3000x2560x7680 317 and 308;
-48000x1536x4608 1787 and 1931.
+With room in the workspace it splits sums of few rows among two kernels, where PyTorch, by CUPTI, is given one of
+smaller tiles: 32x4096x4096 in 16 bits 17.2 with relu and 15.1. Less room is what brings that one up
+(`ops/fc/forward.py`).
+
+Known to be slower and left: relu in TF32 of 6000x2048x6144 412 and 389, 9124x1760x5124 461 and 439, 3000x2560x7680
+317 and 308; 48000x1536x4608 1787 and 1931.
 
 For float32 products with both operands across the sum it splits the sum among small tiles, and does not offer tiles of
 128x256 without a split, which are faster where they fill the multiprocessors: dw of 16384x1024x4096 2.91 and 2.54. Such
