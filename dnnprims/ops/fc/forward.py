@@ -16,9 +16,9 @@ from .hopper import ping_pong_reason, ping_pong_step
 from .kernels import activation_step
 from .operands import Activation, destination, matrix, require_alike, require_rows, require_weights
 
-# How much workspace the library is offered. With room for it, it adds up the parts of a sum in a second launch where one
-# launch takes less time. NVIDIA H200, 2026-11-28, of the rate of PyTorch's faster way with 32 MiB / 1 MiB, 4 MiB alike
-# where not said; TF32:
+# How much workspace the library is offered. With room for it, it adds up the parts of a sum in a second launch where
+# one launch takes less time. NVIDIA H200, 2026-11-28, of the rate of PyTorch's faster way with 32 MiB / 1 MiB, 4 MiB
+# alike where not said; TF32:
 #   16x2560x2560 relu 0.94 / 1.00   32x1024x3072 relu 0.73 / 1.00   32x2560x2560 tanh 0.97 / 0.99
 #   64x1760x1760 relu 0.94 / 1.00   64x2560x2560 relu 0.94 / 1.02   64x4096x4096 gelu_tanh 0.94 / 0.99
 #   128x2560x2560 relu 0.95 / 0.98  128x4096x4096 swish 1.14 / 0.99  700x512x1024 swish 1.00 / 0.97
