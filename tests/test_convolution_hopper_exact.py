@@ -307,15 +307,17 @@ def test_integers_are_exact_in_groups(cuda: dp.Handle, direction: str, monkeypat
 @needs_hopper
 @pytest.mark.parametrize("direction", ["forward", "data"])
 def test_integers_are_exact_in_split_products(cuda: dp.Handle, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Likewise, of all problems with enough products."""
+    """Likewise, of all problems with enough products, in TF32 too."""
     only(monkeypatch, direction, "hopper_split")
-    taken = 0
-    for number, ((_, c, k), _, taps, stride, *_) in enumerate(SHAPES):
-        blocks = int(np.prod(taps)) * -(-(c if direction == "forward" else k) // 64)
-        if blocks >= 4 and (direction == "forward" or stride == 1):
-            RUNS[direction](cuda, problem(number), "hopper_split")
-            taken += 1
-    assert taken >= 6
+    with dp.create_handle("cuda", math="tf32") as tf32:
+        for handle, dtype, chunk in (cuda, "", 64), (tf32, "float32", 32):
+            taken = 0
+            for number, ((_, c, k), _, taps, stride, *_) in enumerate(SHAPES):
+                blocks = int(np.prod(taps)) * -(-(c if direction == "forward" else k) // chunk)
+                if blocks >= 4 and (direction == "forward" or stride == 1):
+                    RUNS[direction](handle, problem(number, dtype), "hopper_split")
+                    taken += 1
+            assert taken >= 6
 
 
 @pytest.mark.gpu

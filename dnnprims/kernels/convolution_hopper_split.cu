@@ -3,7 +3,7 @@
 // As convolution_hopper.cu, forward and in the data of stride 1. A tile's taps and channels in are dealt out to several
 // blocks; each writes its sums to a slot of a workspace, and a second launch adds up the slots and does what follows.
 //
-// Shapes    as convolution_hopper.cu; partials (splits, pixels, channels) of float.
+// Shapes    as convolution_hopper.cu, float in TF32 among them; partials (splits, pixels, channels) of float.
 // Plan      conv_hopper_partial_*   blocks as in convolution_hopper.cu, the two consumers share tiles of 128 x 128.
 //           conv_hopper_finish      four elements a thread; threads of a block share the slots where there are many.
 // Numerics  products summed in float by the tensor cores in the order of taps and channels of a split, then split by
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
 template <class T>
 __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)
     conv_hopper_partial_data(const __grid_constant__ PartialMaps maps, const __grid_constant__ ConvPartialParams<T> p) {
-  convolve_partly<T, true>(maps, p);
+  convolve_partly<T, sizeof(T) == 2>(maps, p);
 }
 
 template <class T> struct ConvFinishParams {

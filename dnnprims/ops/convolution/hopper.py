@@ -79,11 +79,13 @@ def phases_of(product: Product) -> tuple[Phase, ...]:
 
 def cannot(product: Product) -> str | None:
     """Why the product is not for these kernels, or None."""
-    beside = ("float32",) if product.profile.math == "tf32" else ()
-    reason = image_reason(product, beside) or blend_reason(product)
-    if reason or not _is_turned(product):
-        return reason
-    return product.workspace_reason(_turned_bytes(product))
+    reason = image_reason(product, with_tf32(product)) or blend_reason(product)
+    return reason or product.workspace_reason(turned_filters_bytes(product))
+
+
+def with_tf32(product: Product) -> tuple[str, ...]:
+    """Types that may be taken beside those of 16 bits."""
+    return ("float32",) if product.profile.math == "tf32" else ()
 
 
 def image_reason(product: Product, beside: tuple[str, ...] = (), *, grouped: bool = False) -> str | None:
@@ -197,14 +199,14 @@ def tile_for(product: Product) -> str:
     cuDNN's: 64-64@56 140 / 82, 83; 64-256@56 295 / 241, 259; 128-512@28 156 / 129, 127; 256-1024@14 91 / 75, 86;
     512-2048@7 65 / 56, 61; 512-128@28 84 / 79, 83; 3x3 of stride 2 128@56 113 / 114, 111.
     """
-    steps = max(phase.taps for phase in phases_of(product)) * -(-_channels_seen(product) // _chunk(product.dtype))
+    steps = max(phase.taps for phase in phases_of(product)) * -(-_channels_seen(product) // chunk_of(product.dtype))
     short = product.then.residual is not None and product.dtype.itemsize == 2 and steps <= _SHORT_BESIDE_RESIDUAL
     if short or product.g.conv.groups > 1:
         return "256x64 turns"
     return min(tiles_of(product.dtype), key=lambda name: cycles(name, product))
 
 
-def _chunk(dtype: DType) -> int:
+def chunk_of(dtype: DType) -> int:
     """Channels of a stage and of a piece: 128 bytes."""
     return SWIZZLED_ROW // dtype.itemsize
 
@@ -213,7 +215,7 @@ def cycles(name: str, product: Product) -> float:
     """Of all tiles, those of a multiprocessor one after the other; an estimate."""
     tile, phases = tiles_of(product.dtype)[name], phases_of(product)
     channels = product.g.in_channels if product.direction == "data" else product.g.out_channels
-    blocks, each = -(-_channels_seen(product) // _chunk(product.dtype)), -(-channels // tile.channels)
+    blocks, each = -(-_channels_seen(product) // chunk_of(product.dtype)), -(-channels // tile.channels)
     of_block = tile.pixels * tile.channels / _CYCLES / _SHARES[name]
     counts = [-(-phase.pixels // tile.pixels) * each for phase in phases]
     tiles = sum(counts)
@@ -225,21 +227,27 @@ def cycles(name: str, product: Product) -> float:
 def work(product: Product) -> Work:
     """The one launch; of a data gradient in TF32 after a copy of the filters, which is summed over along its rows."""
     name = tile_for(product)
-    if not _is_turned(product):
+    if not is_turned(product):
         return Work((step_with(product, name),))
-    at, (g, lanes) = Scratch(len(product.taken)), (product.g, product.dtype.lanes)
-    copy, weights = turned(product, g.out_channels, g.in_channels, lanes, at)
-    return Work((copy, step_with(product, name, weights.at)), (_turned_bytes(product),))
+    copy, at = turned_filters(product, Scratch(len(product.taken)))
+    return Work((copy, step_with(product, name, at)), (turned_filters_bytes(product),))
 
 
-def _is_turned(product: Product) -> bool:
+def is_turned(product: Product) -> bool:
     """Whether products read filters that have the channels out side by side: floats cannot be multiplied across."""
     return product.direction == "data" and product.dtype.itemsize == 4
 
 
-def _turned_bytes(product: Product) -> int:
+def turned_filters_bytes(product: Product) -> int:
+    """Of the copy of filters that products read, where there is one."""
     g = product.g
-    return turned_bytes(product, g.out_channels, g.in_channels, product.dtype.lanes)
+    return turned_bytes(product, g.out_channels, g.in_channels, product.dtype.lanes) if is_turned(product) else 0
+
+
+def turned_filters(product: Product, at: Scratch) -> tuple[KernelStep, Pointer]:
+    """The copy, and where it is."""
+    copy, weights = turned(product, product.g.out_channels, product.g.in_channels, product.dtype.lanes, at)
+    return copy, weights.at
 
 
 def step_with(product: Product, name: str, w: Pointer | None = None) -> KernelStep:
@@ -258,7 +266,7 @@ def step_with(product: Product, name: str, w: Pointer | None = None) -> KernelSt
     group = filter_depth(product) if product.g.conv.groups > 1 else 0
     numbers = (
         *(*ending.factors, *ending.constants),
-        *(channels, each, -(-_channels_seen(product) // _chunk(dtype)), group, int(ending.relu), int(mixed)),
+        *(channels, each, -(-_channels_seen(product) // chunk_of(dtype)), group, int(ending.relu), int(mixed)),
         *(int(phases[0].is_matrix), int(phases[0].is_dense)),
         *(number for row in rows for number in row),
     )
@@ -292,7 +300,7 @@ def _pointers(product: Product, phases: int, slots: int, w: Pointer) -> tuple[Po
 def _maps(product: Product, phases: tuple[Phase, ...], slots: int, tile: Tile) -> tuple[AnyMap, ...]:
     """As the struct `ConvMaps`; pointers are numbers of `_pointers`."""
     g, dtype = product.g, product.dtype
-    kind, size, chunk = dtype.name, dtype.itemsize, _chunk(dtype)
+    kind, size, chunk = dtype.name, dtype.itemsize, chunk_of(dtype)
     loaded = min(tile.pixels, 256)
     inputs = [phase.input_map(k, dtype, _channels_in(product), loaded) for k, phase in enumerate(phases)]
     result = g.x_shape if product.direction == "data" else g.y_shape
@@ -302,7 +310,7 @@ def _maps(product: Product, phases: tuple[Phase, ...], slots: int, tile: Tile) -
         if phases[0].is_dense
         else [phase.output_map(slots + k, dtype, g.in_channels, g.image, _PIECE) for k, phase in enumerate(phases)]
     )
-    w = _filter_map(product, 2 * slots, tile)
+    w = filter_map(product, 2 * slots, tile)
     # Where there is no phase the pointer is null, and no map is encoded.
     absent = range(len(phases), slots)
     inputs += [replace(inputs[0], pointer=k) for k in absent]
@@ -310,7 +318,7 @@ def _maps(product: Product, phases: tuple[Phase, ...], slots: int, tile: Tile) -
     return (*inputs, *outputs, w, replace(whole, pointer=2 * slots + 1))
 
 
-def _filter_map(product: Product, pointer: int, tile: Tile) -> BoxMap:
+def filter_map(product: Product, pointer: int, tile: Tile) -> BoxMap:
     """Boxes that are summed over along their rows, or across where filters are not turned for that.
 
     They hold no more filters than there are, as the kernel expects: rows of zeros take the copy engine longer than
@@ -320,9 +328,9 @@ def _filter_map(product: Product, pointer: int, tile: Tile) -> BoxMap:
     issue slots 11 %: no unit is full.
     """
     g, dtype = product.g, product.dtype
-    c, k, taps, chunk = filter_depth(product), g.out_channels, prod(g.taps), _chunk(dtype)
-    across = product.direction == "data" and not _is_turned(product)
-    extents, steps = ((k, taps, c), (c * k, k)) if _is_turned(product) else ((c, taps, k), (c, c * taps))
+    c, k, taps, chunk = filter_depth(product), g.out_channels, prod(g.taps), chunk_of(dtype)
+    across = product.direction == "data" and not is_turned(product)
+    extents, steps = ((k, taps, c), (c * k, k)) if is_turned(product) else ((c, taps, k), (c, c * taps))
     channels = g.in_channels if product.direction == "data" else k
     box = (chunk, 1, chunk if across else min(tile.channels, channels))
     return BoxMap(pointer, factor_kind(dtype), dtype.itemsize, extents, steps, box)

@@ -5,9 +5,22 @@ from __future__ import annotations
 from math import prod
 
 from ...dtypes import DType
-from ...runtime.launch import Family, Kernel, KernelStep, Scratch, Struct
-from ...runtime.tensor_map import BoxMap
-from .hopper import Ending, blend_reason, cycles, image_reason, library_reason, phases_of, tile_for
+from ...runtime.launch import Family, Kernel, KernelStep, Pointer, Scratch, Struct
+from .hopper import (
+    Ending,
+    blend_reason,
+    chunk_of,
+    cycles,
+    filter_map,
+    image_reason,
+    is_turned,
+    library_reason,
+    phases_of,
+    tile_for,
+    turned_filters,
+    turned_filters_bytes,
+    with_tf32,
+)
 from .hopper_phases import PHASE_FIELDS
 from .hopper_tiles import Tile
 from .product import Algorithm, Product, Work
@@ -32,10 +45,10 @@ _FINISH = Kernel(
 )
 
 _TILE = Tile(1, 128, 6, 2, False, False)
-_THREADS, _K_BLOCK, _FINISH_THREADS, _FINISH_VEC = 384, 64, 256, 4
+_THREADS, _FINISH_THREADS, _FINISH_VEC = 384, 256, 4
 #: Threads that share the slots of an element, and slots that one of them takes before another is called.
 _SHARING, _SLOTS_EACH = (1, 4, 16), 6
-#: Cycles of a block of 64 channels of a tile, of the second launch, and bytes of slots that go by in a cycle.
+#: Cycles of 128 bytes of channels of a tile, of the second launch, and bytes of slots that go by in a cycle.
 _BLOCK_CYCLES, _SECOND, _SLOT_BYTES = 560.0, 4500.0, 3000.0
 #: Blocks of channels that a split has at least.
 _FEWEST = 2
@@ -43,7 +56,7 @@ _FEWEST = 2
 
 def cannot(product: Product) -> str | None:
     """Why the product is not for these kernels, or None."""
-    reason = image_reason(product) or blend_reason(product)
+    reason = image_reason(product, with_tf32(product)) or blend_reason(product)
     if reason:
         return reason
     ending, phases = Ending.of(product), phases_of(product)
@@ -52,8 +65,8 @@ def cannot(product: Product) -> str | None:
     if len(phases) > 1 or not phases[0].is_dense:
         return "a data gradient with a stride"
     if _blocks(product) < 2 * _FEWEST:
-        return f"{_blocks(product)} blocks of 64 channels and taps are too few to split"
-    return product.workspace_reason(4 * _splits(product) * _size(product))
+        return f"{_blocks(product)} blocks of channels and taps are too few to split"
+    return product.workspace_reason(4 * _splits(product) * _size(product) + turned_filters_bytes(product))
 
 
 def slower(product: Product) -> str | None:
@@ -83,7 +96,7 @@ def _channels(product: Product) -> tuple[int, int]:
 
 
 def _blocks(product: Product) -> int:
-    return prod(product.g.taps) * -(-_channels(product)[0] // _K_BLOCK)
+    return prod(product.g.taps) * -(-_channels(product)[0] // chunk_of(product.dtype))
 
 
 def _size(product: Product) -> int:
@@ -100,32 +113,30 @@ def _splits(product: Product) -> int:
 
 
 def work(product: Product) -> Work:
-    """Sums of shares into slots, and the sum of the slots with what follows."""
-    partials = Scratch(len(product.taken))
-    steps = _partial_step(product, partials), _finish_step(product, partials)
-    return Work(steps, (4 * _splits(product) * _size(product),))
+    """Sums of shares into slots, and the sum of the slots with what follows; in TF32 as `hopper.work` does it."""
+    partials, copied = (Scratch(len(product.taken) + k) for k in range(2))
+    nbytes = 4 * _splits(product) * _size(product)
+    finish = _finish_step(product, partials)
+    if not is_turned(product):
+        return Work((_partial_step(product, partials, product.w.at), finish), (nbytes,))
+    copy, w = turned_filters(product, copied)
+    return Work((copy, _partial_step(product, partials, w), finish), (nbytes, turned_filters_bytes(product)))
 
 
-def _partial_step(product: Product, partials: Scratch) -> KernelStep:
-    g, dtype, forward, (phase,) = product.g, product.dtype, product.direction == "forward", phases_of(product)
+def _partial_step(product: Product, partials: Scratch, w: Pointer) -> KernelStep:
+    dtype, forward, (phase,) = product.dtype, product.direction == "forward", phases_of(product)
     channels_in, channels = _channels(product)
     each, pixel_tiles = -(-channels // _TILE.channels), -(-phase.pixels // _TILE.pixels)
-    splits, taps = _splits(product), prod(g.taps)
-    kind, size = dtype.name, dtype.itemsize
-    box = (_K_BLOCK, 1, min(_TILE.channels, channels) if forward else _K_BLOCK)
-    steps = (g.in_channels, g.in_channels * taps)
-    maps = (
-        phase.input_map(0, dtype, channels_in, _TILE.pixels),
-        BoxMap(1, kind, size, (g.in_channels, taps, g.out_channels), steps, box),
-    )
+    splits, chunk = _splits(product), chunk_of(dtype)
+    maps = phase.input_map(0, dtype, channels_in, _TILE.pixels), filter_map(product, 1, _TILE)
     numbers = (
-        *(_size(product), channels, each, -(-channels_in // _K_BLOCK), splits, phase.pixels, int(phase.is_matrix)),
+        *(_size(product), channels, each, -(-channels_in // chunk), splits, phase.pixels, int(phase.is_matrix)),
         *(*phase.numbers, pixel_tiles, pixel_tiles * each),
     )
     return KernelStep(
         _FORWARD if forward else _DATA, dtype, (dtype.cuda,), product.direction,
         (min(product.profile.sm_count, pixel_tiles * each * splits), 1, 1), _THREADS,
-        ((product.x if forward else product.y).at, product.w.at, partials), numbers,
+        ((product.x if forward else product.y).at, w, partials), numbers,
         shared_bytes=_TILE.shared_bytes, maps=maps, joint_maps=True,
     )  # fmt: skip
 
@@ -143,7 +154,7 @@ def _finish_step(product: Product, partials: Scratch) -> KernelStep:
 
 
 def _instances(dtype: DType) -> dict[str, list[str]]:
-    if dtype.name not in ("float16", "bfloat16"):
+    if dtype.name not in ("float16", "bfloat16", "float32"):
         return {}
     t = dtype.cuda
     ways = {kernel: [f"conv_hopper_partial_{kernel}<{t}>"] for kernel in ("forward", "data")}
@@ -152,5 +163,5 @@ def _instances(dtype: DType) -> dict[str, list[str]]:
 
 CONV_HOPPER_SPLIT_FAMILY = Family(_FAMILY, (_FORWARD, _DATA, _FINISH), _instances, only="sm_90a")
 
-#: Takes the 16-bit types.
+#: Takes the 16-bit types and TF32.
 HOPPER_SPLIT = Algorithm("hopper_split", cannot, slower, work)
