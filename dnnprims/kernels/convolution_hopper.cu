@@ -32,8 +32,8 @@
 //   beside tensor cores that were 80 % busy in a profile of the design's first form; the clock, 1.6 GHz under load, has
 //   the rest. TF32, 64 images: forward 128@28 51 (66), 256@14 51 (55), 512@7 54 (54), 64@56 76 (80), of stride 2 128@56 61
 //   (65) and 256@28 54 (57), 1x1 of stride 2 1024-2048@14 52 (56); data with the copy of the filters 53 (69), 60 (62), 61
-//   (62), 76 (82), 76 (90), 60 (69), 76 (78); 8 images 64@224 135 (134) and 132 (135), 512@7 34 (24) and 46 (32), whose
-//   tiles are not split: patches are for 16-bit types alone. Batch 8 of 128@28 is 15.0 (12.9): 49 tiles on 132
+//   (62), 76 (82), 76 (90), 60 (69), 76 (78); 8 images 64@224 135 (134) and 132 (135), as
+//   patches are for 16-bit types alone. Batch 8 of 128@28 is 15.0 (12.9): 49 tiles on 132
 //   multiprocessors.
 //   What limits large layers, by count: a stage of 128 x 128 is 32 KB written to shared memory and 48 KB of it read by the
 //   products in 512 cycles of the tensor cores, 160 bytes a cycle where 128 pass: 80 % of their rate, which is what profiles

@@ -13,6 +13,9 @@
 // Measured on an NVIDIA H200, 2026-11-28, bfloat16, batch 8, L2 flushed between, microseconds, without splitting and
 //   cuDNN 9 of the same run in brackets: forward 512@7 15.5 (29.5, 16.5), 256@14 15.7 (19.7, 16.1), 256@28 of stride 2
 //   15.9 (19.6, 15.2); data 512@7 15.1 (30.1, 15.2), 256@14 15.5 (20.0, 13.3).
+//   TF32, one call after the other, forward, without splitting and cuDNN 9 in brackets: batch 1 832-128@7 of 5x5 9.4
+//   (114, 22), 512-48@14 of 5x5 7.9 (71, 17), 512@7 8.5 (28, 17); batch 16 832-128@7 of 5x5 27 (121, 45). Over the 63 of
+//   DeepBench's that are split 1.75 times as fast as whole, at least 1.03 but for 2x512-192@14 of 1x1, 6.5 (6.0, 6.1).
 #include "convolution_hopper_tile.cuh"
 #include "vec.cuh"
 
