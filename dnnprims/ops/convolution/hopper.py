@@ -79,25 +79,21 @@ def phases_of(product: Product) -> tuple[Phase, ...]:
 
 def cannot(product: Product) -> str | None:
     """Why the product is not for these kernels, or None."""
-    reason = image_reason(product, with_tf32(product)) or blend_reason(product)
+    reason = image_reason(product, tf32=True) or blend_reason(product)
     return reason or product.workspace_reason(turned_filters_bytes(product))
 
 
-def with_tf32(product: Product) -> tuple[str, ...]:
-    """Types that may be taken beside those of 16 bits."""
-    return ("float32",) if product.profile.math == "tf32" else ()
+def image_reason(product: Product, *, tf32: bool = False, grouped: bool = False) -> str | None:
+    """Why the copy engine or the tensor cores cannot take the operands, or None.
 
-
-def image_reason(product: Product, beside: tuple[str, ...] = (), *, grouped: bool = False) -> str | None:
-    """Why the copy engine or the tensor cores cannot take the operands, or None; `beside` are types but 16-bit ones.
-
-    With `grouped` the filters are those of `hopper_groups`.
+    With `tf32` float32 is taken, too, where the handle allows TF32; with `grouped` the filters are those of
+    `hopper_groups`.
     """
     g, conv = product.g, product.g.conv
     if product.profile.hopper_reason:
         return product.profile.hopper_reason
-    if product.dtype.name not in (*_KINDS, *beside):
-        return f"for float16 and bfloat16, and float32 in TF32; not for {product.dtype.name} here"
+    if product.dtype.name not in (*_KINDS, *(("float32",) if tf32 and product.profile.math == "tf32" else ())):
+        return f"for float16 and bfloat16{', and float32 in TF32' if tf32 else ''}; not for {product.dtype.name} here"
     if not conv.channels_last or g.axes > 2:
         return "for NHWC images of one or two axes"
     if conv.groups > 1 and not grouped:

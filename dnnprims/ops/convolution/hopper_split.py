@@ -19,7 +19,6 @@ from .hopper import (
     tile_for,
     turned_filters,
     turned_filters_bytes,
-    with_tf32,
 )
 from .hopper_phases import PHASE_FIELDS
 from .hopper_tiles import Tile
@@ -56,7 +55,7 @@ _FEWEST = 2
 
 def cannot(product: Product) -> str | None:
     """Why the product is not for these kernels, or None."""
-    reason = image_reason(product, with_tf32(product)) or blend_reason(product)
+    reason = image_reason(product, tf32=True) or blend_reason(product)
     if reason:
         return reason
     ending, phases = Ending.of(product), phases_of(product)

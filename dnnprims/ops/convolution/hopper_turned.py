@@ -61,7 +61,7 @@ def cannot(product: Product) -> str | None:
     """Why the product is not for these kernels, or None."""
     if product.dtype.name != "float32" or product.profile.math != "tf32":
         return "for float32 in TF32"
-    reason = image_reason(product, ("float32",))
+    reason = image_reason(product, tf32=True)
     if reason:
         return reason
     if not product.g.batch * prod(product.g.output):
