@@ -90,6 +90,12 @@ class Profile:
             return "needs a GPU of compute capability 9.0"
         return None if self.tensor_maps else "the driver has no tensor maps"
 
+    def tensor_core_reason(self, dtype: DType) -> str | None:
+        """Why the tensor cores do not multiply a type, or None: they take 16 bits and, in TF32, float32."""
+        if dtype.itemsize == 2 or (dtype.name == "float32" and self.math == "tf32"):
+            return None
+        return f"the tensor cores do not multiply {dtype.name} here"
+
 
 @dataclass(frozen=True)
 class Struct:

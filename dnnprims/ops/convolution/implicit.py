@@ -63,9 +63,7 @@ def _cannot_mma(product: Product) -> str | None:
     profile, dtype = product.profile, product.dtype
     if profile.arch < 80:
         return "needs a GPU of compute capability 8.0"
-    if dtype.itemsize != 2 and (dtype.name != "float32" or profile.math != "tf32"):
-        return f"the tensor cores do not multiply {dtype.name} here"
-    return _cannot(_MMA, product)
+    return profile.tensor_core_reason(dtype) or _cannot(_MMA, product)
 
 
 def _slower(product: Product) -> str | None:

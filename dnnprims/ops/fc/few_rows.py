@@ -59,8 +59,8 @@ def few_rows_reason(
     m, n, k = extents
     if profile.arch < 80:
         return "needs a GPU of compute capability 8.0"
-    if dtype.name not in _TENSOR_CORES or (dtype.name == "float32" and profile.math != "tf32"):
-        return f"the tensor cores do not multiply {dtype.name} here"
+    if profile.tensor_core_reason(dtype):
+        return profile.tensor_core_reason(dtype)
     if mode not in _MODES:
         return f"no branch for {mode}"
     if m > _MOST_ROWS and n > _MOST_OUTPUTS:

@@ -97,10 +97,8 @@ def _room(profile: Profile, dtype: DType, extents: tuple[int, int, int], taken: 
     """Bytes of workspace for the library's product."""
     m, n, k = extents
     room = workspace_for(profile, taken)
-    tensor_cores = dtype.itemsize == 2 or (dtype.name == "float32" and profile.math == "tf32")
-    if tensor_cores and m <= _FEW_ROWS and m * k <= _FEW_INPUTS and n <= _FEW_OUTPUTS:
-        return min(room, _LITTLE_ROOM)
-    return room
+    few = m <= _FEW_ROWS and m * k <= _FEW_INPUTS and n <= _FEW_OUTPUTS
+    return min(room, _LITTLE_ROOM) if few and profile.tensor_core_reason(dtype) is None else room
 
 
 def _in_one_launch(layer: tuple[Any, ...], alpha: float, beta: float) -> tuple[tuple[str, str | None], ...]:

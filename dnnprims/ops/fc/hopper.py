@@ -77,10 +77,9 @@ def ping_pong_reason(
     library at all. What was found faster by timing is not refused for being slower.
     """
     m, n, k = extents
-    if profile.hopper_reason:
-        return profile.hopper_reason
-    if dtype.name not in _KINDS or (dtype.name == "float32" and profile.math != "tf32"):
-        return f"the tensor cores do not multiply {dtype.name} here"
+    unfit = profile.hopper_reason or profile.tensor_core_reason(dtype)
+    if unfit:
+        return unfit
     if k == 0 or k % dtype.lanes:
         return f"rows of {k} elements, must be multiples of 16 bytes"
     if max(m, n, k) > _MOST:
