@@ -33,7 +33,7 @@
 //   there is no profile. By changing one thing at a time, in bare kernels with no blending and no last elements:
 //     - Short ways of gelu and gelu_tanh that ended at |x| = 7, beyond which (by the normal distribution) 6 % of the packs
 //       of a warp have a number: 0.882 with that end, 0.924 with one at 13 and the same steps. They end at 8.6 here.
-//     - Steps: 0.998 with 33 in place of 42, of coefficients that were not right. Here gelu has 37, mish 28 for 34 (usual.cuh).
+//     - Steps: 0.998 with 33 in place of 42, of coefficients that were not right. Here gelu has 37, mish 28 for 34 (31 since).
 //     - By its machine code gelu takes 45 instructions an element in all; WholeShare saves 2 to 3 of them.
 //   Tried with those 33 steps, one run: blocks of 128 with two packs a thread 0.998, of 256 0.966, with one 0.941, of 512
 //   0.919; two packs ahead of four 0.994, of eight 0.978; resident blocks with one, two or four packs ahead 0.90, 0.93,

@@ -24,7 +24,7 @@
 //           after the other, it was 353 (tensor cores 29 %, memory 28 %, issue slots 19 % busy). Now, by ncu: tensor cores
 //           52 %, memory 50 %, shared memory 51 %, issue slots 35 %, L2 28 %: no unit is full, a tile takes 3,080 cycles, of
 //           which its products are 1,624. Rows at multiples of 128 bytes in shared memory, and results waited for only where
-//           they are put, gave nothing (201 beside 193) Pixels filled up five rows of one rest at once, in fewer instructions,
+//           they are put, gave nothing (201 beside 193). Pixels filled up five rows of one rest at once, in fewer instructions,
 //           with registers that the consumers give up for it, were slower: 198 beside 196, with a residual 387 beside 333.
 #include "convolution_hopper.cuh"
 

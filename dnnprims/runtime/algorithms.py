@@ -22,8 +22,9 @@ smaller tiles: 32x4096x4096 in 16 bits 17.2 with relu and 15.1. Less room is wha
 
 Known to be slower and left: relu in TF32 of 6000x2048x6144 412 and 389, 9124x1760x5124 461 and 439, 3000x2560x7680
 317 and 308; 48000x1536x4608 1787 and 1931. Of all of DeepBench's layers in four modes and three types 72 of 2,052 are
-below 0.99 of PyTorch's faster way, 58 of them in TF32: 1500x1280x128 0.74 to 0.80, 2x500000x1024 0.92. The library's
-first choice is not its fastest there; `handle.tune` takes another.
+below 0.99 of PyTorch's faster way, 58 of them in TF32: 1500x1280x128 0.74 to 0.80, 2x500000x1024 0.92. Where its other
+candidates were timed one was faster than the first: 700x512x1024 by 8 to 12 %, 16x500000x1024 by 10 %. Of most they
+were not; `handle.tune` times them.
 
 For float32 products with both operands across the sum it splits the sum among small tiles, and does not offer tiles of
 128x256 without a split, which are faster where they fill the multiprocessors: dw of 16384x1024x4096 2.91 and 2.54. Such
